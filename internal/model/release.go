@@ -1,0 +1,42 @@
+package model
+
+import "time"
+
+// Release is a numbered, immutable pair of template and policy.
+type Release struct {
+	Service    string     `json:"service"`
+	Number     int        `json:"number"`
+	Template   Template   `json:"template"`
+	Policy     Policy     `json:"policy"`
+	CreatedAt  time.Time  `json:"created_at"`
+	Author     string     `json:"author,omitempty"`
+	Reason     string     `json:"reason,omitempty"`
+	Provenance Provenance `json:"provenance"`
+	RollbackOf int        `json:"rollback_of,omitempty"` // the release whose template this one takes again; 0: none
+}
+
+// Provenance is where an image came from. It is kept in the journal and never
+// in the image, whose bytes depend on content alone.
+type Provenance struct {
+	Commit  string   `json:"commit,omitempty"`  // of the source; "" outside a repository
+	Dirty   bool     `json:"dirty,omitempty"`   // the tree differed from the commit
+	Parents []Parent `json:"parents,omitempty"` // the images it was built on
+}
+
+// Parent is an image that another was built on.
+type Parent struct {
+	Name   string `json:"name"`
+	Digest Digest `json:"digest"`
+}
+
+// Image is what the journal knows of an image: its digest, and who made it.
+type Image struct {
+	Digest     Digest     `json:"digest"`
+	Names      []string   `json:"names,omitempty"` // what FROM may call it
+	CreatedAt  time.Time  `json:"created_at"`
+	Author     string     `json:"author,omitempty"`
+	Reason     string     `json:"reason,omitempty"`
+	Source     string     `json:"source"` // "build", "import" or the reference it was pulled by
+	Provenance Provenance `json:"provenance"`
+	Size       int64      `json:"size"` // bytes as stored, layers compressed
+}

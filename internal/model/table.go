@@ -1,0 +1,65 @@
+package model
+
+// Table is the whole of what the router does: it is replaced as one value,
+// never changed in part. (Epoch, Generation) orders tables: a router refuses
+// one that is not newer than what it has.
+type Table struct {
+	Epoch      uint64         `json:"epoch"`
+	Generation uint64         `json:"generation"`
+	Services   []TableService `json:"services"`
+	Draining   []Draining     `json:"draining,omitempty"`
+}
+
+// TableService is a service as the router sees it.
+type TableService struct {
+	Name     string     `json:"name"`
+	Release  int        `json:"release"`
+	Protocol Protocol   `json:"protocol"`
+	Routes   []Route    `json:"routes"`
+	Backends []Upstream `json:"backends"` // none: 503 with Retry-After
+}
+
+// Upstream is one server that takes requests.
+type Upstream struct {
+	Server  ServerID `json:"server"`
+	Release int      `json:"release"`
+	Address string   `json:"address"` // IP:port
+}
+
+// Draining is a server that takes no new request. What is in flight to it may
+// end until the deadline of its class, then it is cut. Deadlines are in
+// nanoseconds of CLOCK_BOOTTIME, which every process of the machine shares;
+// zero means at once.
+type Draining struct {
+	Server     ServerID `json:"server"`
+	Address    string   `json:"address"`
+	Requests   int64    `json:"requests"`
+	Streams    int64    `json:"streams"`
+	WebSockets int64    `json:"websockets"`
+}
+
+// RouterStatus is what one live router says of itself.
+type RouterStatus struct {
+	ID         string         `json:"id"`         // of the process: a restarted router has another
+	Epoch      uint64         `json:"epoch"`      // of the table that every dispatch now uses
+	Generation uint64         `json:"generation"` // likewise: the acknowledgement
+	Servers    []RouterServer `json:"servers"`    // all that are in the table, draining, or have something in flight
+}
+
+// RouterServer is the accounting for one server since the router started.
+type RouterServer struct {
+	Server   ServerID `json:"server"`
+	InFlight InFlight `json:"in_flight"`
+	Finished uint64   `json:"finished"` // ended by themselves
+	Cut      uint64   `json:"cut"`      // ended by a drain deadline
+}
+
+// InFlight counts what is open, by drain class.
+type InFlight struct {
+	Requests   int `json:"requests"`
+	Streams    int `json:"streams"`
+	WebSockets int `json:"websockets"`
+}
+
+// Total returns the sum over the classes.
+func (f InFlight) Total() int { return f.Requests + f.Streams + f.WebSockets }
