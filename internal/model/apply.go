@@ -1,0 +1,294 @@
+package model
+
+import "fmt"
+
+// deadKept and deploymentsKept bound what the fold remembers of the past; the
+// journal itself keeps everything.
+const (
+	deadKept        = 1000
+	deploymentsKept = 1000
+)
+
+// Apply folds one event into the state. Events that cannot follow from the
+// state are refused with an error and change nothing that matters: a journal
+// in which they stand was not written by kiln.
+func (s *State) Apply(e Event) error {
+	if e.Seq != s.Seq+1 {
+		return fmt.Errorf("event %d follows event %d", e.Seq, s.Seq)
+	}
+	if e.Epoch < s.Epoch {
+		return fmt.Errorf("event %d is of epoch %d, but epoch %d has written already", e.Seq, e.Epoch, s.Epoch)
+	}
+	if err := s.fold(e); err != nil {
+		return fmt.Errorf("event %d (%s): %w", e.Seq, e.Data.Kind(), err)
+	}
+	s.Seq, s.Epoch = e.Seq, e.Epoch
+	s.Elapsed = max(s.Elapsed, e.Elapsed)
+	return nil
+}
+
+func (s *State) fold(e Event) error {
+	switch p := e.Data.(type) {
+	case InstanceCreated:
+		s.Instance = p.Instance
+	case DaemonStarted:
+		s.BootID, s.BootOffset = p.BootID, p.BootOffset
+	case HostChanged:
+	case ImageAdded:
+		s.addImage(p.Image)
+	case ReleaseCreated:
+		return s.addRelease(p.Release)
+	case TablePublished:
+		s.Table.Generation, s.Table.Hash = p.Generation, p.Hash
+	case TableAcknowledged:
+		s.Table.Acknowledged = max(s.Table.Acknowledged, p.Generation)
+	case ServerCreated, ServerAdvanced, ServerHealth, ServerDrained, ServerRecorded:
+		return s.foldServer(e)
+	default:
+		return s.foldService(e)
+	}
+	return nil
+}
+
+func (s *State) addImage(img Image) {
+	known, ok := s.Images[img.Digest]
+	if !ok {
+		s.Images[img.Digest] = &img
+		known = &img
+	}
+	for _, name := range img.Names {
+		for d, other := range s.Images {
+			if d != img.Digest {
+				other.Names = without(other.Names, name)
+			}
+		}
+		known.Names = append(without(known.Names, name), name)
+	}
+}
+
+func without(names []string, name string) []string {
+	var kept []string
+	for _, n := range names {
+		if n != name {
+			kept = append(kept, n)
+		}
+	}
+	return kept
+}
+
+func (s *State) addRelease(r Release) error {
+	svc := s.Services[r.Service]
+	if svc == nil {
+		svc = &Service{Name: r.Service, Servers: map[ServerID]*Server{}}
+		s.Services[r.Service] = svc
+	}
+	if r.Number != len(svc.Releases)+1 {
+		return fmt.Errorf("release %d of %s follows release %d", r.Number, r.Service, len(svc.Releases))
+	}
+	svc.Releases = append(svc.Releases, &r)
+	svc.Destroyed = false
+	return nil
+}
+
+func (s *State) foldService(e Event) error {
+	name := serviceOf(e.Data)
+	svc := s.Services[name]
+	if svc == nil {
+		return fmt.Errorf("there is no service %q", name)
+	}
+	switch p := e.Data.(type) {
+	case DeploymentStarted:
+		return svc.startDeployment(e, p.Deployment, s)
+	case DeploymentAdvanced, DeploymentAborting, DeploymentEnded:
+		return svc.foldDeployment(e)
+	case DeploymentSettled:
+		d := svc.DeploymentByID(p.ID)
+		if d == nil {
+			return fmt.Errorf("there is no deployment %s", p.ID)
+		}
+		d.Settled, d.Finished, d.Cut = true, p.Finished, p.Cut
+	case ServiceSwitched:
+		if svc.Release(p.Release) == nil {
+			return fmt.Errorf("%s has no release %d", name, p.Release)
+		}
+		svc.InService = p.Release
+	case ServiceBackedOff:
+		svc.BackOff = BackOff{Failures: p.Failures, Until: p.Until, Reason: p.Reason}
+	case ServiceDestroying:
+		svc.Destroying = true
+	case ServiceDestroyed:
+		svc.Destroying, svc.Destroyed, svc.InService, svc.BackOff = false, true, 0, BackOff{}
+	default:
+		return fmt.Errorf("the fold does not know this kind")
+	}
+	return nil
+}
+
+func serviceOf(p Payload) string {
+	switch p := p.(type) {
+	case DeploymentStarted:
+		return p.Deployment.Service
+	case DeploymentAdvanced:
+		return p.Service
+	case DeploymentAborting:
+		return p.Service
+	case DeploymentEnded:
+		return p.Service
+	case DeploymentSettled:
+		return p.Service
+	case ServiceSwitched:
+		return p.Service
+	case ServiceBackedOff:
+		return p.Service
+	case ServiceDestroying:
+		return p.Service
+	case ServiceDestroyed:
+		return p.Service
+	default:
+		return ""
+	}
+}
+
+func (s *Service) startDeployment(e Event, d Deployment, st *State) error {
+	if s.Deployment != nil {
+		return fmt.Errorf("deployment %s runs already", s.Deployment.ID)
+	}
+	if s.Release(d.To) == nil {
+		return fmt.Errorf("%s has no release %d", s.Name, d.To)
+	}
+	d.Started, d.Since, d.StartedAt = e.Elapsed, e.Elapsed, e.At
+	s.Deployment = &d
+	st.NextID++
+	return nil
+}
+
+func (s *Service) foldDeployment(e Event) error {
+	id := deploymentOf(e.Data)
+	d := s.Deployment
+	if d == nil || d.ID != id {
+		return fmt.Errorf("deployment %s of %s does not run", id, s.Name)
+	}
+	switch p := e.Data.(type) {
+	case DeploymentAdvanced:
+		if d.Phase != p.Phase {
+			d.Since = e.Elapsed
+		}
+		d.Phase, d.WaitingFor, d.Until = p.Phase, p.WaitingFor, p.Until
+		if p.Generation != 0 {
+			d.Generation = p.Generation
+		}
+	case DeploymentAborting:
+		d.Abort = p.By
+	case DeploymentEnded:
+		d.Phase, d.WaitingFor, d.Verdict, d.Reason = DeployEnded, "", p.Verdict, p.Reason
+		d.TookMS, d.EndedAt, d.Since = p.TookMS, e.At, e.Elapsed
+		s.Deployments = append(s.Deployments, d)
+		s.Deployments = s.Deployments[max(0, len(s.Deployments)-deploymentsKept):]
+		s.Deployment = nil
+	}
+	return nil
+}
+
+func deploymentOf(p Payload) DeploymentID {
+	switch p := p.(type) {
+	case DeploymentAdvanced:
+		return p.ID
+	case DeploymentAborting:
+		return p.ID
+	case DeploymentEnded:
+		return p.ID
+	default:
+		return ""
+	}
+}
+
+func (s *State) foldServer(e Event) error {
+	if p, ok := e.Data.(ServerCreated); ok {
+		return s.createServer(e, p)
+	}
+	id := serverOf(e.Data)
+	svc := s.Services[id.Service()]
+	srv := s.Server(id)
+	if srv == nil {
+		return fmt.Errorf("there is no server %s", id)
+	}
+	switch p := e.Data.(type) {
+	case ServerAdvanced:
+		return svc.advance(srv, e, p)
+	case ServerHealth:
+		srv.Health, srv.HealthDetail, srv.HealthSince = p.Status, p.Detail, e.Elapsed
+	case ServerDrained:
+		srv.Drained, srv.Finished, srv.Cut = true, p.Finished, p.Cut
+	case ServerRecorded:
+		if !srv.Phase.CanBecome(PhaseRecorded) {
+			return fmt.Errorf("server %s is %s and cannot become recorded", id, srv.Phase)
+		}
+		srv.Phase, srv.Since, srv.Record = PhaseRecorded, e.Elapsed, &p.Record
+		svc.Dead = append(svc.Dead, &p.Record)
+		svc.Dead = svc.Dead[max(0, len(svc.Dead)-deadKept):]
+	}
+	return nil
+}
+
+func (s *State) createServer(e Event, p ServerCreated) error {
+	svc := s.Services[p.Service]
+	if svc == nil || p.ID.Service() != p.Service {
+		return fmt.Errorf("there is no service %q for server %s", p.Service, p.ID)
+	}
+	if svc.Servers[p.ID] != nil {
+		return fmt.Errorf("server %s exists already", p.ID)
+	}
+	svc.Servers[p.ID] = &Server{
+		ID: p.ID, Service: p.Service, Release: p.Release, TemplateHash: p.TemplateHash, Cause: p.Cause,
+		Phase: PhaseCreated, CreatedAt: e.At, Created: e.Elapsed, Since: e.Elapsed, Until: p.Until,
+		Health: HealthUnknown, HealthSince: e.Elapsed,
+	}
+	s.NextID++
+	return nil
+}
+
+func (s *Service) advance(srv *Server, e Event, p ServerAdvanced) error {
+	if !srv.Phase.CanBecome(p.Phase) && !(srv.Phase == PhaseServing && p.Phase == PhaseServing) {
+		return fmt.Errorf("server %s is %s and cannot become %s", srv.ID, srv.Phase, p.Phase)
+	}
+	if p.Phase == PhaseDestroyed {
+		delete(s.Servers, srv.ID)
+		return nil
+	}
+	if srv.Phase != p.Phase {
+		srv.Since = e.Elapsed
+	}
+	srv.Phase, srv.Reason, srv.Until = p.Phase, p.Reason, p.Until
+	switch p.Phase {
+	case PhaseRunning:
+		srv.Address, srv.StartedAt = p.Address, p.StartedAt
+	case PhaseServing:
+		srv.Release, srv.Drained, srv.DrainSince, srv.DrainGen, srv.Retired = p.Release, false, 0, 0, ""
+	case PhaseWarm, PhaseDraining:
+		if srv.DrainSince == 0 {
+			srv.DrainSince, srv.DrainGen, srv.Retired = e.Elapsed, p.DrainGen, p.Retired
+		}
+	case PhaseParked:
+		srv.WasParked = true
+	default:
+	}
+	if p.Exit != nil {
+		srv.Exit = p.Exit
+	}
+	return nil
+}
+
+func serverOf(p Payload) ServerID {
+	switch p := p.(type) {
+	case ServerAdvanced:
+		return p.ID
+	case ServerHealth:
+		return p.ID
+	case ServerDrained:
+		return p.ID
+	case ServerRecorded:
+		return p.Record.Server
+	default:
+		return ""
+	}
+}

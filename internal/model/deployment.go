@@ -1,0 +1,56 @@
+package model
+
+import "time"
+
+// DeployPhase is where a deployment stands. Its transition table is in package
+// reconcile, beside the decisions.
+type DeployPhase string
+
+// The phases of a deployment.
+const (
+	DeployPreparing    DeployPhase = "preparing"    // the image is made present and verified
+	DeployProvisioning DeployPhase = "provisioning" // the new servers are started
+	DeployChecking     DeployPhase = "checking"     // every new server must become healthy
+	DeployValidating   DeployPhase = "validating"   // every new server must pass the validations
+	DeploySwitching    DeployPhase = "switching"    // the table that names the new set awaits its acknowledgements
+	DeployEnded        DeployPhase = "ended"
+)
+
+// Verdict is how a deployment ended.
+type Verdict string
+
+// The verdicts.
+const (
+	Succeeded Verdict = "succeeded"
+	Failed    Verdict = "failed"
+	Aborted   Verdict = "aborted"
+	Unknown   Verdict = "unknown"   // facts are missing; never a guess
+	Unchanged Verdict = "unchanged" // nothing had to be done; no release was made
+)
+
+// Deployment is one attempt to make a release the one in service.
+type Deployment struct {
+	ID         DeploymentID `json:"id"`
+	Service    string       `json:"service"`
+	From       int          `json:"from"` // the release in service when it began; 0: none
+	To         int          `json:"to"`
+	Strategy   Strategy     `json:"strategy"`
+	Phase      DeployPhase  `json:"phase"`
+	WaitingFor string       `json:"waiting_for,omitempty"` // in words
+	Actor      string       `json:"actor,omitempty"`
+	StartedAt  time.Time    `json:"started_at"`
+	Started    Instant      `json:"started"`
+	Since      Instant      `json:"since"`           // when it came to this phase
+	Until      Instant      `json:"until"`           // the deadline of this phase
+	Deadline   Instant      `json:"deadline"`        // of the whole
+	Abort      string       `json:"abort,omitempty"` // who asked for its end, and why
+	Generation uint64       `json:"generation,omitempty"`
+
+	Verdict  Verdict   `json:"verdict,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	EndedAt  time.Time `json:"ended_at,omitzero"`
+	TookMS   int64     `json:"took_ms,omitempty"`
+	Settled  bool      `json:"settled,omitempty"` // what it took out of service is drained
+	Finished uint64    `json:"requests_finished,omitempty"`
+	Cut      uint64    `json:"requests_cut,omitempty"`
+}

@@ -1,0 +1,324 @@
+package model
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Kind names what an event says. Kinds are a file format: each has a version
+// and a golden file, and none is ever given another meaning.
+type Kind string
+
+// Event is one entry of the journal.
+type Event struct {
+	Seq     uint64    // 1, 2, 3, …
+	Epoch   uint64    // of the writer
+	At      time.Time // wall clock, UTC
+	Elapsed Instant   // elapsed time
+	Actor   string    // who caused it: "kiln", or a person
+	Data    Payload
+}
+
+// Payload is what an event of one kind says. The set of payloads is closed.
+type Payload interface {
+	Kind() Kind
+}
+
+// Version is the version of an event kind's data as this program writes it.
+const eventVersion = 1
+
+type wireEvent struct {
+	Seq     uint64          `json:"seq"`
+	Epoch   uint64          `json:"epoch"`
+	Kind    Kind            `json:"kind"`
+	V       int             `json:"v"`
+	At      time.Time       `json:"at"`
+	Elapsed Instant         `json:"elapsed"`
+	Actor   string          `json:"actor,omitempty"`
+	Data    json.RawMessage `json:"data"`
+}
+
+// MarshalJSON writes the stored form {seq, epoch, kind, v, at, elapsed, actor, data}.
+func (e Event) MarshalJSON() ([]byte, error) {
+	data, err := json.Marshal(e.Data)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(wireEvent{e.Seq, e.Epoch, e.Data.Kind(), eventVersion, e.At.UTC(), e.Elapsed, e.Actor, data})
+}
+
+// UnmarshalJSON reads the stored form. A kind or version that this program
+// does not know is an error: a state that misses an event would be a guess.
+func (e *Event) UnmarshalJSON(b []byte) error {
+	var w wireEvent
+	if err := json.Unmarshal(b, &w); err != nil {
+		return err
+	}
+	blank, ok := payloads[w.Kind]
+	if !ok || w.V != eventVersion {
+		return fmt.Errorf("event %d is of kind %q version %d, which this kiln does not know: it was written by a newer one", w.Seq, w.Kind, w.V)
+	}
+	data, err := blank(w.Data)
+	if err != nil {
+		return fmt.Errorf("event %d (%s): %w", w.Seq, w.Kind, err)
+	}
+	*e = Event{Seq: w.Seq, Epoch: w.Epoch, At: w.At, Elapsed: w.Elapsed, Actor: w.Actor, Data: data}
+	return nil
+}
+
+// payloads holds a decoder for each kind.
+var payloads = map[Kind]func([]byte) (Payload, error){
+	InstanceCreated{}.Kind():    decode[InstanceCreated],
+	DaemonStarted{}.Kind():      decode[DaemonStarted],
+	HostChanged{}.Kind():        decode[HostChanged],
+	ImageAdded{}.Kind():         decode[ImageAdded],
+	ReleaseCreated{}.Kind():     decode[ReleaseCreated],
+	DeploymentStarted{}.Kind():  decode[DeploymentStarted],
+	DeploymentAdvanced{}.Kind(): decode[DeploymentAdvanced],
+	DeploymentAborting{}.Kind(): decode[DeploymentAborting],
+	DeploymentEnded{}.Kind():    decode[DeploymentEnded],
+	DeploymentSettled{}.Kind():  decode[DeploymentSettled],
+	ServerCreated{}.Kind():      decode[ServerCreated],
+	ServerAdvanced{}.Kind():     decode[ServerAdvanced],
+	ServerHealth{}.Kind():       decode[ServerHealth],
+	ServerDrained{}.Kind():      decode[ServerDrained],
+	ServerRecorded{}.Kind():     decode[ServerRecorded],
+	TablePublished{}.Kind():     decode[TablePublished],
+	TableAcknowledged{}.Kind():  decode[TableAcknowledged],
+	ServiceSwitched{}.Kind():    decode[ServiceSwitched],
+	ServiceBackedOff{}.Kind():   decode[ServiceBackedOff],
+	ServiceDestroying{}.Kind():  decode[ServiceDestroying],
+	ServiceDestroyed{}.Kind():   decode[ServiceDestroyed],
+}
+
+func decode[P Payload](b []byte) (Payload, error) {
+	var p P
+	err := json.Unmarshal(b, &p)
+	return p, err
+}
+
+// InstanceCreated is the first event of a journal.
+type InstanceCreated struct {
+	Instance InstanceID `json:"instance"`
+}
+
+// DaemonStarted says that a daemon took over with a new epoch. On a new boot
+// of the machine BootOffset is what to add to CLOCK_BOOTTIME to carry the
+// elapsed time on.
+type DaemonStarted struct {
+	Epoch      uint64  `json:"epoch"`
+	Version    string  `json:"version"`
+	BootID     string  `json:"boot_id"`
+	BootOffset Instant `json:"boot_offset"`
+}
+
+// HostChanged says that a setting of the machine was changed: announced, and
+// only ever net.ipv4.ip_forward.
+type HostChanged struct {
+	Setting string `json:"setting"`
+	From    string `json:"from"`
+	To      string `json:"to"`
+}
+
+// ImageAdded says that an image is known and where it came from. The same
+// digest again adds names and replaces nothing else.
+type ImageAdded struct {
+	Image Image `json:"image"`
+}
+
+// ReleaseCreated numbers a release.
+type ReleaseCreated struct {
+	Release Release `json:"release"`
+}
+
+// DeploymentStarted begins a deployment; Phase is its first.
+type DeploymentStarted struct {
+	Deployment Deployment `json:"deployment"`
+}
+
+// DeploymentAdvanced moves a deployment to another phase, or says anew what it
+// waits for.
+type DeploymentAdvanced struct {
+	ID         DeploymentID `json:"id"`
+	Service    string       `json:"service"`
+	Phase      DeployPhase  `json:"phase"`
+	WaitingFor string       `json:"waiting_for,omitempty"`
+	Until      Instant      `json:"until,omitempty"`
+	Generation uint64       `json:"generation,omitempty"` // of the table that switches
+}
+
+// DeploymentAborting says that somebody asked for the deployment's end.
+type DeploymentAborting struct {
+	ID      DeploymentID `json:"id"`
+	Service string       `json:"service"`
+	By      string       `json:"by"`
+}
+
+// DeploymentEnded is the verdict.
+type DeploymentEnded struct {
+	ID      DeploymentID `json:"id"`
+	Service string       `json:"service"`
+	Verdict Verdict      `json:"verdict"`
+	Reason  string       `json:"reason"`
+	TookMS  int64        `json:"took_ms"`
+}
+
+// DeploymentSettled says that everything the deployment took out of service is
+// drained, and what became of its requests.
+type DeploymentSettled struct {
+	ID       DeploymentID `json:"id"`
+	Service  string       `json:"service"`
+	Finished uint64       `json:"requests_finished"`
+	Cut      uint64       `json:"requests_cut"`
+}
+
+// ServerCreated decides that a server shall exist. The engine hears of it
+// afterwards.
+type ServerCreated struct {
+	ID           ServerID `json:"id"`
+	Service      string   `json:"service"`
+	Release      int      `json:"release"`
+	TemplateHash string   `json:"template_hash"`
+	Cause        string   `json:"cause"`
+	Until        Instant  `json:"until,omitempty"`
+}
+
+// ServerAdvanced moves a server to another phase.
+type ServerAdvanced struct {
+	ID        ServerID     `json:"id"`
+	Phase     ServerPhase  `json:"phase"`
+	Reason    string       `json:"reason,omitempty"`
+	Until     Instant      `json:"until,omitempty"`
+	Address   string       `json:"address,omitempty"`   // with PhaseRunning
+	StartedAt time.Time    `json:"started_at,omitzero"` // with PhaseRunning
+	Release   int          `json:"release,omitempty"`   // with PhaseServing: the release it now serves for
+	Exit      *Exit        `json:"exit,omitempty"`      // with PhaseEnded, or a dead one that is parked
+	Retired   DeploymentID `json:"retired,omitempty"`   // with PhaseWarm and PhaseDraining
+	DrainGen  uint64       `json:"drain_gen,omitempty"` // likewise: the first table without it
+}
+
+// ServerHealth is a decision about a server's health, from its probes.
+type ServerHealth struct {
+	ID     ServerID     `json:"id"`
+	Status HealthStatus `json:"status"`
+	Detail string       `json:"detail,omitempty"`
+}
+
+// ServerDrained says that nothing is in flight to the server any more, or that
+// the rest was cut.
+type ServerDrained struct {
+	ID       ServerID `json:"id"`
+	Finished uint64   `json:"finished"`
+	Cut      uint64   `json:"cut"`
+}
+
+// ServerRecorded says that the death record is durable, or what is missing. It
+// precedes the destruction.
+type ServerRecorded struct {
+	Record DeathRecord `json:"record"`
+}
+
+// TablePublished says that routers are to be given this generation. The
+// table's content follows from the state.
+type TablePublished struct {
+	Generation uint64 `json:"generation"`
+	Hash       string `json:"hash"` // of the content, so that an equal table is not published again
+}
+
+// TableAcknowledged says that every live router uses the generation, or a
+// newer one.
+type TableAcknowledged struct {
+	Generation uint64 `json:"generation"`
+}
+
+// ServiceSwitched says which release's servers are in service from now on:
+// every live router has acknowledged it.
+type ServiceSwitched struct {
+	Service    string       `json:"service"`
+	Release    int          `json:"release"`
+	Deployment DeploymentID `json:"deployment"`
+}
+
+// ServiceBackedOff says that no replacement is started before Until, because
+// servers keep failing. Failures 0 ends it.
+type ServiceBackedOff struct {
+	Service  string  `json:"service"`
+	Failures int     `json:"failures"`
+	Until    Instant `json:"until,omitempty"`
+	Reason   string  `json:"reason,omitempty"`
+}
+
+// ServiceDestroying says that the service is to be ended with all its servers.
+type ServiceDestroying struct {
+	Service string `json:"service"`
+}
+
+// ServiceDestroyed says that nothing of the service runs any more. Its history
+// stays, and numbers go on where it is declared again.
+type ServiceDestroyed struct {
+	Service string `json:"service"`
+}
+
+// Kind implements Payload.
+func (InstanceCreated) Kind() Kind { return "instance.created" }
+
+// Kind implements Payload.
+func (DaemonStarted) Kind() Kind { return "daemon.started" }
+
+// Kind implements Payload.
+func (HostChanged) Kind() Kind { return "host.changed" }
+
+// Kind implements Payload.
+func (ImageAdded) Kind() Kind { return "image.added" }
+
+// Kind implements Payload.
+func (ReleaseCreated) Kind() Kind { return "release.created" }
+
+// Kind implements Payload.
+func (DeploymentStarted) Kind() Kind { return "deployment.started" }
+
+// Kind implements Payload.
+func (DeploymentAdvanced) Kind() Kind { return "deployment.advanced" }
+
+// Kind implements Payload.
+func (DeploymentAborting) Kind() Kind { return "deployment.aborting" }
+
+// Kind implements Payload.
+func (DeploymentEnded) Kind() Kind { return "deployment.ended" }
+
+// Kind implements Payload.
+func (DeploymentSettled) Kind() Kind { return "deployment.settled" }
+
+// Kind implements Payload.
+func (ServerCreated) Kind() Kind { return "server.created" }
+
+// Kind implements Payload.
+func (ServerAdvanced) Kind() Kind { return "server.advanced" }
+
+// Kind implements Payload.
+func (ServerHealth) Kind() Kind { return "server.health" }
+
+// Kind implements Payload.
+func (ServerDrained) Kind() Kind { return "server.drained" }
+
+// Kind implements Payload.
+func (ServerRecorded) Kind() Kind { return "server.recorded" }
+
+// Kind implements Payload.
+func (TablePublished) Kind() Kind { return "table.published" }
+
+// Kind implements Payload.
+func (TableAcknowledged) Kind() Kind { return "table.acknowledged" }
+
+// Kind implements Payload.
+func (ServiceSwitched) Kind() Kind { return "service.switched" }
+
+// Kind implements Payload.
+func (ServiceBackedOff) Kind() Kind { return "service.backed_off" }
+
+// Kind implements Payload.
+func (ServiceDestroying) Kind() Kind { return "service.destroying" }
+
+// Kind implements Payload.
+func (ServiceDestroyed) Kind() Kind { return "service.destroyed" }

@@ -1,0 +1,77 @@
+package model
+
+// State is the fold of the journal. It is changed by Apply alone.
+type State struct {
+	Instance   InstanceID          `json:"instance"`
+	Seq        uint64              `json:"seq"`
+	Epoch      uint64              `json:"epoch"`
+	Elapsed    Instant             `json:"elapsed"` // of the last event
+	BootID     string              `json:"boot_id"`
+	BootOffset Instant             `json:"boot_offset"` // elapsed = CLOCK_BOOTTIME + BootOffset
+	NextID     uint64              `json:"next_id"`     // of Sixes
+	Services   map[string]*Service `json:"services"`
+	Images     map[Digest]*Image   `json:"images"`
+	Table      TableState          `json:"table"`
+}
+
+// TableState is what the journal knows of the routing table.
+type TableState struct {
+	Generation   uint64 `json:"generation"`   // last published
+	Acknowledged uint64 `json:"acknowledged"` // last acknowledged by every live router
+	Hash         string `json:"hash"`         // content of the last published
+}
+
+// Service is what the journal knows of one service.
+type Service struct {
+	Name        string               `json:"name"`
+	Releases    []*Release           `json:"releases"`    // by number, from 1
+	InService   int                  `json:"in_service"`  // 0: none
+	Deployment  *Deployment          `json:"deployment"`  // the running one
+	Deployments []*Deployment        `json:"deployments"` // the ended ones, oldest first
+	Servers     map[ServerID]*Server `json:"servers"`     // all but the destroyed ones
+	Dead        []*DeathRecord       `json:"dead"`        // oldest first, the newest 1,000
+	BackOff     BackOff              `json:"back_off"`
+	Destroying  bool                 `json:"destroying"`
+	Destroyed   bool                 `json:"destroyed"`
+}
+
+// BackOff holds replacements back while servers keep failing.
+type BackOff struct {
+	Failures int     `json:"failures"`
+	Until    Instant `json:"until"`
+	Reason   string  `json:"reason,omitempty"`
+}
+
+// Release returns the release with the number, or nil.
+func (s *Service) Release(number int) *Release {
+	if number < 1 || number > len(s.Releases) {
+		return nil
+	}
+	return s.Releases[number-1]
+}
+
+// DeploymentByID returns the deployment, running or ended, or nil.
+func (s *Service) DeploymentByID(id DeploymentID) *Deployment {
+	if s.Deployment != nil && s.Deployment.ID == id {
+		return s.Deployment
+	}
+	for _, d := range s.Deployments {
+		if d.ID == id {
+			return d
+		}
+	}
+	return nil
+}
+
+// Server returns the server, or nil if it never was or is destroyed.
+func (s *State) Server(id ServerID) *Server {
+	if svc := s.Services[id.Service()]; svc != nil {
+		return svc.Servers[id]
+	}
+	return nil
+}
+
+// NewState returns the state before the first event.
+func NewState() *State {
+	return &State{Services: map[string]*Service{}, Images: map[Digest]*Image{}}
+}
