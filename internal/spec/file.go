@@ -1,0 +1,182 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+
+	"kiln/internal/model"
+)
+
+// maxSize and maxNesting bound what is parsed.
+const (
+	maxSize    = 256 << 10 // bytes
+	maxNesting = 64
+)
+
+// File is a whole declaration.
+type File struct {
+	Name     string
+	Services []*Service // in the order of the file
+	source   *source
+}
+
+// Service is one declared service.
+type Service struct {
+	Name     string
+	At       Position
+	Build    *Build         // how its image is made; nil: Ref
+	Ref      string         // the image it runs: a reference, a local name or a digest
+	RefAt    Position       // of Ref
+	Template model.Template // Image is empty: the build or the reference gives it
+	Policy   model.Policy
+	routes   []declaredRoute
+}
+
+// Build is what an image is made from.
+type Build struct {
+	Context         string // directory, from the declaration's
+	ContextAt       Position
+	Containerfile   string // path from the context; "": Containerfile, else Dockerfile
+	ContainerfileAt Position
+	Target          string
+	Args            map[string]string
+}
+
+// Service returns the service with the name, or nil.
+func (f *File) Service(name string) *Service {
+	for _, s := range f.Services {
+		if s.Name == name {
+			return s
+		}
+	}
+	return nil
+}
+
+// Names returns the names of the services in the order of the file.
+func (f *File) Names() []string {
+	names := make([]string, len(f.Services))
+	for i, s := range f.Services {
+		names[i] = s.Name
+	}
+	return names
+}
+
+// Diagnose makes a diagnostic about a place of the file, for what only the
+// caller can see: a context that is not there.
+func (f *File) Diagnose(at Position, hint, format string, args ...any) Diagnostic {
+	return f.source.diagnose(at, hint, format, args...)
+}
+
+// Nearest returns the known word that is meant by word, or "".
+func Nearest(word string, known []string) string { return nearest(word, known) }
+
+// Parse reads a declaration. With diagnostics there is no File.
+func Parse(filename string, src []byte) (*File, Diagnostics) {
+	r := &reader{source: newSource(filename, src)}
+	start := Position{File: filename, Line: 1, Column: 1, Width: 1}
+	if len(src) > maxSize {
+		r.errorf(start, "", "the declaration is larger than %s", Size(maxSize))
+		return nil, r.diags
+	}
+	tokens, _ := hclsyntax.LexConfig(src, filename, hcl.InitialPos)
+	if deep := nestedDeeper(tokens, maxNesting); deep != nil {
+		r.errorf(r.position(*deep), "", "brackets are nested deeper than %d", maxNesting)
+		return nil, r.diags
+	}
+	parsed, diags := hclsyntax.ParseConfig(src, filename, hcl.InitialPos)
+	if diags.HasErrors() {
+		return nil, r.fromHCL(diags).sorted()
+	}
+	f := &File{Name: filename, source: r.source}
+	root := r.body("the declaration", start, parsed.Body.(*hclsyntax.Body))
+	for _, block := range root.children("service") {
+		if s := root.service(block); s != nil {
+			f.add(r, s)
+		}
+	}
+	root.done()
+	if len(f.Services) == 0 && len(r.diags) == 0 {
+		r.errorf(start, `write service "name" { image { … } }, or run "kiln init" for an example`, "no service is declared")
+	}
+	f.conflicts(r)
+	if len(r.diags) > 0 {
+		return nil, r.diags.sorted()
+	}
+	return f, nil
+}
+
+func (f *File) add(r *reader, s *Service) {
+	if first := f.Service(s.Name); first != nil {
+		r.errorf(s.At, "", "service %q is declared a second time; the first is on line %d", s.Name, first.At.Line)
+		return
+	}
+	f.Services = append(f.Services, s)
+}
+
+// conflicts reports routes that cannot both be: the same host and path on one
+// listener, a listener that overlaps another, bytes and HTTP on one listener.
+func (f *File) conflicts(r *reader) {
+	var seen []declaredRoute
+	for _, s := range f.Services {
+		for _, route := range s.routes {
+			i := slices.IndexFunc(seen, route.clashes)
+			if i >= 0 {
+				other := seen[i]
+				r.errorf(route.at, route.clashHint(other), "%s and the one on line %d (service %q) cannot both be: %s",
+					route, other.at.Line, other.service, route.clashReason(other))
+			}
+			seen = append(seen, route)
+		}
+	}
+}
+
+// declaredRoute is a route with where it was declared.
+type declaredRoute struct {
+	model.Route
+	service  string
+	protocol model.Protocol
+	address  string // of the listener, "" is every address
+	port     int
+	at       Position
+}
+
+// String returns the route as a person would say it.
+func (d declaredRoute) String() string {
+	return fmt.Sprintf("route %s%s%s", d.Listen, onHost(d.Host), d.Path)
+}
+
+func onHost(host string) string {
+	if host == "" {
+		return ""
+	}
+	return " " + host
+}
+
+func (d declaredRoute) clashes(o declaredRoute) bool { return d.clashReason(o) != "" }
+
+func (d declaredRoute) clashReason(o declaredRoute) string {
+	switch {
+	case d.port != o.port:
+		return ""
+	case d.address != o.address && d.address != "" && o.address != "":
+		return ""
+	case d.address != o.address:
+		return "one listens on every address, which leaves none for the other"
+	case d.protocol == model.TCP || o.protocol == model.TCP:
+		return "a tcp listener serves one route only"
+	case d.Host == o.Host && d.Path == o.Path:
+		return "both take the same requests"
+	default:
+		return ""
+	}
+}
+
+func (d declaredRoute) clashHint(o declaredRoute) string {
+	if d.address != o.address {
+		return fmt.Sprintf("write the same listen in both, %q or %q", o.Listen, d.Listen)
+	}
+	return "give one of them another host, path or port"
+}

@@ -1,0 +1,7 @@
+service "é" {
+  image {
+    context = var.x
+    ref = upper("a")
+  }
+  größe = 1
+}

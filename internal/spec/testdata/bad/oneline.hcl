@@ -1,0 +1,4 @@
+service "a" {
+  image { context = "." }
+  route { listen = ":80", host = "x" }
+}

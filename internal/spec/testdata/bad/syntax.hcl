@@ -1,0 +1,5 @@
+service "a" {
+	image {
+		context = "."
+		servers = 3 port = 2
+	}
