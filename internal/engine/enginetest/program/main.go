@@ -1,0 +1,115 @@
+// Command program is what the servers of the conformance suite run: a small
+// static program that acts by its arguments, so that one image stands for every
+// kind of server.
+//
+//	program serve PORT       answer HTTP on the port; a signal n ends it with status 10+n
+//	program exit CODE        end at once
+//	program ignore-term      run on through SIGTERM, SIGINT, SIGQUIT and SIGHUP
+//	program spew N           write N lines to each stream, then wait
+//	program lines N          write N lines to standard output, then end
+//	program env NAME         print a variable, then end
+//	program hostname         print the host name, then end
+//	program id               print user and group id, then end
+//	program write PATH       write a file; status 1 if that is refused
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fail("no argument")
+	}
+	argument := ""
+	if len(os.Args) > 2 {
+		argument = os.Args[2]
+	}
+	switch os.Args[1] {
+	case "serve":
+		serve(argument)
+	case "exit":
+		os.Exit(number(argument))
+	case "ignore-term":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP)
+		fmt.Println("ignoring signals")
+		time.Sleep(time.Hour)
+	case "spew":
+		for i := range number(argument) {
+			fmt.Printf("stdout line %d\n", i+1)
+			fmt.Fprintf(os.Stderr, "stderr line %d\n", i+1)
+		}
+		untilSignal()
+	case "lines":
+		for i := range number(argument) {
+			fmt.Printf("line %d\n", i+1)
+		}
+	default:
+		look(os.Args[1], argument)
+	}
+}
+
+// look prints what a server sees of its surroundings.
+func look(what, argument string) {
+	switch what {
+	case "env":
+		fmt.Println(os.Getenv(argument))
+	case "hostname":
+		name, err := os.Hostname()
+		if err != nil {
+			fail(err.Error())
+		}
+		fmt.Println(name)
+	case "id":
+		fmt.Printf("%d:%d\n", os.Getuid(), os.Getgid())
+	case "write":
+		if err := os.WriteFile(argument, []byte("written\n"), 0o600); err != nil {
+			fail(err.Error())
+		}
+	default:
+		fail("unknown argument " + what)
+	}
+}
+
+func serve(port string) {
+	server := &http.Server{
+		Addr:              ":" + port,
+		ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintln(w, "served")
+		}),
+	}
+	go func() {
+		if err := server.ListenAndServe(); err != nil {
+			fail(err.Error())
+		}
+	}()
+	untilSignal()
+}
+
+func untilSignal() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)
+	if s, ok := (<-signals).(syscall.Signal); ok {
+		os.Exit(10 + int(s))
+	}
+}
+
+func number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		fail("not a number: " + s)
+	}
+	return n
+}
+
+func fail(message string) {
+	fmt.Fprintln(os.Stderr, message)
+	os.Exit(1)
+}
