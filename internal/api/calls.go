@@ -1,0 +1,236 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"kiln/internal/model"
+)
+
+// Version asks who answers.
+func (c *Client) Version(ctx context.Context) (*Version, error) {
+	return get[Version](ctx, c, PathVersion, nil)
+}
+
+// Status asks what runs; without services, everything.
+func (c *Client) Status(ctx context.Context, services ...string) (*Status, error) {
+	return get[Status](ctx, c, PathStatus, url.Values{"service": services})
+}
+
+// Deploy asks for a release.
+func (c *Client) Deploy(ctx context.Context, service string, in DeployRequest) (*DeployAccepted, error) {
+	return post[DeployAccepted](ctx, c, path(PathDeploy, service), in)
+}
+
+// Plan asks what Deploy would do.
+func (c *Client) Plan(ctx context.Context, service string, in DeployRequest) (*Plan, error) {
+	return post[Plan](ctx, c, path(PathPlan, service), in)
+}
+
+// Rollback goes back to a release.
+func (c *Client) Rollback(ctx context.Context, service string, in RollbackRequest) (*DeployAccepted, error) {
+	return post[DeployAccepted](ctx, c, path(PathRollback, service), in)
+}
+
+// Scale changes the number of servers.
+func (c *Client) Scale(ctx context.Context, service string, in ScaleRequest) (*DeployAccepted, error) {
+	return post[DeployAccepted](ctx, c, path(PathScale, service), in)
+}
+
+// Abort ends the running deployment.
+func (c *Client) Abort(ctx context.Context, service string, in AbortRequest) (*Accepted, error) {
+	return post[Accepted](ctx, c, path(PathAbort, service), in)
+}
+
+// Destroy ends the service.
+func (c *Client) Destroy(ctx context.Context, service string, in DestroyRequest) (*Accepted, error) {
+	return post[Accepted](ctx, c, path(PathDestroy, service), in)
+}
+
+// Releases asks for a service's history.
+func (c *Client) Releases(ctx context.Context, service string) (*Releases, error) {
+	return get[Releases](ctx, c, path(PathReleases, service), nil)
+}
+
+// Deployment asks how a deployment stands.
+func (c *Client) Deployment(ctx context.Context, id model.DeploymentID) (*Progress, error) {
+	return get[Progress](ctx, c, path(PathDeployment, string(id)), nil)
+}
+
+// Watch calls each for every line of a deployment's progress until it is done.
+// A daemon that goes away is waited for, and what was watched goes on: the
+// lines tell how things stand, so that none that is missed is missing.
+func (c *Client) Watch(ctx context.Context, id model.DeploymentID, each func(Progress) error) error {
+	return c.again(ctx, func(alive func()) error {
+		resp, err := c.do(ctx, http.MethodGet, path(PathWatch, string(id)), nil, nil, "")
+		if err != nil {
+			return err
+		}
+		done := false
+		err = stream(c, resp, func(p Progress) error {
+			alive()
+			if err := each(p); err != nil || !p.Done {
+				return err
+			}
+			done = true
+			return errEnough
+		})
+		if err == nil && !done {
+			return c.unreachable(&contactError{err: io.ErrUnexpectedEOF, sent: true})
+		}
+		return err
+	})
+}
+
+// Record asks for the death record of a server.
+func (c *Client) Record(ctx context.Context, id model.ServerID) (*DeathRecord, error) {
+	return get[DeathRecord](ctx, c, path(PathDeath, string(id)), nil)
+}
+
+// Images asks what the instance holds.
+func (c *Client) Images(ctx context.Context) (*Images, error) {
+	return get[Images](ctx, c, PathImages, nil)
+}
+
+// Image asks for one image by digest, its beginning, or name.
+func (c *Client) Image(ctx context.Context, name string) (*Image, error) {
+	return get[Image](ctx, c, path(PathImage, name), nil)
+}
+
+// ImportQuery says what an imported archive is to be called and who brings it.
+type ImportQuery struct {
+	Name   string
+	Author string
+	Reason string
+}
+
+// Import sends an archive: a root filesystem, an OCI or a docker archive.
+func (c *Client) Import(ctx context.Context, in ImportQuery, archive io.Reader) (*ImageResult, error) {
+	query := url.Values{"name": {in.Name}}
+	if in.Author != "" {
+		query.Set("author", in.Author)
+	}
+	if in.Reason != "" {
+		query.Set("reason", in.Reason)
+	}
+	resp, err := c.do(ctx, http.MethodPost, PathImport, query, archive, "application/octet-stream")
+	if err != nil {
+		return nil, err
+	}
+	return decode[ImageResult](c, resp)
+}
+
+// Pull fetches an image of a registry.
+func (c *Client) Pull(ctx context.Context, in PullRequest) (*ImageResult, error) {
+	return post[ImageResult](ctx, c, PathPull, in)
+}
+
+// Verify recomputes the journal's chain.
+func (c *Client) Verify(ctx context.Context) (*AuditReport, error) {
+	return get[AuditReport](ctx, c, PathVerify, nil)
+}
+
+// Doctor asks for the checks as the daemon sees them.
+func (c *Client) Doctor(ctx context.Context) (*Checks, error) {
+	return get[Checks](ctx, c, PathDoctor, nil)
+}
+
+// LogQuery chooses log lines.
+type LogQuery struct {
+	Server  model.ServerID
+	Service string
+	Follow  bool
+	Tail    int    // 0: all that are kept
+	Since   string // RFC 3339; "": all that are kept
+}
+
+func (q LogQuery) values() url.Values {
+	v := url.Values{}
+	set := func(key, value string) {
+		if value != "" {
+			v.Set(key, value)
+		}
+	}
+	set("server", string(q.Server))
+	set("service", q.Service)
+	set("since", q.Since)
+	if q.Follow {
+		v.Set("follow", "true")
+	}
+	if q.Tail > 0 {
+		v.Set("tail", strconv.Itoa(q.Tail))
+	}
+	return v
+}
+
+// Logs calls each for every line. With Follow it goes on until ctx ends, also
+// over a daemon that goes away and comes back.
+func (c *Client) Logs(ctx context.Context, q LogQuery, each func(LogLine) error) error {
+	return c.again(ctx, func(alive func()) error {
+		resp, err := c.do(ctx, http.MethodGet, PathLogs, q.values(), nil, "")
+		if err != nil {
+			return err
+		}
+		alive()
+		return stream(c, resp, func(l LogLine) error {
+			alive()
+			// Asked again, the daemon begins after the last line that came.
+			q.Since, q.Tail = l.At.Add(1).UTC().Format("2006-01-02T15:04:05.999999999Z07:00"), 0
+			return each(l)
+		})
+	})
+}
+
+// EventQuery chooses events.
+type EventQuery struct {
+	After   uint64 // sequence number
+	Service string
+	Follow  bool
+}
+
+func (q EventQuery) values() url.Values {
+	v := url.Values{}
+	if q.After > 0 {
+		v.Set("after", strconv.FormatUint(q.After, 10))
+	}
+	if q.Service != "" {
+		v.Set("service", q.Service)
+	}
+	if q.Follow {
+		v.Set("follow", "true")
+	}
+	return v
+}
+
+// Events calls each for every event. With Follow it goes on until ctx ends,
+// also over a daemon that goes away and comes back.
+func (c *Client) Events(ctx context.Context, q EventQuery, each func(Event) error) error {
+	return c.events(ctx, PathEvents, q, each)
+}
+
+// Audit is Events with the hash of each.
+func (c *Client) Audit(ctx context.Context, q EventQuery, each func(Event) error) error {
+	return c.events(ctx, PathAudit, q, each)
+}
+
+func (c *Client) events(ctx context.Context, target string, q EventQuery, each func(Event) error) error {
+	return c.again(ctx, func(alive func()) error {
+		resp, err := c.do(ctx, http.MethodGet, target, q.values(), nil, "")
+		if err != nil {
+			return err
+		}
+		alive()
+		err = stream(c, resp, func(e Event) error {
+			alive()
+			q.After = max(q.After, e.Seq)
+			return each(e)
+		})
+		if err == nil && q.Follow { // events never end: the daemon did
+			return c.unreachable(&contactError{err: io.ErrUnexpectedEOF, sent: true})
+		}
+		return err
+	})
+}
