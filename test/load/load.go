@@ -138,8 +138,8 @@ func (r *Run) drive(ctx context.Context) {
 			}
 		}
 	}
+	r.account.close(time.Since(r.began)) // the rate is that of the beginnings
 	under.Wait()
-	r.account.close(time.Since(r.began))
 	r.keep.CloseIdleConnections()
 }
 
