@@ -1,0 +1,108 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"kiln/internal/model"
+)
+
+// Client speaks to the router of a run directory. It holds no connection that
+// a restarted router would break: each call finds the router that lives now.
+type Client struct {
+	http *http.Client
+}
+
+// Dial returns a client for the router of the run directory. Whether one is
+// there shows with the first call: unavailable if not.
+func Dial(runDir string) *Client {
+	path := filepath.Join(runDir, "router.sock")
+	return &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			d := net.Dialer{Timeout: 2 * time.Second}
+			return d.DialContext(ctx, "unix", path)
+		},
+		DisableKeepAlives: true,
+	}}}
+}
+
+// Apply hands t over. When it returns without an error, every dispatch uses t,
+// and the status says what is still in flight. An unavailable error says
+// nothing about which table is used: ask again, with the same table or Status.
+func (c *Client) Apply(ctx context.Context, t model.Table) (model.RouterStatus, error) {
+	body, err := json.Marshal(t)
+	if err != nil {
+		return model.RouterStatus{}, model.Errorf(model.Internal, "cannot apply table: %w", err)
+	}
+	var st model.RouterStatus
+	return st, c.call(ctx, http.MethodPut, "/v1/table", body, &st)
+}
+
+// Status returns what the router says of itself.
+func (c *Client) Status(ctx context.Context) (model.RouterStatus, error) {
+	var st model.RouterStatus
+	return st, c.call(ctx, http.MethodGet, "/v1/status", nil, &st)
+}
+
+// Counters returns what the router has counted since it started.
+func (c *Client) Counters(ctx context.Context) (Counters, error) {
+	var cs Counters
+	return cs, c.call(ctx, http.MethodGet, "/v1/counters", nil, &cs)
+}
+
+// AccessLog returns the last lines of the access log as JSON lines and, with
+// follow, all that come until ctx ends. The caller closes it.
+func (c *Client) AccessLog(ctx context.Context, lines int, follow bool) (io.ReadCloser, error) {
+	path := fmt.Sprintf("/v1/access?lines=%d", lines)
+	if follow {
+		path += "&follow=1"
+	}
+	res, err := c.do(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return res.Body, nil
+}
+
+func (c *Client) call(ctx context.Context, method, path string, body []byte, out any) error {
+	res, err := c.do(ctx, method, path, body)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
+		return model.Errorf(model.Unavailable, "cannot read the router's answer: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) do(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://router"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, model.Errorf(model.Internal, "cannot ask the router: %w", err)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, model.Errorf(model.Unavailable, "cannot reach the router: %w", err)
+	}
+	if res.StatusCode == http.StatusOK {
+		return res, nil
+	}
+	defer res.Body.Close()
+	var w wireError
+	if err := json.NewDecoder(res.Body).Decode(&w); err != nil || w.Code == "" {
+		return nil, model.Errorf(model.Internal, "cannot ask the router: it answered %s", res.Status)
+	}
+	e := model.Errorf(w.Code, "%s", w.Message)
+	if w.Hint != "" {
+		e = e.WithHint("%s", w.Hint)
+	}
+	return nil, e
+}

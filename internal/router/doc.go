@@ -1,0 +1,15 @@
+// Package router is kiln's data plane: it takes what arrives at the listeners
+// of a routing table to the servers of that table, counts what is in flight to
+// each server, and ends what is left when a server's drain deadline comes.
+//
+// It runs as a process of its own (Run), so that the daemon's death takes no
+// traffic down. The daemon speaks to it through a control socket (Client): it
+// hands over a whole table, and the answer to that is the acknowledgement on
+// which everything else rests: from then on not one new request reaches a
+// server that the table does not have.
+//
+// The parts: table.go and match.go are the routing table as it is looked up;
+// dispatch.go and server.go are the accounting, which knows nothing of HTTP;
+// proxy.go carries an exchange, through h1.go or h2.go to a server and through
+// respond.go back; drain.go ends what outlives its deadline.
+package router

@@ -1,0 +1,237 @@
+package router
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// h2 is the way to one server by cleartext HTTP/2: few connections, many
+// streams on each. The connections are chosen here and not by the library, so
+// that a switch during a slow dial still finds the request unsent.
+type h2 struct {
+	router    *Router
+	server    *server
+	transport *http2.Transport
+
+	mu     sync.Mutex
+	conns  []*http2.ClientConn
+	dial   *h2Dial // the one under way, or nil
+	closed bool
+}
+
+// h2Dial is a connection being made: those who wait share it.
+type h2Dial struct {
+	done chan struct{}
+	err  error
+}
+
+func newH2(r *Router, s *server) *h2 {
+	u := &h2{router: r, server: s}
+	u.transport = &http2.Transport{
+		AllowHTTP:          true,
+		DisableCompression: true,
+		ConnPool:           u,
+		MaxHeaderListSize:  maxResponseHead,
+		ReadIdleTimeout:    15 * time.Second, // then a ping, to find out a dead server
+		PingTimeout:        5 * time.Second,
+	}
+	return u
+}
+
+// GetClientConn implements http2.ClientConnPool: it returns a connection with
+// room for one more stream.
+func (u *h2) GetClientConn(req *http.Request, _ string) (*http2.ClientConn, error) {
+	for {
+		if u.server.out.Load() {
+			return nil, errServerOut
+		}
+		u.mu.Lock()
+		for _, cc := range u.conns {
+			if cc.ReserveNewRequest() {
+				u.mu.Unlock()
+				return cc, nil
+			}
+		}
+		d := u.dial
+		if d == nil {
+			d = &h2Dial{done: make(chan struct{})}
+			u.dial = d
+			go u.connect(d)
+		}
+		u.mu.Unlock()
+		select {
+		case <-d.done:
+		case <-req.Context().Done():
+			return nil, req.Context().Err()
+		}
+		if d.err != nil {
+			return nil, &dialError{d.err}
+		}
+	}
+}
+
+// dialError marks a failure to reach the server.
+type dialError struct{ error }
+
+func (e *dialError) Unwrap() error { return e.error }
+
+// connect makes one more connection. It ends by its own time limit: whoever
+// waited for it may be gone, the next one finds the connection.
+func (u *h2) connect(d *h2Dial) {
+	ctx, cancel := context.WithTimeout(context.Background(), u.router.limits.DialTimeout)
+	defer cancel()
+	var dialer net.Dialer
+	nc, err := dialer.DialContext(ctx, "tcp", u.server.address)
+	var cc *http2.ClientConn
+	if err == nil {
+		cc, err = u.transport.NewClientConn(nc)
+	}
+	u.mu.Lock()
+	if err == nil && !u.closed {
+		u.conns = append(u.conns, cc)
+	} else if err == nil {
+		err = errServerOut
+		_ = nc.Close()
+	}
+	u.dial = nil
+	u.mu.Unlock()
+	d.err = err
+	close(d.done)
+}
+
+// MarkDead implements http2.ClientConnPool.
+func (u *h2) MarkDead(dead *http2.ClientConn) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for i, cc := range u.conns {
+		if cc == dead {
+			u.conns = append(u.conns[:i], u.conns[i+1:]...)
+			return
+		}
+	}
+}
+
+// sweep closes connections that nobody uses; the library keeps live ones alive.
+func (u *h2) sweep() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	kept := u.conns[:0]
+	for _, cc := range u.conns {
+		st := cc.State()
+		idle := st.StreamsActive+st.StreamsReserved+st.StreamsPending == 0
+		if st.Closed || (idle && !st.LastIdle.IsZero() && time.Since(st.LastIdle) > u.router.limits.UpstreamIdle) {
+			go func() { _ = cc.Close() }()
+			continue
+		}
+		kept = append(kept, cc)
+	}
+	clear(u.conns[len(kept):])
+	u.conns = kept
+}
+
+func (u *h2) close() {
+	u.mu.Lock()
+	conns := u.conns
+	u.conns, u.closed = nil, true
+	u.mu.Unlock()
+	for _, cc := range conns {
+		_ = cc.Close()
+	}
+}
+
+// forward implements upstream.
+func (u *h2) forward(c *call) *failure {
+	ctx, cancel := context.WithCancel(c.req.Context())
+	defer cancel()
+	c.breakable(&c.toServer, &breaker{trip: cancel})
+	if c.streams() {
+		c.become(classStream)
+	}
+	out := u.request(ctx, c)
+	res, err := u.transport.RoundTrip(out)
+	if err != nil {
+		f := u.lost(c, err)
+		c.toServer.Store(nil)
+		if f.again {
+			c.server.leave(c.exchange, endUndone)
+		} else {
+			c.finish()
+		}
+		return f
+	}
+	f := c.respond(res, func() bool { return false })
+	c.toServer.Store(nil)
+	c.finish()
+	if f != nil && c.req.Context().Err() != nil {
+		f.client = true
+	}
+	return f
+}
+
+// request returns the request as the server gets it.
+func (u *h2) request(ctx context.Context, c *call) *http.Request {
+	out := c.req.Clone(ctx)
+	out.RequestURI = ""
+	out.URL.Scheme, out.URL.Host = "http", u.server.address
+	named := hopNames(c.req.Header)
+	for key := range out.Header {
+		if isHop(key) || isForwarded(key) || key == "Expect" || (named != nil && contains(named, key)) {
+			delete(out.Header, key)
+		}
+	}
+	if hasToken(c.req.Header["Te"], "trailers") {
+		out.Header["Te"] = []string{"trailers"}
+	}
+	if _, ok := out.Header["User-Agent"]; !ok {
+		out.Header["User-Agent"] = []string{""} // the library shall not put its own
+	}
+	setForwarded(out.Header, c.ip, c.req.Host)
+	switch {
+	case c.body.stream != nil:
+		out.Body = &h2Body{c: c}
+	case len(c.body.buffered) > 0:
+		whole := c.body.buffered
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(whole)), nil }
+		out.Body, _ = out.GetBody()
+	default:
+		out.Body = http.NoBody
+	}
+	return out
+}
+
+// lost says what to do about a request whose answer did not begin to come.
+// The library has already repeated what the server said it has not acted on.
+func (u *h2) lost(c *call, err error) *failure {
+	f := &failure{err: err}
+	var unreached *dialError
+	switch {
+	case c.req.Context().Err() != nil:
+		f.client = true
+	case errors.Is(err, errServerOut):
+		f.err, f.again = errServerOut, !c.body.started
+	case errors.As(err, &unreached):
+		f.again, f.suspect = !c.body.started, true
+	case repeatable(c.req) && c.body.stream == nil && len(c.body.buffered) == 0:
+		f.again = true
+	}
+	return f
+}
+
+// h2Body is the client's streaming body on its way to the library.
+type h2Body struct{ c *call }
+
+func (b *h2Body) Read(p []byte) (int, error) {
+	b.c.body.started = true
+	return b.c.body.stream.Read(p)
+}
+
+// Close implements io.Closer. The body is the HTTP server's to close.
+func (b *h2Body) Close() error { return nil }

@@ -1,0 +1,144 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// binder is where listening sockets come from.
+type binder interface {
+	// Listen returns a listener for the address; a port that is taken is a
+	// conflict that names who has it.
+	Listen(address string) (*net.TCPListener, error)
+	// Release says that the address is not needed any more.
+	Release(address string)
+	// Retain says that of all addresses only these are needed.
+	Retain(addresses []string)
+}
+
+// listener is one address of the routing table, and the HTTP server on it.
+type listener struct {
+	*net.TCPListener
+	router  *Router
+	address string
+	server  *http.Server
+	plain   plainConns
+}
+
+func newListener(r *Router, address string, nl *net.TCPListener) *listener {
+	l := &listener{TCPListener: nl, router: r, address: address}
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true) // told apart by the first bytes
+	l.server = &http.Server{
+		Handler:           l,
+		Protocols:         protocols,
+		MaxHeaderBytes:    r.limits.HeaderBytes,
+		ReadHeaderTimeout: r.limits.HeaderTimeout,
+		IdleTimeout:       r.limits.IdleTimeout,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug), // clients' doings
+	}
+	return l
+}
+
+// serve takes connections until the listener is closed.
+func (l *listener) serve() {
+	err := l.server.Serve(l)
+	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+		l.router.log.Error("listener ended", "address", l.address, "error", err)
+	}
+	l.plain.wait()
+}
+
+// Accept implements net.Listener for the HTTP server. Connections for a tcp
+// service go their own way here.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.AcceptTCP()
+		if err != nil {
+			return nil, err
+		}
+		if l.bytesService(l.router.current.Load()) != nil {
+			l.plain.add(conn, l.serveBytes)
+			continue
+		}
+		// net/http sets the deadline when it begins to read a request; until
+		// it knows which HTTP is spoken there would be none.
+		_ = conn.SetReadDeadline(time.Now().Add(l.router.limits.HeaderTimeout))
+		return &clientConn{TCPConn: conn, router: l.router}, nil
+	}
+}
+
+// close ends the listening. Connections that are open go on: their requests
+// find no route here any more, and are answered so.
+func (l *listener) close() { _ = l.TCPListener.Close() }
+
+// stop ends the listening and waits for what is in flight, until ctx ends.
+func (l *listener) stop(ctx context.Context) {
+	l.close()
+	if l.server.Shutdown(ctx) != nil {
+		_ = l.server.Close()
+	}
+	l.plain.stop(ctx)
+}
+
+// clientConn bounds how long a client may leave what it asked for unread.
+type clientConn struct {
+	*net.TCPConn
+	router *Router
+	armed  atomic.Int64 // router clock when the write deadline was set last
+	broken atomic.Bool  // a cut has set it for good
+}
+
+// arm moves the write deadline if it was set a while ago.
+func (c *clientConn) arm() {
+	idle := int64(c.router.limits.BodyIdle)
+	now := c.router.clock.Load()
+	if last := c.armed.Load(); last != 0 && now-last < idle/4 {
+		return
+	}
+	if c.broken.Load() {
+		return
+	}
+	c.armed.Store(max(1, now))
+	_ = c.TCPConn.SetWriteDeadline(time.Now().Add(time.Duration(idle)))
+	if c.broken.Load() {
+		_ = c.TCPConn.SetWriteDeadline(past)
+	}
+}
+
+// Write implements net.Conn.
+func (c *clientConn) Write(p []byte) (int, error) {
+	c.arm()
+	return c.TCPConn.Write(p)
+}
+
+// ReadFrom implements io.ReaderFrom, so that the kernel can copy.
+func (c *clientConn) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{c}, r)
+}
+
+// SetWriteDeadline implements net.Conn: one that has passed stays.
+func (c *clientConn) SetWriteDeadline(t time.Time) error {
+	if t.Equal(past) {
+		c.broken.Store(true)
+	}
+	c.armed.Store(0)
+	return c.TCPConn.SetWriteDeadline(t)
+}
+
+// SetDeadline implements net.Conn.
+func (c *clientConn) SetDeadline(t time.Time) error {
+	if t.Equal(past) {
+		c.broken.Store(true)
+	}
+	c.armed.Store(0)
+	return c.TCPConn.SetDeadline(t)
+}

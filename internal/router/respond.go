@@ -1,0 +1,120 @@
+package router
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// respond passes a server's answer on to the client. more reports whether more
+// of the body is at hand without waiting: then nothing needs to be flushed.
+func (c *call) respond(res *http.Response, more func() bool) *failure {
+	defer res.Body.Close()
+	h := c.w.Header()
+	closing := h["Connection"] // set by the router itself
+	named := hopNames(res.Header)
+	for key, values := range res.Header {
+		if isHop(key) || (named != nil && contains(named, key)) {
+			continue
+		}
+		h[key] = values
+	}
+	if closing != nil {
+		h["Connection"] = closing
+	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // net/http shall not guess
+	}
+	announced := len(res.Trailer)
+	for key := range res.Trailer {
+		h["Trailer"] = append(h["Trailer"], key)
+	}
+	live := c.classify(res)
+	c.status = res.StatusCode
+	c.clientBreaker.trip = func() { _ = c.rc.SetWriteDeadline(past) }
+	c.breakable(&c.toClient, &c.clientBreaker)
+	defer c.toClient.Store(nil)
+	c.w.WriteHeader(res.StatusCode)
+	if live {
+		_ = c.rc.Flush()
+	}
+	if err := c.copyBody(res.Body, live, more); err != nil {
+		return err
+	}
+	c.trailers(res, announced)
+	return nil
+}
+
+// classify says whether the answer has to be passed on as it comes, and moves
+// the exchange to its drain class.
+func (c *call) classify(res *http.Response) (live bool) {
+	if ct := res.Header["Content-Type"]; len(ct) == 1 {
+		if strings.HasPrefix(ct[0], "text/event-stream") || strings.HasPrefix(ct[0], "application/grpc") {
+			c.become(classStream)
+			return true
+		}
+	}
+	return res.ContentLength < 0
+}
+
+// copyBody copies the answer's body.
+func (c *call) copyBody(src io.Reader, live bool, more func() bool) *failure {
+	if src == http.NoBody {
+		return nil
+	}
+	p, _ := buffers.Get().(*[]byte)
+	defer buffers.Put(p)
+	for {
+		n, err := src.Read((*p)[:32<<10])
+		if n > 0 {
+			w, werr := c.w.Write((*p)[:n])
+			c.bytesOut += int64(w)
+			if werr != nil {
+				return &failure{err: werr, begun: true, client: true}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return &failure{err: err, begun: true}
+		}
+		if live && !more() {
+			if err := c.rc.Flush(); err != nil {
+				return &failure{err: err, begun: true, client: true}
+			}
+		}
+	}
+}
+
+// trailers passes on what came after the body. Those that were not announced
+// need net/http's prefix.
+func (c *call) trailers(res *http.Response, announced int) {
+	if len(res.Trailer) == 0 {
+		return
+	}
+	h := c.w.Header()
+	_ = c.rc.Flush() // a body that fits the buffer would be sent with its length, without room for trailers
+	for key, values := range res.Trailer {
+		if len(res.Trailer) != announced {
+			key = http.TrailerPrefix + key
+		}
+		h[key] = values
+	}
+}
+
+// interim passes a 103 on; 100 and 102 are about this connection.
+func (c *call) interim(res *http.Response) {
+	if res.StatusCode != http.StatusEarlyHints {
+		return
+	}
+	h := c.w.Header()
+	for key, values := range res.Header {
+		if !isHop(key) {
+			h[key] = values
+		}
+	}
+	c.w.WriteHeader(res.StatusCode)
+	clear(h)
+}

@@ -1,0 +1,309 @@
+package router
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kiln/internal/model"
+)
+
+// Config is what a router needs. The zero value of a limit means its default.
+type Config struct {
+	DataDir string // of the instance: router/table.json, router/access.log
+	RunDir  string // of the instance: router.sock, and keeper.sock if there is a keeper
+	Log     *slog.Logger
+	Limits  Limits
+}
+
+// Limits bound what clients may take. Defaults are those of withDefaults.
+type Limits struct {
+	HeaderBytes    int           // of a request's head
+	HeaderTimeout  time.Duration // from the first byte of a request to the end of its head
+	IdleTimeout    time.Duration // between two requests of a connection
+	BodyIdle       time.Duration // without a byte moving, either way, while a body is under way
+	DialTimeout    time.Duration // to a server, for one attempt
+	UpstreamIdle   time.Duration // of a kept connection to a server
+	AccessLogBytes int64         // of each of the two access log files
+}
+
+func (l Limits) withDefaults() Limits {
+	set(&l.HeaderBytes, 64<<10)
+	set(&l.HeaderTimeout, 10*time.Second)
+	set(&l.IdleTimeout, 2*time.Minute)
+	set(&l.BodyIdle, time.Minute)
+	set(&l.DialTimeout, 3*time.Second)
+	set(&l.UpstreamIdle, 30*time.Second)
+	set(&l.AccessLogBytes, 64<<20)
+	return l
+}
+
+func set[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Router is the data plane of one instance.
+type Router struct {
+	id     string
+	log    *slog.Logger
+	limits Limits
+	store  tableStore
+	binder binder
+	access *accessLog
+
+	current   atomic.Pointer[routing] // every dispatch reads it; see dispatch
+	clock     atomic.Int64            // nanoseconds since start, coarse: advanced every 100 ms
+	drainKick chan struct{}
+	done      <-chan struct{} // the router ends
+	serving   sync.WaitGroup  // accept loops
+
+	applyMu   sync.Mutex // one switch at a time
+	listeners map[string]*listener
+
+	mu      sync.Mutex // the two below
+	servers map[serverKey]*server
+	tallies tallies
+}
+
+// newRouter returns a router with an empty table that listens nowhere.
+func newRouter(cfg Config, b binder, access *accessLog) *Router {
+	var id [8]byte
+	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails: it ends the process
+	r := &Router{
+		id:        hex.EncodeToString(id[:]),
+		log:       cfg.Log,
+		limits:    cfg.Limits.withDefaults(),
+		store:     tableStore{dir: filepath.Join(cfg.DataDir, "router")},
+		binder:    b,
+		access:    access,
+		drainKick: make(chan struct{}, 1),
+		done:      make(chan struct{}),
+		listeners: map[string]*listener{},
+		servers:   map[serverKey]*server{},
+		tallies:   newTallies(),
+	}
+	r.current.Store(compile(model.Table{}, nil, nil))
+	return r
+}
+
+// Apply is the switch: it replaces the table, or changes nothing and says why.
+// When it returns, not one new request reaches a server that t does not have
+// among its backends; the status says what is still in flight.
+func (r *Router) Apply(t model.Table) (model.RouterStatus, error) {
+	if err := checkTable(&t); err != nil {
+		return model.RouterStatus{}, err
+	}
+	r.applyMu.Lock()
+	defer r.applyMu.Unlock()
+	have := r.current.Load()
+	if !have.newer(&t) {
+		return r.refuseOrConfirm(have, &t)
+	}
+	fresh, err := r.bindMissing(&t)
+	if err != nil {
+		return model.RouterStatus{}, err
+	}
+	if err := r.store.save(&t); err != nil {
+		for _, l := range fresh {
+			l.close()
+			r.binder.Release(l.address)
+		}
+		return model.RouterStatus{}, err
+	}
+	r.publish(t, fresh)
+	return r.Status(), nil
+}
+
+// refuseOrConfirm answers a table that is not newer: the same again is
+// confirmed, so that a caller that lost the answer may ask once more.
+func (r *Router) refuseOrConfirm(have *routing, t *model.Table) (model.RouterStatus, error) {
+	if t.Epoch == have.table.Epoch && t.Generation == have.table.Generation {
+		if sameTable(&have.table, t) {
+			return r.Status(), nil
+		}
+		return model.RouterStatus{}, model.Errorf(model.Conflict, "cannot apply table %d.%d: the router has another one of that number", t.Epoch, t.Generation)
+	}
+	return model.RouterStatus{}, model.Errorf(model.Conflict, "cannot apply table %d.%d: the router has %d.%d already", t.Epoch, t.Generation, have.table.Epoch, have.table.Generation)
+}
+
+// bindMissing binds what t listens on and the router does not yet: all or none.
+func (r *Router) bindMissing(t *model.Table) ([]*listener, error) {
+	var fresh []*listener
+	for _, address := range listenAddresses(t) {
+		if r.listeners[address] != nil {
+			continue
+		}
+		nl, err := r.binder.Listen(address)
+		if err != nil {
+			for _, l := range fresh {
+				l.close()
+				r.binder.Release(l.address)
+			}
+			return nil, err
+		}
+		fresh = append(fresh, newListener(r, address, nl))
+	}
+	return fresh, nil
+}
+
+// publish makes t what every dispatch uses. The store of current is the
+// switch; see dispatch for why nothing needs to be waited for after it.
+func (r *Router) publish(t model.Table, fresh []*listener) {
+	r.mu.Lock()
+	next := compile(t, r.serverForLocked, r.tallies.of)
+	r.mu.Unlock()
+	// A server that comes back is open for dispatch before the first one can
+	// choose it; one that goes is closed only when none can choose it.
+	for _, s := range next.servers {
+		s.setDrain(nil)
+		s.out.Store(false)
+	}
+	for _, l := range fresh {
+		r.listeners[l.address] = l
+	}
+	r.current.Store(next)
+	r.retire(next)
+	for _, l := range fresh {
+		r.serving.Go(l.serve)
+	}
+	wanted := listenAddresses(&t)
+	for address, l := range r.listeners {
+		if !contains(wanted, address) {
+			delete(r.listeners, address)
+			l.close()
+			r.binder.Release(address)
+		}
+	}
+	if r.endDue() > 0 {
+		r.kickDrain()
+	}
+}
+
+// serverForLocked returns the record of the server, a new one if there is none.
+func (r *Router) serverForLocked(u model.Upstream, p model.Protocol) *server {
+	key := serverKey{u.Server, u.Address, p}
+	if s := r.servers[key]; s != nil {
+		return s
+	}
+	s := &server{id: u.Server, address: u.Address, protocol: p}
+	if p == model.H2C {
+		s.upstream = newH2(r, s)
+	} else {
+		s.upstream = newH1(r, s)
+	}
+	r.servers[key] = s
+	return s
+}
+
+// retire takes every server that next does not use out, starts the drains, and
+// forgets the records that nothing needs any more.
+func (r *Router) retire(next *routing) {
+	draining := map[model.ServerID]*model.Draining{}
+	for i := range next.table.Draining {
+		d := next.table.Draining[i]
+		draining[d.Server] = &d
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, s := range r.servers {
+		if next.servers[s.id] == s {
+			continue
+		}
+		s.out.Store(true)
+		s.setDrain(draining[s.id])
+		if draining[s.id] == nil && s.idle() {
+			s.upstream.close()
+			delete(r.servers, key)
+		}
+	}
+	r.tallies.prune(next)
+}
+
+// forgetIdle drops the records of servers that left the table while something
+// was in flight to them, once nothing is.
+func (r *Router) forgetIdle() {
+	now := r.current.Load()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for key, s := range r.servers {
+		s.mu.Lock()
+		unused := now.servers[s.id] != s && s.drain == nil && s.open == nil
+		s.mu.Unlock()
+		if unused && s.out.Load() {
+			s.upstream.close()
+			delete(r.servers, key)
+		}
+	}
+}
+
+// records returns the servers that are in the table, draining, or have
+// something in flight.
+func (r *Router) records() []*server {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]*server, 0, len(r.servers))
+	for _, s := range r.servers {
+		out = append(out, s)
+	}
+	return out
+}
+
+// Status returns what the router says of itself. The numbers of the table are
+// read before the counts: a count is never older than the table it answers for.
+func (r *Router) Status() model.RouterStatus {
+	have := r.current.Load()
+	st := model.RouterStatus{ID: r.id, Epoch: have.table.Epoch, Generation: have.table.Generation}
+	known := map[model.ServerID]bool{}
+	now := time.Now()
+	for _, s := range r.records() {
+		st.Servers = append(st.Servers, s.account(now))
+		known[s.id] = true
+	}
+	// A draining server that this process never sent anything to: it started
+	// after the switch. It has nothing in flight, and says so.
+	for _, d := range have.table.Draining {
+		if !known[d.Server] {
+			st.Servers = append(st.Servers, model.RouterServer{Server: d.Server})
+		}
+	}
+	sortServers(st.Servers)
+	return st
+}
+
+func (r *Router) kickDrain() {
+	select {
+	case r.drainKick <- struct{}{}:
+	default:
+	}
+}
+
+// tick advances the coarse clock and does the housekeeping, until ctx ends.
+func (r *Router) tick(ctx context.Context) {
+	const step = 100 * time.Millisecond
+	start := time.Now()
+	t := time.NewTicker(step)
+	defer t.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-t.C:
+			r.clock.Store(int64(now.Sub(start)))
+		}
+		if n%20 != 0 {
+			continue
+		}
+		r.forgetIdle()
+		for _, s := range r.records() {
+			s.upstream.sweep()
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package router
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"kiln/internal/model"
+)
+
+// bytesService returns the tcp service of the listener in t, or nil.
+func (l *listener) bytesService(t *routing) *service {
+	if h := t.listeners[l.address]; h != nil {
+		return h.bytes()
+	}
+	return nil
+}
+
+// serveBytes carries one connection of a tcp service. Its class is stream.
+func (l *listener) serveBytes(ctx context.Context, client net.Conn) {
+	defer client.Close()
+	x := newExchange()
+	x.become(classStream)
+	for range maxTries {
+		if l.router.dispatch(x, l.bytesService) != found {
+			return // closed at once: bytes have no way to say why
+		}
+		s := x.backend.server
+		conn, err := dialServer(ctx, x, s.address, l.router.limits.DialTimeout)
+		if err == nil && !s.out.Load() {
+			l.joinBytes(x, client, conn)
+			return
+		}
+		x.undo()
+		if err == nil {
+			_ = conn.Close()
+			continue
+		}
+		s.suspect.Store(l.router.clock.Load() + int64(suspectFor))
+		x.tried = append(x.tried, s)
+	}
+}
+
+// joinBytes passes bytes both ways, and counts and logs it.
+func (l *listener) joinBytes(x *exchange, client, conn net.Conn) {
+	defer conn.Close()
+	x.breakable(&x.toServer, &breaker{trip: func() { _ = conn.SetDeadline(past) }})
+	x.breakable(&x.toClient, &breaker{trip: func() { _ = client.SetDeadline(past) }})
+	in, out := join(client, client, conn, conn)
+	how := endFinished
+	if x.wasCut.Load() {
+		how = endCut
+	}
+	x.server.leave(x, how)
+	took := time.Since(x.start)
+	x.backend.tally.add(0, in, out, took)
+	l.router.access.put(accessLine{
+		Time: x.start, Service: x.service.name, Release: x.backend.release, Server: x.backend.server.id,
+		Method: string(model.TCP), Host: l.address, Client: clientIP(client.RemoteAddr().String()),
+		Bytes: out, BytesIn: in, Took: took, Class: classStream.String(), Cut: x.wasCut.Load(), Status: http.StatusOK,
+	})
+}
+
+// plainConns are the connections of a listener that do not speak HTTP: it owns
+// their goroutines.
+type plainConns struct {
+	mu    sync.Mutex
+	conns map[net.Conn]context.CancelFunc
+	wg    sync.WaitGroup
+}
+
+func (p *plainConns) add(conn net.Conn, serve func(context.Context, net.Conn)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.mu.Lock()
+	if p.conns == nil {
+		p.conns = map[net.Conn]context.CancelFunc{}
+	}
+	p.conns[conn] = cancel
+	p.mu.Unlock()
+	p.wg.Go(func() {
+		serve(ctx, conn)
+		cancel()
+		p.mu.Lock()
+		delete(p.conns, conn)
+		p.mu.Unlock()
+	})
+}
+
+func (p *plainConns) wait() { p.wg.Wait() }
+
+// stop waits for the connections to end until ctx ends, and breaks the rest.
+func (p *plainConns) stop(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		p.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	for conn, cancel := range p.conns {
+		cancel()
+		_ = conn.SetDeadline(past)
+	}
+	p.mu.Unlock()
+	<-done
+}
