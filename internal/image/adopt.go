@@ -1,0 +1,93 @@
+package image
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+
+	"kiln/internal/model"
+)
+
+// Adopt records the image that bears a temporary name under its digest and,
+// unless it is "", under name, and removes the temporary name.
+func (s *Store) Adopt(ctx context.Context, temporary, source, name string) (model.Image, error) {
+	ctx = s.scoped(ctx)
+	var names []string
+	if name != "" {
+		full, err := Normalize(name)
+		if err != nil {
+			return model.Image{}, err
+		}
+		names = append(names, full)
+	}
+	service := s.client.ImageService()
+	record, err := service.Get(ctx, temporary)
+	if err != nil {
+		return model.Image{}, unavailable("record the image that was built", err)
+	}
+	if err := s.pin(ctx, record.Target, source, names...); err != nil {
+		return model.Image{}, err
+	}
+	if err := service.Delete(ctx, temporary); err != nil && !errdefs.IsNotFound(err) {
+		return model.Image{}, unavailable("record the image that was built", err)
+	}
+	d, err := s.Show(ctx, record.Target.Digest.String())
+	return d.Image, err
+}
+
+// serverLabel marks the containers that are servers.
+const serverLabel = "kiln.server"
+
+// Sweep removes what builds of a killed builder left: their containers, whose
+// processes would go on, and their unfinished images. No build may be running.
+func (s *Store) Sweep(ctx context.Context) error {
+	ctx = s.scoped(ctx)
+	containers, err := s.client.Containers(ctx)
+	if err != nil {
+		return unavailable("look for remnants of builds", err)
+	}
+	for _, c := range containers {
+		l, err := c.Labels(ctx)
+		if errdefs.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return unavailable("look for remnants of builds", err)
+		}
+		if l[serverLabel] != "" {
+			continue
+		}
+		if err := s.discard(ctx, c); err != nil {
+			return unavailable("remove the remnant "+c.ID()+" of a build", err)
+		}
+		s.log.Info("removed the remnant of a build", "container", c.ID())
+	}
+	records, err := s.client.ImageService().List(ctx, "name~=^"+temporaryPrefix)
+	if err != nil {
+		return unavailable("look for remnants of builds", err)
+	}
+	for _, r := range records {
+		if err := s.client.ImageService().Delete(ctx, r.Name, images.SynchronousDelete()); err != nil && !errdefs.IsNotFound(err) {
+			return unavailable("remove the remnant "+r.Name+" of a build", err)
+		}
+	}
+	return nil
+}
+
+// discard kills a container's task, if there is one, and removes both.
+func (s *Store) discard(ctx context.Context, c client.Container) error {
+	task, err := c.Task(ctx, nil)
+	if err == nil {
+		if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+			return err
+		}
+	} else if !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err := c.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
+}

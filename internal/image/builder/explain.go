@@ -1,0 +1,84 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
+
+	"kiln/internal/model"
+)
+
+// tailLines is how much of a step's output an error shows.
+const tailLines = 20
+
+// explain says in words why a build failed: which line of the Containerfile,
+// what it was about, and what the step wrote last.
+func (b *build) explain(err error, t *trace) error {
+	where := b.location(err)
+	var coded *model.Error
+	if errors.As(err, &coded) {
+		e := *coded
+		if where != "" {
+			e.Message += "\n" + where
+		}
+		return &e
+	}
+	var exit *gatewaypb.ExitError
+	what := "cannot build: " + firstLine(rootCause(err).Error())
+	if errors.As(err, &exit) {
+		what = fmt.Sprintf("cannot build: a step ended with exit code %d", exit.ExitCode)
+	}
+	var msg strings.Builder
+	msg.WriteString(what)
+	if where != "" {
+		msg.WriteString("\n" + where)
+	}
+	if tail := lastLines(string(t.tail()), tailLines); tail != "" {
+		msg.WriteString("\nIts last output:\n" + tail)
+	}
+	return model.Errorf(model.Invalid, "%s", msg.String())
+}
+
+// location shows the line of the Containerfile that an error is about, or "".
+func (b *build) location(err error) string {
+	for _, src := range solvererrdefs.Sources(err) {
+		if src.Info == nil || len(src.Ranges) == 0 || src.Ranges[0].Start == nil {
+			continue
+		}
+		n := int(src.Ranges[0].Start.Line)
+		text := strings.Split(string(src.Info.Data), "\n")
+		if n < 1 || n > len(text) {
+			continue
+		}
+		return fmt.Sprintf("%s:%d: %s", b.req.Containerfile, n, strings.TrimSpace(text[n-1]))
+	}
+	return ""
+}
+
+func firstLine(s string) string {
+	line, _, _ := strings.Cut(s, "\n")
+	return line
+}
+
+// lastLines returns at most n lines, indented. A carriage return begins a line
+// anew, as on a terminal.
+func lastLines(s string, n int) string {
+	if s == "" {
+		return ""
+	}
+	all := strings.Split(s, "\n")
+	if len(all) > n {
+		all = all[len(all)-n:]
+	}
+	for i, l := range all {
+		l = strings.TrimRight(l, "\r")
+		if at := strings.LastIndexByte(l, '\r'); at >= 0 {
+			l = l[at+1:]
+		}
+		all[i] = "  " + l
+	}
+	return strings.Join(all, "\n")
+}

@@ -1,0 +1,170 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
+	"github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/solver/pb"
+
+	"kiln/internal/image"
+	"kiln/internal/model"
+)
+
+const imageScheme = "docker-image://"
+
+// frontends reads Containerfiles with BuildKit's own frontend, and notes for
+// each build what it learns on the way. A build is known by its session.
+type frontends struct {
+	mu     sync.Mutex
+	builds map[string]*observer
+}
+
+func newFrontends() *frontends { return &frontends{builds: map[string]*observer{}} }
+
+// observer is what is noted of one build.
+type observer struct {
+	note func(string)
+
+	mu    sync.Mutex
+	bases []model.Parent
+}
+
+func (f *frontends) watch(session string, note func(string)) *observer {
+	o := &observer{note: note}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.builds[session] = o
+	return o
+}
+
+func (f *frontends) unwatch(session string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.builds, session)
+}
+
+// build is the frontend.
+func (f *frontends) build(ctx context.Context, c client.Client) (*client.Result, error) {
+	f.mu.Lock()
+	o := f.builds[c.BuildOpts().SessionID]
+	f.mu.Unlock()
+	if o == nil {
+		return nil, model.Errorf(model.Internal, "cannot build: the build has no observer")
+	}
+	return dockerfile.Build(ctx, &observed{Client: c, o: o})
+}
+
+// parents returns the images that the build took something from.
+func (o *observer) parents() []model.Parent {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.bases
+}
+
+func (o *observer) took(name string, d model.Digest) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, b := range o.bases {
+		if b.Digest == d && b.Name == name {
+			return
+		}
+	}
+	o.bases = append(o.bases, model.Parent{Name: name, Digest: d})
+}
+
+// observed is the frontend's view of BuildKit.
+type observed struct {
+	client.Client
+	o       *observer
+	builtin bool // the "# syntax=" line was dealt with
+}
+
+// BuildOpts implements client.Client.
+func (c *observed) BuildOpts() client.BuildOpts {
+	opts := c.Client.BuildOpts()
+	if c.builtin {
+		m := map[string]string{"cmdline": "builtin"}
+		for k, v := range opts.Opts {
+			m[k] = v
+		}
+		opts.Opts = m
+	}
+	return opts
+}
+
+// Solve implements client.Client. The frontend asks for another one here when
+// the Containerfile has a "# syntax=" line.
+func (c *observed) Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
+	if req.Frontend != "gateway.v0" {
+		return c.Client.Solve(ctx, req)
+	}
+	source := req.FrontendOpt["source"]
+	if !isDockerfileFrontend(source) {
+		return nil, model.Errorf(model.Invalid, "cannot build: the Containerfile wants the frontend %q, and kiln has only its own", source).
+			WithHint("remove the \"# syntax=\" line, or make it docker/dockerfile:1")
+	}
+	c.o.note("# syntax=" + source + " is read by kiln's built-in frontend")
+	return dockerfile.Build(ctx, &observed{Client: c.Client, o: c.o, builtin: true})
+}
+
+// isDockerfileFrontend reports whether a frontend is the one that is built in.
+func isDockerfileFrontend(source string) bool {
+	full, err := image.Normalize(source)
+	if err != nil {
+		return false
+	}
+	name, _, _ := strings.Cut(full, "@")
+	return strings.HasPrefix(name, "docker.io/docker/dockerfile:")
+}
+
+// ResolveSourceMetadata implements sourceresolver.MetaResolver: every FROM and
+// every COPY --from=IMAGE comes by here.
+func (c *observed) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
+	name, isImage := strings.CutPrefix(op.GetIdentifier(), imageScheme)
+	resp, err := c.Client.ResolveSourceMetadata(ctx, op, opt)
+	if !isImage {
+		return resp, err
+	}
+	if err != nil {
+		return nil, baseError(ctx, name, err)
+	}
+	if resp.Image != nil {
+		c.o.took(name, model.Digest(resp.Image.Digest))
+	}
+	return resp, nil
+}
+
+// baseError says what is to be done about a base that is not to be had.
+func baseError(ctx context.Context, name string, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	familiar := image.Familiar(name)
+	short, _, _ := strings.Cut(familiar, "@")
+	var e *model.Error
+	if onHub(name) {
+		e = model.Errorf(model.Invalid, "cannot find the base image %s: kiln has no image of this name", familiar)
+	} else if errdefs.IsNotFound(err) {
+		e = model.Errorf(model.Invalid, "cannot find the base image %s: neither kiln nor its registry has it", familiar)
+	} else {
+		e = model.Errorf(model.Unavailable, "cannot get the base image %s: kiln does not have it, and its registry says: %v", familiar, rootCause(err))
+	}
+	return e.WithHint("import it: kiln images import FILE --name %s; or correct the name", short)
+}
+
+// rootCause drops what BuildKit says around the fact.
+func rootCause(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
+}

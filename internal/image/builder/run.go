@@ -1,0 +1,113 @@
+// Package builder is the process that builds images, and the client by which
+// the daemon asks it to.
+//
+// The process runs BuildKit on the instance's containerd. It has a network
+// namespace of its own, so that what a Containerfile runs or fetches reaches
+// the outside but neither the host nor its servers, and it holds no key and no
+// journal. If it dies, the build fails and nothing else does.
+package builder
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"kiln/internal/image"
+	"kiln/internal/model"
+)
+
+// Config is what the process needs to know.
+type Config struct {
+	Instance model.InstanceID
+	RunDir   string // holds containerd.sock; builder.sock is made in it
+	DataDir  string // the cache is kept in buildkit/ below it
+	ShimPath string // of containerd's shim; "": found in the PATH
+	RuncPath string // "": found in the PATH
+
+	// Network is the range from which the builder's own address is taken.
+	Network string // "": 198.18.0.0/16
+	// CacheLimit bounds the build cache in bytes; 0: 10 GiB.
+	CacheLimit int64
+	// Idle is how long the process waits for a build before it ends by itself;
+	// 0: for ever.
+	Idle time.Duration
+	Log  *slog.Logger
+}
+
+// Run is the builder process. It returns when ctx ends or it was idle for long
+// enough, after removing what it made on the machine. Conflict: another builder
+// of the instance runs.
+//
+// Run replaces the process by itself once (the same arguments, inside the
+// network namespace), so it has to be called before anything else is started.
+func Run(ctx context.Context, cfg Config) error {
+	root := filepath.Join(cfg.DataDir, "buildkit")
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return model.Errorf(model.Unavailable, "cannot start the builder: %w", err)
+	}
+	netns, err := enterNetwork(cfg, filepath.Join(root, "lock"))
+	if err != nil {
+		return err
+	}
+	defer netns.remove()
+	store, err := image.Open(ctx, image.Config{Instance: cfg.Instance, RunDir: cfg.RunDir, Log: cfg.Log})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	if err := store.Sweep(ctx); err != nil {
+		return err
+	}
+	// The worker outlives ctx, so that builds under way can be told why they end.
+	workerCtx, stopWorker := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWorker()
+	w, err := newWorker(workerCtx, cfg, root, netns)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	ln, err := listen(filepath.Join(cfg.RunDir, SocketName))
+	if err != nil {
+		return err
+	}
+	cfg.Log.Info("builder is ready", "address", netns.address)
+	return newServer(w, store, cfg).serve(ctx, ln)
+}
+
+// lock takes the cache for this process, until the file is closed.
+func lock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, model.Errorf(model.Unavailable, "cannot start the builder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, model.Errorf(model.Conflict, "cannot start the builder: another one uses %s", filepath.Dir(path))
+		}
+		return nil, model.Errorf(model.Unavailable, "cannot lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// listen binds the socket, over one that a killed builder left: the lock says
+// that nobody listens there.
+func listen(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, model.Errorf(model.Unavailable, "cannot listen on %s: %w", path, err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, model.Errorf(model.Unavailable, "cannot listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
+		return nil, model.Errorf(model.Unavailable, "cannot listen on %s: %w", path, err)
+	}
+	return ln, nil
+}
