@@ -46,17 +46,17 @@ func (r *Report) WriteJSON(w io.Writer) error {
 
 // Summary says it in one line.
 func (r *Report) Summary() string {
-	s := fmt.Sprintf("%d requests in %.0f s (%.0f a second), %d failed",
-		r.Requests, r.Seconds, float64(r.Requests)/max(r.Seconds, 0.001), r.Failed)
+	parts := []string{fmt.Sprintf("%d requests in %.0f s (%.0f a second), %d failed",
+		r.Requests, r.Seconds, float64(r.Requests)/max(r.Seconds, 0.001), r.Failed)}
 	for _, part := range []struct {
 		n    int
 		what string
 	}{{r.Excused, "longer than the drain"}, {r.Shed, "shed"}, {r.Restarts, "WebSockets moved by 1012"}} {
 		if part.n > 0 {
-			s += fmt.Sprintf(", %d %s", part.n, part.what)
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, part.what))
 		}
 	}
-	return s
+	return strings.Join(parts, ", ")
 }
 
 // WriteTable writes the report for people.
