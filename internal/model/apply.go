@@ -32,7 +32,7 @@ func (s *State) fold(e Event) error {
 	case InstanceCreated:
 		s.Instance = p.Instance
 	case DaemonStarted:
-		s.BootID, s.BootOffset = p.BootID, p.BootOffset
+		s.BootID, s.BootOffset, s.DaemonSince = p.BootID, p.BootOffset, e.Elapsed
 	case HostChanged:
 	case ImageAdded:
 		s.addImage(p.Image)
@@ -41,13 +41,26 @@ func (s *State) fold(e Event) error {
 	case TablePublished:
 		s.Table.Generation, s.Table.Hash = p.Generation, p.Hash
 	case TableAcknowledged:
-		s.Table.Acknowledged = max(s.Table.Acknowledged, p.Generation)
-	case ServerCreated, ServerAdvanced, ServerHealth, ServerDrained, ServerRecorded:
+		s.acknowledge(e, p.Generation)
+	case ServerCreated, ServerAdvanced, ServerHealth, ServerValidated, ServerDrained, ServerRecorded:
 		return s.foldServer(e)
 	default:
 		return s.foldService(e)
 	}
 	return nil
+}
+
+// acknowledge starts the drain of the servers that no router's table names any
+// more.
+func (s *State) acknowledge(e Event, generation uint64) {
+	s.Table.Acknowledged = max(s.Table.Acknowledged, generation)
+	for _, svc := range s.Services {
+		for _, srv := range svc.Servers {
+			if srv.DrainGen != 0 && srv.DrainSince == 0 && srv.DrainGen <= s.Table.Acknowledged {
+				srv.DrainSince = e.Elapsed
+			}
+		}
+	}
 }
 
 func (s *State) addImage(img Image) {
@@ -85,6 +98,12 @@ func (s *State) addRelease(r Release) error {
 	if r.Number != len(svc.Releases)+1 {
 		return fmt.Errorf("release %d of %s follows release %d", r.Number, r.Service, len(svc.Releases))
 	}
+	if r.TemplateHash == "" {
+		r.TemplateHash = r.Template.Hash()
+	}
+	if r.ChecksHash == "" {
+		r.ChecksHash = r.Policy.ChecksHash()
+	}
 	svc.Releases = append(svc.Releases, &r)
 	svc.Destroyed = false
 	return nil
@@ -111,13 +130,18 @@ func (s *State) foldService(e Event) error {
 		if svc.Release(p.Release) == nil {
 			return fmt.Errorf("%s has no release %d", name, p.Release)
 		}
-		svc.InService = p.Release
+		svc.InService, svc.Pending = p.Release, nil
+		if d := svc.DeploymentByID(p.Deployment); d != nil {
+			d.Switched = true
+		}
+	case SwitchAbandoned:
+		svc.Pending = nil
 	case ServiceBackedOff:
 		svc.BackOff = BackOff{Failures: p.Failures, Until: p.Until, Reason: p.Reason}
 	case ServiceDestroying:
 		svc.Destroying = true
 	case ServiceDestroyed:
-		svc.Destroying, svc.Destroyed, svc.InService, svc.BackOff = false, true, 0, BackOff{}
+		svc.Destroying, svc.Destroyed, svc.InService, svc.BackOff, svc.Pending = false, true, 0, BackOff{}, nil
 	default:
 		return fmt.Errorf("the fold does not know this kind")
 	}
@@ -137,6 +161,8 @@ func serviceOf(p Payload) string {
 	case DeploymentSettled:
 		return p.Service
 	case ServiceSwitched:
+		return p.Service
+	case SwitchAbandoned:
 		return p.Service
 	case ServiceBackedOff:
 		return p.Service
@@ -182,6 +208,9 @@ func (s *Service) foldDeployment(e Event) error {
 	case DeploymentEnded:
 		d.Phase, d.WaitingFor, d.Verdict, d.Reason = DeployEnded, "", p.Verdict, p.Reason
 		d.TookMS, d.EndedAt, d.Since = p.TookMS, e.At, e.Elapsed
+		if p.Verdict == Unknown {
+			s.Pending = &PendingSwitch{Release: d.To, Deployment: d.ID, Generation: d.Generation}
+		}
 		s.Deployments = append(s.Deployments, d)
 		s.Deployments = s.Deployments[max(0, len(s.Deployments)-deploymentsKept):]
 		s.Deployment = nil
@@ -214,11 +243,16 @@ func (s *State) foldServer(e Event) error {
 	}
 	switch p := e.Data.(type) {
 	case ServerAdvanced:
-		return svc.advance(srv, e, p)
+		return s.advance(srv, e, p)
 	case ServerHealth:
 		srv.Health, srv.HealthDetail, srv.HealthSince = p.Status, p.Detail, e.Elapsed
+	case ServerValidated:
+		srv.Checks = p.Checks
 	case ServerDrained:
 		srv.Drained, srv.Finished, srv.Cut = true, p.Finished, p.Cut
+		if d := svc.DeploymentByID(srv.Retired); d != nil {
+			d.Finished, d.Cut = d.Finished+p.Finished, d.Cut+p.Cut
+		}
 	case ServerRecorded:
 		if !srv.Phase.CanBecome(PhaseRecorded) {
 			return fmt.Errorf("server %s is %s and cannot become recorded", id, srv.Phase)
@@ -247,12 +281,13 @@ func (s *State) createServer(e Event, p ServerCreated) error {
 	return nil
 }
 
-func (s *Service) advance(srv *Server, e Event, p ServerAdvanced) error {
-	if !srv.Phase.CanBecome(p.Phase) && !(srv.Phase == PhaseServing && p.Phase == PhaseServing) {
+func (s *State) advance(srv *Server, e Event, p ServerAdvanced) error {
+	stays := srv.Phase == p.Phase && (p.Phase == PhaseServing || p.Phase == PhaseStopping)
+	if !stays && !srv.Phase.CanBecome(p.Phase) {
 		return fmt.Errorf("server %s is %s and cannot become %s", srv.ID, srv.Phase, p.Phase)
 	}
 	if p.Phase == PhaseDestroyed {
-		delete(s.Servers, srv.ID)
+		delete(s.Services[srv.Service].Servers, srv.ID)
 		return nil
 	}
 	if srv.Phase != p.Phase {
@@ -261,15 +296,16 @@ func (s *Service) advance(srv *Server, e Event, p ServerAdvanced) error {
 	srv.Phase, srv.Reason, srv.Until = p.Phase, p.Reason, p.Until
 	switch p.Phase {
 	case PhaseRunning:
-		srv.Address, srv.StartedAt = p.Address, p.StartedAt
+		srv.Address, srv.StartedAt, srv.RanSince, srv.BootID = p.Address, p.StartedAt, e.Elapsed, s.BootID
 	case PhaseServing:
 		srv.Release, srv.Drained, srv.DrainSince, srv.DrainGen, srv.Retired = p.Release, false, 0, 0, ""
-	case PhaseWarm, PhaseDraining:
-		if srv.DrainSince == 0 {
-			srv.DrainSince, srv.DrainGen, srv.Retired = e.Elapsed, p.DrainGen, p.Retired
-		}
+		srv.DrainFlight, srv.DrainCut, srv.Finished, srv.Cut = 0, 0, 0, 0
+	case PhaseWarm, PhaseDraining, PhaseEnded:
+		s.leaveTable(srv, e, p)
 	case PhaseParked:
 		srv.WasParked = true
+	case PhaseStopping:
+		srv.Inspected = srv.Inspected || p.Inspected
 	default:
 	}
 	if p.Exit != nil {
@@ -278,11 +314,31 @@ func (s *Service) advance(srv *Server, e Event, p ServerAdvanced) error {
 	return nil
 }
 
+// leaveTable notes from which table on the server gets nothing new. A server
+// that is in no table is drained from the start.
+func (s *State) leaveTable(srv *Server, e Event, p ServerAdvanced) {
+	if p.Retired != "" {
+		srv.Retired = p.Retired
+	}
+	switch {
+	case p.DrainGen > srv.DrainGen:
+		srv.DrainGen, srv.Drained, srv.DrainSince = p.DrainGen, false, 0
+		srv.DrainFlight, srv.DrainCut = p.InFlight, p.CutBefore
+		if p.DrainGen <= s.Table.Acknowledged {
+			srv.DrainSince = e.Elapsed
+		}
+	case srv.DrainGen == 0 && srv.DrainSince == 0:
+		srv.DrainSince = e.Elapsed
+	}
+}
+
 func serverOf(p Payload) ServerID {
 	switch p := p.(type) {
 	case ServerAdvanced:
 		return p.ID
 	case ServerHealth:
+		return p.ID
+	case ServerValidated:
 		return p.ID
 	case ServerDrained:
 		return p.ID

@@ -46,6 +46,8 @@ type Deployment struct {
 	Abort      string       `json:"abort,omitempty"` // who asked for its end, and why
 	Generation uint64       `json:"generation,omitempty"`
 
+	Switched bool `json:"switched,omitempty"` // its release came into service, perhaps after the verdict "unknown"
+
 	Verdict  Verdict   `json:"verdict,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
 	EndedAt  time.Time `json:"ended_at,omitzero"`

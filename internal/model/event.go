@@ -87,6 +87,8 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	TablePublished{}.Kind():     decode[TablePublished],
 	TableAcknowledged{}.Kind():  decode[TableAcknowledged],
 	ServiceSwitched{}.Kind():    decode[ServiceSwitched],
+	SwitchAbandoned{}.Kind():    decode[SwitchAbandoned],
+	ServerValidated{}.Kind():    decode[ServerValidated],
 	ServiceBackedOff{}.Kind():   decode[ServiceBackedOff],
 	ServiceDestroying{}.Kind():  decode[ServiceDestroying],
 	ServiceDestroyed{}.Kind():   decode[ServiceDestroyed],
@@ -190,12 +192,21 @@ type ServerAdvanced struct {
 	Phase     ServerPhase  `json:"phase"`
 	Reason    string       `json:"reason,omitempty"`
 	Until     Instant      `json:"until,omitempty"`
-	Address   string       `json:"address,omitempty"`   // with PhaseRunning
-	StartedAt time.Time    `json:"started_at,omitzero"` // with PhaseRunning
-	Release   int          `json:"release,omitempty"`   // with PhaseServing: the release it now serves for
-	Exit      *Exit        `json:"exit,omitempty"`      // with PhaseEnded, or a dead one that is parked
-	Retired   DeploymentID `json:"retired,omitempty"`   // with PhaseWarm and PhaseDraining
-	DrainGen  uint64       `json:"drain_gen,omitempty"` // likewise: the first table without it
+	Address   string       `json:"address,omitempty"`    // with PhaseRunning
+	StartedAt time.Time    `json:"started_at,omitzero"`  // with PhaseRunning
+	Release   int          `json:"release,omitempty"`    // with PhaseServing: the release it now serves for
+	Exit      *Exit        `json:"exit,omitempty"`       // with PhaseEnded, or a dead one that is parked
+	Retired   DeploymentID `json:"retired,omitempty"`    // with PhaseWarm and PhaseDraining
+	DrainGen  uint64       `json:"drain_gen,omitempty"`  // with PhaseWarm, PhaseDraining and PhaseEnded: the first table without it; 0: as it was, or in none
+	InFlight  int          `json:"in_flight,omitempty"`  // with DrainGen: what was in flight to it
+	CutBefore uint64       `json:"cut_before,omitempty"` // with DrainGen: the routers' count of cut requests
+	Inspected bool         `json:"inspected,omitempty"`  // with PhaseStopping: evidence was collected while it was alive
+}
+
+// ServerValidated says that the server has passed the checks of a policy.
+type ServerValidated struct {
+	ID     ServerID `json:"id"`
+	Checks string   `json:"checks"` // ChecksHash of the policy
 }
 
 // ServerHealth is a decision about a server's health, from its probes.
@@ -238,6 +249,14 @@ type ServiceSwitched struct {
 	Service    string       `json:"service"`
 	Release    int          `json:"release"`
 	Deployment DeploymentID `json:"deployment"`
+}
+
+// SwitchAbandoned says that a switch whose verdict was unknown will not be
+// completed: the release in service is given all traffic again.
+type SwitchAbandoned struct {
+	Service    string       `json:"service"`
+	Deployment DeploymentID `json:"deployment"`
+	Reason     string       `json:"reason"`
 }
 
 // ServiceBackedOff says that no replacement is started before Until, because
@@ -313,6 +332,12 @@ func (TableAcknowledged) Kind() Kind { return "table.acknowledged" }
 
 // Kind implements Payload.
 func (ServiceSwitched) Kind() Kind { return "service.switched" }
+
+// Kind implements Payload.
+func (SwitchAbandoned) Kind() Kind { return "service.switch_abandoned" }
+
+// Kind implements Payload.
+func (ServerValidated) Kind() Kind { return "server.validated" }
 
 // Kind implements Payload.
 func (ServiceBackedOff) Kind() Kind { return "service.backed_off" }

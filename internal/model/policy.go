@@ -1,5 +1,11 @@
 package model
 
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+)
+
 // Policy is how a release is run and replaced. A release that differs from the
 // one in service by its policy only replaces no server.
 type Policy struct {
@@ -83,3 +89,18 @@ type Drain struct {
 
 // Longest returns the longest of the three.
 func (d Drain) Longest() Duration { return max(d.Requests, d.Streams, d.WebSockets) }
+
+// ChecksHash identifies what a server must pass before it gets traffic under
+// the policy: the health check and the validations. A server that has passed
+// them under one policy needs no new proof under another with the same hash.
+func (p Policy) ChecksHash() string {
+	b, err := json.Marshal(struct {
+		Health      Health
+		Validations []Validation `json:",omitempty"`
+	}{p.Health, p.Validations})
+	if err != nil { // no field of a Policy can fail to marshal
+		panic(err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8])
+}

@@ -4,15 +4,19 @@ import "time"
 
 // Release is a numbered, immutable pair of template and policy.
 type Release struct {
-	Service    string     `json:"service"`
-	Number     int        `json:"number"`
-	Template   Template   `json:"template"`
-	Policy     Policy     `json:"policy"`
-	CreatedAt  time.Time  `json:"created_at"`
-	Author     string     `json:"author,omitempty"`
-	Reason     string     `json:"reason,omitempty"`
-	Provenance Provenance `json:"provenance"`
-	RollbackOf int        `json:"rollback_of,omitempty"` // the release whose template this one takes again; 0: none
+	Service  string   `json:"service"`
+	Number   int      `json:"number"`
+	Template Template `json:"template"`
+	// TemplateHash and ChecksHash are those of Template and Policy, filled in by
+	// the fold: they are asked for at every decision.
+	TemplateHash string     `json:"template_hash,omitempty"`
+	ChecksHash   string     `json:"checks_hash,omitempty"`
+	Policy       Policy     `json:"policy"`
+	CreatedAt    time.Time  `json:"created_at"`
+	Author       string     `json:"author,omitempty"`
+	Reason       string     `json:"reason,omitempty"`
+	Provenance   Provenance `json:"provenance"`
+	RollbackOf   int        `json:"rollback_of,omitempty"` // the release whose template this one takes again; 0: none
 }
 
 // Provenance is where an image came from. It is kept in the journal and never

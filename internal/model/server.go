@@ -25,7 +25,7 @@ const (
 var serverMoves = map[ServerPhase][]ServerPhase{
 	PhaseCreated:  {PhaseRunning, PhaseParked, PhaseStopping, PhaseEnded},
 	PhaseRunning:  {PhaseReady, PhaseParked, PhaseStopping, PhaseEnded},
-	PhaseReady:    {PhaseServing, PhaseDraining, PhaseStopping, PhaseEnded},
+	PhaseReady:    {PhaseServing, PhaseDraining, PhaseParked, PhaseStopping, PhaseEnded},
 	PhaseServing:  {PhaseWarm, PhaseDraining, PhaseEnded},
 	PhaseWarm:     {PhaseServing, PhaseDraining, PhaseEnded},
 	PhaseDraining: {PhaseStopping, PhaseEnded},
@@ -69,18 +69,24 @@ type Server struct {
 	Since        Instant      `json:"since"`           // when it came to this phase
 	Until        Instant      `json:"until,omitempty"` // when this phase must be over
 	StartedAt    time.Time    `json:"started_at,omitzero"`
-	Address      string       `json:"address,omitempty"` // IP:port once it runs; IP alone for a server without a port
-	Health       HealthStatus `json:"health"`            // as last decided
+	RanSince     Instant      `json:"ran_since,omitempty"` // when its process was first seen running
+	BootID       string       `json:"boot_id,omitempty"`   // of the boot in which it started
+	Checks       string       `json:"checks,omitempty"`    // ChecksHash of the policy whose checks it has passed
+	Address      string       `json:"address,omitempty"`   // IP:port once it runs; IP alone for a server without a port
+	Health       HealthStatus `json:"health"`              // as last decided
 	HealthSince  Instant      `json:"health_since"`
 	HealthDetail string       `json:"health_detail,omitempty"`
 	WasParked    bool         `json:"was_parked,omitempty"`
 	Exit         *Exit        `json:"exit,omitempty"`
-	DrainSince   Instant      `json:"drain_since,omitempty"` // when it left the table
-	DrainGen     uint64       `json:"drain_gen,omitempty"`   // first table generation without it
-	Drained      bool         `json:"drained,omitempty"`     // nothing is in flight to it any more
-	Finished     uint64       `json:"finished,omitempty"`    // requests that ended by themselves while it drained
-	Cut          uint64       `json:"cut,omitempty"`         // requests that were cut
-	Retired      DeploymentID `json:"retired,omitempty"`     // the deployment that took it out of service
+	Inspected    bool         `json:"inspected,omitempty"`    // evidence was collected while it was alive, as far as it could be had
+	DrainSince   Instant      `json:"drain_since,omitempty"`  // when every live router had acknowledged a table without it; its drain deadlines count from here
+	DrainGen     uint64       `json:"drain_gen,omitempty"`    // first table generation without it
+	DrainFlight  int          `json:"drain_flight,omitempty"` // what was in flight to it when it was retired
+	DrainCut     uint64       `json:"drain_cut,omitempty"`    // the routers' count of cut requests then
+	Drained      bool         `json:"drained,omitempty"`      // nothing is in flight to it any more
+	Finished     uint64       `json:"finished,omitempty"`     // requests that ended by themselves while it drained
+	Cut          uint64       `json:"cut,omitempty"`          // requests that were cut
+	Retired      DeploymentID `json:"retired,omitempty"`      // the deployment that took it out of service
 	Record       *DeathRecord `json:"record,omitempty"`
 }
 

@@ -2,16 +2,17 @@ package model
 
 // State is the fold of the journal. It is changed by Apply alone.
 type State struct {
-	Instance   InstanceID          `json:"instance"`
-	Seq        uint64              `json:"seq"`
-	Epoch      uint64              `json:"epoch"`
-	Elapsed    Instant             `json:"elapsed"` // of the last event
-	BootID     string              `json:"boot_id"`
-	BootOffset Instant             `json:"boot_offset"` // elapsed = CLOCK_BOOTTIME + BootOffset
-	NextID     uint64              `json:"next_id"`     // of Sixes
-	Services   map[string]*Service `json:"services"`
-	Images     map[Digest]*Image   `json:"images"`
-	Table      TableState          `json:"table"`
+	Instance    InstanceID          `json:"instance"`
+	Seq         uint64              `json:"seq"`
+	Epoch       uint64              `json:"epoch"`
+	Elapsed     Instant             `json:"elapsed"` // of the last event
+	BootID      string              `json:"boot_id"`
+	DaemonSince Instant             `json:"daemon_since"` // when the present daemon took over
+	BootOffset  Instant             `json:"boot_offset"`  // elapsed = CLOCK_BOOTTIME + BootOffset
+	NextID      uint64              `json:"next_id"`      // of Sixes
+	Services    map[string]*Service `json:"services"`
+	Images      map[Digest]*Image   `json:"images"`
+	Table       TableState          `json:"table"`
 }
 
 // TableState is what the journal knows of the routing table.
@@ -31,6 +32,7 @@ type Service struct {
 	Servers     map[ServerID]*Server `json:"servers"`     // all but the destroyed ones
 	Dead        []*DeathRecord       `json:"dead"`        // oldest first, the newest 1,000
 	BackOff     BackOff              `json:"back_off"`
+	Pending     *PendingSwitch       `json:"pending,omitempty"` // a switch whose verdict is unknown
 	Destroying  bool                 `json:"destroying"`
 	Destroyed   bool                 `json:"destroyed"`
 }
@@ -40,6 +42,14 @@ type BackOff struct {
 	Failures int     `json:"failures"`
 	Until    Instant `json:"until"`
 	Reason   string  `json:"reason,omitempty"`
+}
+
+// PendingSwitch is a switch whose deployment ended as unknown: a router was
+// silent. Both sets stay until it is acknowledged, superseded or abandoned.
+type PendingSwitch struct {
+	Release    int          `json:"release"`
+	Deployment DeploymentID `json:"deployment"`
+	Generation uint64       `json:"generation"`
 }
 
 // Release returns the release with the number, or nil.

@@ -1,0 +1,180 @@
+package reconcile
+
+import (
+	"maps"
+	"slices"
+
+	"kiln/internal/model"
+)
+
+// Step decides what follows from the state, an observation and the time. It
+// returns either events, to be made durable and folded before it is asked
+// again, or actions to carry out and the time at which to ask again. It
+// changes neither s nor obs, and the same arguments give the same decision.
+//
+// Being asked again with the same outcomes is harmless: an outcome whose
+// consequence stands in the state has no other. An action whose outcome was an
+// error that says nothing (unavailable, internal) is wanted as before and given
+// again; the shell spaces such repetitions.
+func Step(s *model.State, obs Observation, now model.Now) Decision {
+	st := &step{s: s, obs: obs, now: now, nextID: s.NextID, routers: hear(s, obs)}
+	st.acknowledge()
+	if len(st.events) == 0 {
+		for _, name := range slices.Sorted(maps.Keys(s.Services)) {
+			st.service(s.Services[name])
+		}
+	}
+	if len(st.events) == 0 {
+		st.publish()
+	}
+	if len(st.events) > 0 {
+		return Decision{Events: st.events}
+	}
+	st.act()
+	return Decision{Actions: st.actions, Wake: st.wake}
+}
+
+// step is one decision in the making.
+type step struct {
+	s       *model.State
+	obs     Observation
+	now     model.Now
+	nextID  uint64
+	routers routers
+	events  []model.Payload
+	actions []Action
+	wake    model.Instant
+}
+
+// service is a step's view of one service.
+type service struct {
+	*step
+	svc   *model.Service
+	mark  int  // events of the services before it
+	ended bool // its deployment has been ended in this turn
+}
+
+// spoke reports whether the service has written something down in this turn.
+func (v *service) spoke() bool { return len(v.events) > v.mark }
+
+// service decides for one service. The rules stand in the order in which they
+// matter: what happened comes before what shall happen. The first rule that
+// has something to write down ends the turn, so that each rule decides on a
+// state that holds all facts before it.
+func (st *step) service(svc *model.Service) {
+	v := &service{step: st, svc: svc, mark: len(st.events)}
+	rules := []func(){
+		v.noteOutcomes, v.noteLife, v.noteHealth, v.noteDrains,
+		v.endServers, v.destroy, v.proveServers, v.deploy, v.resolvePending, v.keepUp, v.settle,
+	}
+	for _, rule := range rules {
+		rule()
+		if v.spoke() {
+			return
+		}
+	}
+}
+
+func (st *step) emit(events ...model.Payload) { st.events = append(st.events, events...) }
+
+// give adds an action unless it is under way.
+func (st *step) give(a Action) {
+	if !st.obs.UnderWay[a.Key] {
+		a.Seq = st.s.Seq
+		st.actions = append(st.actions, a)
+	}
+}
+
+// due reports whether the instant has come; if not, it sees to it that the
+// shell asks again then. Zero never comes.
+func (st *step) due(at model.Instant) bool {
+	if at == 0 {
+		return false
+	}
+	if st.now.Elapsed >= at {
+		return true
+	}
+	if st.wake == 0 || at < st.wake {
+		st.wake = at
+	}
+	return false
+}
+
+// six takes the next identifier of the instance.
+func (st *step) six() string {
+	id := model.Sixes(st.s.Instance, st.nextID)
+	st.nextID++
+	return id
+}
+
+// servers returns the service's servers that are not destroyed, the oldest
+// first.
+func (v *service) servers() []*model.Server { return serversOf(v.svc) }
+
+func serversOf(svc *model.Service) []*model.Server {
+	list := make([]*model.Server, 0, len(svc.Servers))
+	for _, srv := range svc.Servers {
+		list = append(list, srv)
+	}
+	slices.SortFunc(list, byAge)
+	return list
+}
+
+func byAge(a, b *model.Server) int {
+	switch {
+	case a.Created != b.Created:
+		return compare(a.Created, b.Created)
+	default:
+		return compare(a.ID, b.ID)
+	}
+}
+
+func compare[T ~int64 | ~string | ~int](a, b T) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// observed returns what the engine saw of the server, and whether anything was
+// seen at all: without a snapshot no server is presumed gone.
+func (st *step) observed(id model.ServerID) (o *model.Observed, known bool) {
+	if st.obs.Snapshot == nil {
+		return nil, false
+	}
+	return st.obs.Snapshot.Server(id), true
+}
+
+// release returns the release whose policy and template the server lives by.
+func (v *service) release(srv *model.Server) *model.Release { return v.svc.Release(srv.Release) }
+
+func (v *service) inService() *model.Release { return v.svc.Release(v.svc.InService) }
+
+// target returns the release that the running deployment wants in service.
+func (v *service) target() *model.Release {
+	if v.svc.Deployment == nil {
+		return nil
+	}
+	return v.svc.Release(v.svc.Deployment.To)
+}
+
+// pending returns the release of a switch whose verdict is unknown.
+func (v *service) pending() *model.Release {
+	if v.svc.Pending == nil {
+		return nil
+	}
+	return v.svc.Release(v.svc.Pending.Release)
+}
+
+func routed(releases ...*model.Release) bool {
+	for _, r := range releases {
+		if r != nil && len(r.Policy.Routes) > 0 {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,235 @@
+package reconcile
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"kiln/internal/model"
+)
+
+// deploy moves the running deployment on.
+func (v *service) deploy() {
+	d := v.svc.Deployment
+	switch {
+	case d == nil || v.svc.Destroying:
+		return
+	case d.Abort != "" && d.Generation == 0:
+		v.endDeployment(model.Aborted, "aborted by "+d.Abort, nil)
+	case d.Phase == model.DeploySwitching:
+		v.switchOver()
+	case v.overdueDeployment():
+		v.endDeployment(model.Failed, v.late(), nil)
+	case d.Phase == model.DeployPreparing:
+		v.prepare()
+	case d.Phase == model.DeployProvisioning:
+		v.provision()
+	default:
+		v.prover()
+	}
+}
+
+// overdueDeployment reports whether the deadline of the phase or of the whole
+// has come. A phase in which no daemon ran begins anew, the whole does not.
+func (v *service) overdueDeployment() bool {
+	d := v.svc.Deployment
+	again := v.s.DaemonSince.Add(phaseTime(d.Phase, v.target(), v.stopTime()))
+	return v.due(max(d.Until, min(again, d.Deadline)))
+}
+
+func (v *service) late() string {
+	d := v.svc.Deployment
+	which := fmt.Sprintf("it was %s for longer than %s", d.Phase, round(v.now.Elapsed.Sub(d.Since)))
+	if d.Deadline.Reached(v.now) {
+		which = fmt.Sprintf("its deadline of %s is over while it was %s", round(d.Deadline.Sub(d.Started)), d.Phase)
+	}
+	var waiting []string
+	for _, srv := range members(v.svc, v.target()) {
+		if !proven(srv.Phase) {
+			waiting = append(waiting, fmt.Sprintf("server %s is %s, %s", srv.ID, srv.Phase, v.lastSeen(srv)))
+		}
+	}
+	if len(waiting) == 0 && d.WaitingFor != "" {
+		waiting = append(waiting, "it waited for "+d.WaitingFor)
+	}
+	return strings.Join(append([]string{which}, waiting...), "; ")
+}
+
+// prepare waits for the image, unless every server of the new set is here: then
+// the set goes straight to the switch.
+func (v *service) prepare() {
+	if !v.judgeWarm() || v.spoke() {
+		return
+	}
+	t := v.target()
+	set := members(v.svc, t)
+	if missing(v.svc, t) > 0 {
+		return
+	}
+	for _, srv := range set {
+		if !proven(srv.Phase) {
+			v.becomeProvisioning()
+			return
+		}
+	}
+	if v.allPassed(set) {
+		v.becomeSwitching()
+	} else {
+		v.becomeValidating()
+	}
+}
+
+// judgeWarm decides which warm servers the deployment may take over: those with
+// a healthy probe no older than two intervals. The others are drained, and new
+// ones made. It reports false while it waits for a probe.
+func (v *service) judgeWarm() bool {
+	d, t := v.svc.Deployment, v.target()
+	judged := true
+	for _, srv := range v.servers() {
+		if srv.Phase != model.PhaseWarm || srv.TemplateHash != t.TemplateHash {
+			continue
+		}
+		check := v.release(srv).Policy.Health
+		h := v.health(srv)
+		fresh := v.now.Elapsed.Sub(h.At) <= 2*check.Interval.D()
+		switch {
+		case h.Status == model.Healthy && fresh:
+		case h.Status == model.Unhealthy:
+			v.emit(v.becomeDraining(srv, "unhealthy, so it cannot take over: "+h.Detail, 0, ""))
+		case v.due(max(d.Since, v.s.DaemonSince).Add(2*check.Interval.D() + check.Timeout.D())):
+			v.emit(v.becomeDraining(srv, "no fresh health check, so it cannot take over", 0, ""))
+		default:
+			judged = false
+		}
+	}
+	return judged
+}
+
+// provision makes the servers that the new set lacks.
+func (v *service) provision() {
+	if v.stopOld() {
+		return
+	}
+	d, t := v.svc.Deployment, v.target()
+	for range missing(v.svc, t) {
+		v.create(t, "deployment "+string(d.ID))
+	}
+	if v.spoke() {
+		return
+	}
+	if late := namesOf(members(v.svc, t), model.PhaseCreated); late != "" {
+		v.waitFor(late + " to run")
+		return
+	}
+	v.becomeChecking()
+}
+
+// create decides that a server shall exist.
+func (v *service) create(release *model.Release, cause string) {
+	v.emit(model.ServerCreated{
+		ID:      model.ServerID(v.svc.Name + "-" + v.six()),
+		Service: v.svc.Name, Release: release.Number, TemplateHash: release.TemplateHash,
+		Cause: cause, Until: v.now.Elapsed.Add(provisionTimeout),
+	})
+}
+
+// stopOld ends the old set of a service that allows no overlap, before the new
+// one is made. It reports whether it is not done.
+func (v *service) stopOld() bool {
+	if !v.stopsFirst() {
+		return false
+	}
+	var left []string
+	for _, srv := range v.servers() {
+		if srv.TemplateHash == v.target().TemplateHash || srv.Phase == model.PhaseParked || !srv.Phase.Alive() {
+			continue
+		}
+		left = append(left, string(srv.ID))
+		switch srv.Phase {
+		case model.PhaseServing:
+			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", 0, v.svc.Deployment.ID))
+		case model.PhaseCreated, model.PhaseRunning, model.PhaseReady:
+			v.emit(v.becomeStopping(srv, "stopped before its successor starts: no overlap is allowed"))
+		default:
+		}
+	}
+	if len(left) > 0 && !v.spoke() {
+		v.waitFor(strings.Join(left, ", ") + " to stop")
+	}
+	return len(left) > 0
+}
+
+// stopsFirst reports whether the running deployment has to end the old set
+// before it makes the new one.
+func (v *service) stopsFirst() bool {
+	if v.svc.Deployment == nil {
+		return false
+	}
+	return stopFirst(v.inService(), v.target())
+}
+
+// stopFirst reports whether the two releases may not run at once: neither has a
+// route, the template changes, and no overlap is declared.
+func stopFirst(from, to *model.Release) bool {
+	return from != nil && from.TemplateHash != to.TemplateHash && !routed(from, to) && !to.Policy.Deploy.Overlap
+}
+
+// stopTime is how long the old set may take to end where it has to end first.
+func (v *service) stopTime() time.Duration {
+	if !v.stopsFirst() {
+		return 0
+	}
+	return inspectTimeout + v.inService().Policy.StopGrace.D()
+}
+
+// prover advances through checking and validating as the servers do.
+func (v *service) prover() {
+	d, t := v.svc.Deployment, v.target()
+	if !v.judgeWarm() || v.spoke() {
+		return
+	}
+	set := members(v.svc, t)
+	sick := namesWhere(set, func(srv *model.Server) bool {
+		return srv.Phase == model.PhaseRunning && srv.Health != model.Healthy && srv.Checks == ""
+	})
+	unproven := namesWhere(set, func(srv *model.Server) bool { return !v.passed(srv) })
+	switch {
+	case missing(v.svc, t) > 0 || namesOf(set, model.PhaseCreated) != "":
+		v.becomeProvisioning()
+	case d.Phase == model.DeployChecking && sick != "":
+		v.waitFor(sick + " to become healthy")
+	case d.Phase == model.DeployChecking:
+		v.becomeValidating()
+	case unproven != "":
+		v.waitFor(unproven + " to pass the validations")
+	default:
+		v.becomeSwitching()
+	}
+}
+
+// passed reports whether the server has passed the checks of the release that
+// the deployment wants in service.
+func (v *service) passed(srv *model.Server) bool {
+	return proven(srv.Phase) && srv.Checks == v.target().ChecksHash
+}
+
+func (v *service) allPassed(set []*model.Server) bool {
+	return namesWhere(set, func(srv *model.Server) bool { return !v.passed(srv) }) == ""
+}
+
+func namesOf(set []*model.Server, phase model.ServerPhase) string {
+	return namesWhere(set, func(srv *model.Server) bool { return srv.Phase == phase })
+}
+
+func namesWhere(set []*model.Server, cond func(*model.Server) bool) string {
+	var names []string
+	for _, srv := range set {
+		if cond(srv) {
+			names = append(names, string(srv.ID))
+		}
+	}
+	if len(names) > 3 {
+		names = append(names[:3], fmt.Sprintf("and %d more", len(names)-3))
+	}
+	return strings.Join(names, ", ")
+}

@@ -1,0 +1,175 @@
+package reconcile
+
+import (
+	"fmt"
+	"slices"
+
+	"kiln/internal/model"
+)
+
+// crew is the set in service, sorted by what can be expected of its servers.
+type crew struct {
+	fit    []*model.Server // serve, and are not known to be unhealthy
+	sick   []*model.Server // serve, unhealthy
+	ready  []*model.Server // may join at once
+	coming []*model.Server // being made or checked
+}
+
+func (v *service) crew(t *model.Release) crew {
+	var c crew
+	for _, srv := range v.servers() {
+		if srv.TemplateHash != t.TemplateHash {
+			continue
+		}
+		switch srv.Phase {
+		case model.PhaseServing:
+			if srv.Health == model.Unhealthy {
+				c.sick = append(c.sick, srv)
+			} else {
+				c.fit = append(c.fit, srv)
+			}
+		case model.PhaseReady:
+			c.ready = append(c.ready, srv)
+		case model.PhaseCreated, model.PhaseRunning:
+			c.coming = append(c.coming, srv)
+		default:
+		}
+	}
+	return c
+}
+
+// keepUp keeps the release in service at its count: dead servers are replaced,
+// unhealthy ones too when they stay so, by servers of the same template.
+// Nothing here deploys.
+func (v *service) keepUp() {
+	t := v.inService()
+	if t == nil || v.svc.Destroying || v.keptByOther(t) {
+		return
+	}
+	c := v.crew(t)
+	want := t.Policy.Servers
+	switch {
+	case len(c.ready) > 0:
+		v.join(c, t)
+	case len(c.fit)+len(c.sick) > want:
+		v.shed(c, want)
+	case len(c.fit)+len(c.sick)+len(c.coming) > want+min(1, len(c.sick)):
+		newest := c.coming[len(c.coming)-1]
+		v.emit(v.becomeStopping(newest, "not needed any more"))
+	default:
+		v.replace(c, t)
+	}
+	if !v.spoke() {
+		v.calmDown(c, t)
+	}
+}
+
+// keptByOther reports whether a deployment or an open switch is at work on the
+// servers of the release in service, so that keepUp leaves them alone.
+func (v *service) keptByOther(t *model.Release) bool {
+	if p := v.pending(); p != nil && p.TemplateHash == t.TemplateHash {
+		return true
+	}
+	d := v.target()
+	if d == nil {
+		return false
+	}
+	return d.TemplateHash == t.TemplateHash || v.stopsFirst() && v.svc.Deployment.Phase != model.DeployPreparing
+}
+
+// join puts proven replacements in service, as far as they are wanted.
+func (v *service) join(c crew, t *model.Release) {
+	room := t.Policy.Servers - len(c.fit)
+	for _, srv := range c.ready {
+		switch {
+		case srv.Health == model.Unhealthy || srv.Checks != t.ChecksHash:
+			v.emit(v.becomeStopping(srv, "it does not pass the checks of the release in service: "+srv.HealthDetail))
+		case room > 0:
+			v.emit(v.becomeServing(srv, t.Number))
+			room--
+		default:
+			v.emit(v.becomeStopping(srv, "not needed any more"))
+		}
+	}
+}
+
+// shed drains one server of a set that is larger than wanted: an unhealthy one
+// where there is one, else the newest, if the budget allows.
+func (v *service) shed(c crew, want int) {
+	if len(c.sick) > 0 {
+		srv := c.sick[0]
+		v.emit(v.becomeDraining(srv, "unhealthy, and replaced: "+srv.HealthDetail, v.leavingGeneration(srv), ""))
+		return
+	}
+	if Budget(v.svc) > 0 {
+		srv := c.fit[len(c.fit)-1]
+		v.emit(v.becomeDraining(srv, fmt.Sprintf("more servers than the %d wanted", want), v.leavingGeneration(srv), ""))
+	}
+}
+
+// replace makes servers for those that are missing, and one at a time for
+// those that stay unhealthy: the replacement is proven before the other goes.
+func (v *service) replace(c crew, t *model.Release) {
+	gone := t.Policy.Servers - len(c.fit) - len(c.sick) - len(c.coming)
+	ill := slices.DeleteFunc(slices.Clone(c.sick), func(srv *model.Server) bool {
+		return !v.due(max(srv.HealthSince, v.s.DaemonSince).Add(t.Policy.Health.Grace.D()))
+	})
+	if gone <= 0 && (len(ill) == 0 || len(c.coming) > 0) {
+		return
+	}
+	if b := v.svc.BackOff; b.Failures > 0 && !v.due(b.Until) {
+		return
+	}
+	for range gone {
+		v.create(t, "replaces a server that ended")
+	}
+	if gone <= 0 {
+		v.create(t, fmt.Sprintf("replaces %s, unhealthy: %s", ill[0].ID, ill[0].HealthDetail))
+	}
+}
+
+// calmDown ends the back-off when all has been well for a while.
+func (v *service) calmDown(c crew, t *model.Release) {
+	if v.svc.BackOff.Failures == 0 || len(c.fit) < t.Policy.Servers || len(c.fit) == 0 {
+		return
+	}
+	youngest := c.fit[0]
+	for _, srv := range c.fit {
+		if srv.RanSince > youngest.RanSince {
+			youngest = srv
+		}
+	}
+	if v.due(max(youngest.RanSince.Add(v.earlyWindow(youngest)), v.svc.BackOff.Until)) {
+		v.emit(model.ServiceBackedOff{Service: v.svc.Name})
+	}
+}
+
+// destroy retires everything of a service that shall not be any more.
+func (v *service) destroy() {
+	if !v.svc.Destroying {
+		return
+	}
+	const reason = "the service is destroyed"
+	if d := v.svc.Deployment; d != nil {
+		v.endDeployment(model.Aborted, reason, nil)
+		return
+	}
+	for _, srv := range v.servers() {
+		switch srv.Phase {
+		case model.PhaseServing, model.PhaseWarm:
+			v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), ""))
+		case model.PhaseReady:
+			if generation := v.leavingGeneration(srv); generation != 0 {
+				v.emit(v.becomeDraining(srv, reason, generation, ""))
+			} else {
+				v.emit(v.becomeStopping(srv, reason))
+			}
+		case model.PhaseCreated, model.PhaseRunning:
+			v.emit(v.becomeStopping(srv, reason))
+		default:
+		}
+	}
+	if len(v.svc.Servers) == 0 {
+		v.emit(model.ServiceDestroyed{Service: v.svc.Name})
+	}
+}

@@ -1,0 +1,84 @@
+package reconcile
+
+import (
+	"slices"
+
+	"kiln/internal/model"
+)
+
+// members returns the servers that are, or will be, the set of the release:
+// those whose template is the release's, at most as many as its policy wants,
+// the most useful first. A scale, a policy-only release, a warm rollback and a
+// blue-green deployment differ only in how many of them exist already.
+//
+// It depends on the state alone, so that the table, the switch and the journal
+// mean the same servers.
+func members(svc *model.Service, release *model.Release) []*model.Server {
+	if release == nil {
+		return nil
+	}
+	var set []*model.Server
+	for _, srv := range serversOf(svc) {
+		if srv.TemplateHash == release.TemplateHash && rank(srv) >= 0 {
+			set = append(set, srv)
+		}
+	}
+	slices.SortStableFunc(set, func(a, b *model.Server) int { return compare(rank(a), rank(b)) })
+	return set[:min(len(set), release.Policy.Servers)]
+}
+
+// rank orders servers by how near they are to traffic; below zero: not at all.
+func rank(srv *model.Server) int {
+	switch {
+	case srv.Phase == model.PhaseServing && srv.Health == model.Unhealthy:
+		return -1
+	case srv.Phase == model.PhaseServing:
+		return 0
+	case srv.Phase == model.PhaseReady:
+		return 1
+	case srv.Phase == model.PhaseWarm:
+		return 2
+	case srv.Phase == model.PhaseRunning:
+		return 3
+	case srv.Phase == model.PhaseCreated:
+		return 4
+	default:
+		return -1
+	}
+}
+
+// missing returns how many servers have to be made for the release's set.
+func missing(svc *model.Service, release *model.Release) int {
+	return max(0, release.Policy.Servers-len(members(svc, release)))
+}
+
+// madeBy reports whether the server was made by the running deployment and is
+// not in service yet: what becomes of it decides about the deployment.
+func (v *service) madeBy(d *model.Deployment, srv *model.Server) bool {
+	if d == nil || srv.Release != d.To {
+		return false
+	}
+	switch srv.Phase {
+	case model.PhaseCreated, model.PhaseRunning, model.PhaseReady:
+		return true
+	default:
+		return false
+	}
+}
+
+// Budget returns how many ready servers of the service may be taken away now
+// by choice: never so many that fewer than count − max_unavailable stay. Every
+// voluntary disruption asks here. What is below zero is missing already.
+func Budget(svc *model.Service) int {
+	release := svc.Release(svc.InService)
+	if release == nil {
+		return 0
+	}
+	ready := 0
+	for _, srv := range svc.Servers {
+		if srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy && srv.TemplateHash == release.TemplateHash {
+			ready++
+		}
+	}
+	return ready - max(0, release.Policy.Servers-release.Policy.Deploy.MaxUnavailable)
+}

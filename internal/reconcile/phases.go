@@ -1,0 +1,136 @@
+package reconcile
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"kiln/internal/model"
+)
+
+// phaseDoc says what a deployment does in a phase.
+type phaseDoc struct {
+	Phase model.DeployPhase
+	Doc   string
+}
+
+// phases lists the phases in their order.
+var phases = []phaseDoc{
+	{model.DeployPreparing, "The image is made present, whole and pinned."},
+	{model.DeployProvisioning, "The servers that are missing from the new set are made."},
+	{model.DeployChecking, "Every server of the new set has to become healthy within its grace."},
+	{model.DeployValidating, "Every server of the new set has to pass the validations, once."},
+	{model.DeploySwitching, "A table that names the new set is published; every live router has to acknowledge it."},
+	{model.DeployEnded, "The verdict stands. What was taken out of service drains and is retired."},
+}
+
+// transition is a permitted move of a deployment.
+type transition struct {
+	From, To model.DeployPhase
+	Doc      string
+}
+
+// transitions is the transition table of a deployment; there are no other
+// moves. The diagram in ARCHITECTURE.md is made from it.
+var transitions = []transition{
+	{model.DeployPreparing, model.DeployProvisioning, "the image is ready"},
+	{model.DeployPreparing, model.DeployValidating, "every server exists and is healthy; the checks are new"},
+	{model.DeployPreparing, model.DeploySwitching, "every server exists and is proven"},
+	{model.DeployProvisioning, model.DeployChecking, "every server runs"},
+	{model.DeployChecking, model.DeployValidating, "every server is healthy"},
+	{model.DeployChecking, model.DeployProvisioning, "a server taken over was lost"},
+	{model.DeployValidating, model.DeploySwitching, "every server is proven"},
+	{model.DeployValidating, model.DeployProvisioning, "a server taken over was lost"},
+	{model.DeployPreparing, model.DeployEnded, "failed or aborted"},
+	{model.DeployProvisioning, model.DeployEnded, "failed or aborted"},
+	{model.DeployChecking, model.DeployEnded, "failed or aborted"},
+	{model.DeployValidating, model.DeployEnded, "failed or aborted"},
+	{model.DeploySwitching, model.DeployEnded, "succeeded, failed, or unknown"},
+}
+
+// CanBecome reports whether a deployment may move from one phase to another.
+func CanBecome(from, to model.DeployPhase) bool {
+	for _, t := range transitions {
+		if t.From == from && t.To == to {
+			return true
+		}
+	}
+	return false
+}
+
+// Diagram draws the transition table as a Mermaid state diagram.
+func Diagram() string {
+	var b strings.Builder
+	b.WriteString("```mermaid\nstateDiagram-v2\n    [*] --> preparing: accepted\n")
+	for _, t := range transitions {
+		fmt.Fprintf(&b, "    %s --> %s: %s\n", t.From, t.To, t.Doc)
+	}
+	b.WriteString("    ended --> [*]\n```\n\n| phase | what happens in it |\n|---|---|\n")
+	for _, p := range phases {
+		fmt.Fprintf(&b, "| %s | %s |\n", p.Phase, p.Doc)
+	}
+	return b.String()
+}
+
+// phaseTime is the longest that a deployment of the release may stay in a
+// phase.
+func phaseTime(phase model.DeployPhase, release *model.Release, stops time.Duration) time.Duration {
+	switch phase {
+	case model.DeployPreparing:
+		return prepareTimeout
+	case model.DeployProvisioning:
+		return stops + provisionTimeout
+	case model.DeployChecking:
+		return release.Policy.Health.Grace.D()
+	case model.DeployValidating:
+		return validationTime(release.Policy)
+	default:
+		return switchTimeout
+	}
+}
+
+// validationTime is the longest that the validations of a server may take: they
+// are asked one after the other.
+func validationTime(p model.Policy) time.Duration {
+	sum := time.Duration(0)
+	for _, c := range p.Validations {
+		sum += c.Timeout.D()
+	}
+	return sum + p.Health.Timeout.D() + validateSlack
+}
+
+// advance moves the running deployment to another phase.
+func (v *service) advance(to model.DeployPhase, waitingFor string) {
+	d := v.svc.Deployment
+	if !CanBecome(d.Phase, to) {
+		panic(fmt.Sprintf("reconcile: deployment %s is %s and cannot become %s", d.ID, d.Phase, to))
+	}
+	until := v.now.Elapsed.Add(phaseTime(to, v.target(), v.stopTime()))
+	v.emit(model.DeploymentAdvanced{
+		ID: d.ID, Service: v.svc.Name, Phase: to, WaitingFor: waitingFor, Until: min(until, d.Deadline),
+	})
+}
+
+func (v *service) becomeProvisioning() {
+	v.advance(model.DeployProvisioning, "the new servers to run")
+}
+
+func (v *service) becomeChecking() {
+	v.advance(model.DeployChecking, "the new servers to become healthy")
+}
+
+func (v *service) becomeValidating() {
+	v.advance(model.DeployValidating, "the new servers to pass the validations")
+}
+
+func (v *service) becomeSwitching() {
+	v.advance(model.DeploySwitching, "the table that names the new servers")
+}
+
+// waitFor says anew what the deployment waits for, if that has changed.
+func (v *service) waitFor(what string) {
+	d := v.svc.Deployment
+	if d.WaitingFor != what {
+		v.emit(model.DeploymentAdvanced{ID: d.ID, Service: v.svc.Name, Phase: d.Phase, WaitingFor: what, Until: d.Until})
+	}
+}

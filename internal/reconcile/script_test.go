@@ -1,0 +1,292 @@
+package reconcile
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"kiln/internal/model"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite the golden files of this package")
+
+// TestScripts runs the scenario scripts. A line that begins with "> " is a
+// command; what follows it is what kiln wrote down.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scripts", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := runScript(t, string(want))
+			if *rewrite {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			} else if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", file, diff)
+			}
+		})
+	}
+}
+
+func runScript(t *testing.T, script string) string {
+	t.Helper()
+	var out strings.Builder
+	w := newWorld()
+	for line := range strings.Lines(script) {
+		line = strings.TrimRight(line, "\n")
+		switch {
+		case strings.HasPrefix(line, "#"):
+			out.WriteString(line + "\n")
+		case strings.HasPrefix(line, "> "):
+			w.out.Reset()
+			if err := w.command(strings.Fields(line[2:])); err != nil {
+				fmt.Fprintf(&w.out, "refused (%s): %v\n", model.CodeOf(err), err)
+				if hint := model.HintOf(err); hint != "" {
+					fmt.Fprintf(&w.out, "hint: %s\n", hint)
+				}
+			}
+			if out.Len() > 0 && !strings.HasSuffix(out.String(), "\n#") && !lastIsComment(out.String()) {
+				out.WriteString("\n")
+			}
+			out.WriteString(line + "\n" + w.out.String())
+		}
+	}
+	return out.String()
+}
+
+func lastIsComment(s string) bool {
+	lines := strings.Split(strings.TrimSuffix(s, "\n"), "\n")
+	return strings.HasPrefix(lines[len(lines)-1], "#")
+}
+
+// command carries out one line of a script.
+func (w *world) command(words []string) error {
+	args := map[string]string{}
+	var plain []string
+	for _, word := range words[1:] {
+		if k, v, ok := strings.Cut(word, "="); ok {
+			args[k] = v
+		} else {
+			plain = append(plain, word)
+		}
+	}
+	switch words[0] {
+	case "deploy", "rollback", "scale", "abort", "destroy", "plan":
+		return w.order(words[0], plain, args)
+	case "run":
+		w.run()
+	case "wait":
+		d, err := time.ParseDuration(plain[0])
+		if err != nil {
+			return err
+		}
+		w.wait(d)
+	default:
+		return w.happen(words[0], plain, args)
+	}
+	return nil
+}
+
+func (w *world) order(verb string, plain []string, args map[string]string) error {
+	var events []model.Payload
+	var result DeployResult
+	var err error
+	service := plain[0]
+	switch verb {
+	case "deploy":
+		events, result, err = Deploy(w.s, w.request(service, args), w.now)
+	case "plan":
+		fmt.Fprint(&w.out, PlanDeploy(w.s, w.observe().Snapshot, w.request(service, args), w.now))
+		return nil
+	case "rollback":
+		to, _ := strconv.Atoi(args["to"])
+		events, result, err = Rollback(w.s, RollbackRequest{Service: service, To: to, Actor: "ann"}, w.now)
+	case "scale":
+		n, _ := strconv.Atoi(args["servers"])
+		events, result, err = Scale(w.s, ScaleRequest{Service: service, Servers: n, Actor: "ann"}, w.now)
+	case "abort":
+		events, err = Abort(w.s, AbortRequest{Service: service, Actor: "ann", Reason: args["reason"]}, w.now)
+	case "destroy":
+		events, err = DestroyService(w.s, service)
+	}
+	if err != nil {
+		return err
+	}
+	if result.Verdict == model.Unchanged {
+		fmt.Fprintf(&w.out, "unchanged: release %d\n", result.Release)
+	}
+	w.append("ann", events...)
+	if args["wait"] != "no" {
+		w.wait(2 * time.Second)
+	}
+	return nil
+}
+
+// request builds a deploy request from a script's words: image=NAME names the
+// image and, after a dash, what it does ("2-sick").
+func (w *world) request(service string, args map[string]string) DeployRequest {
+	number := func(key string, otherwise int) int {
+		if n, err := strconv.Atoi(args[key]); err == nil {
+			return n
+		}
+		return otherwise
+	}
+	span := func(key, otherwise string) model.Duration {
+		text := otherwise
+		if args[key] != "" {
+			text = args[key]
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			panic(err)
+		}
+		return model.Duration(d)
+	}
+	version, behaviour, _ := strings.Cut(args["image"], "-")
+	digest := model.Digest("sha256:" + strings.Repeat(version, 64)[:64])
+	w.behaves[digest] = behaviour
+	req := DeployRequest{
+		Service: service, Actor: "ann", Author: "ann",
+		Template: model.Template{Service: service, Image: digest, Port: 8080, Protocol: model.HTTP, Resources: model.Resources{Memory: int64(number("memory", 0)) << 20}},
+		Policy: model.Policy{
+			Servers:   number("servers", 2),
+			Routes:    []model.Route{{Listen: ":80", Host: service + ".example.com"}},
+			Health:    model.Health{Kind: model.CheckHTTP, Path: "/healthz", Interval: span("interval", "1s"), Timeout: span("timeout", "1s"), Passes: 2, Fails: 3, Grace: span("grace", "30s")},
+			StopGrace: span("stop_grace", "10s"),
+			Deploy: model.Deploy{
+				Strategy: model.BlueGreen, Deadline: span("deadline", "10m"), KeepWarm: span("keep_warm", "10m"),
+				Overlap: args["overlap"] == "true",
+				Drain:   model.Drain{Requests: span("drain", "30s"), Streams: span("drain", "2m"), WebSockets: span("drain", "5m")},
+			},
+		},
+	}
+	if args["route"] == "none" {
+		req.Policy.Routes, req.Template.Port, req.Template.Protocol = nil, 0, ""
+		req.Policy.Health.Kind = model.CheckNone
+	}
+	if args["validate"] != "" {
+		req.Policy.Validations = []model.Validation{{Name: args["validate"], Kind: model.CheckHTTP, Path: "/", Timeout: span("validate_timeout", "30s")}}
+	}
+	if capacity := w.observe().Snapshot; capacity != nil {
+		req.Capacity = &capacity.Capacity
+	}
+	return req
+}
+
+// happen makes something befall the world.
+func (w *world) happen(what string, plain []string, args map[string]string) error {
+	switch what {
+	case "kill": // kill the n-th oldest living server of a service: kill shop 0
+		id := w.nth(plain)
+		w.exit(id, model.Exit{Known: true, Code: 137, Signal: "SIGKILL"})
+	case "vanish":
+		delete(w.servers, w.nth(plain))
+	case "health": // health shop 0 unhealthy
+		w.health[w.nth(plain)] = model.HealthObserved{Status: model.HealthStatus(plain[2]), At: w.now.Elapsed, Detail: "told " + plain[2]}
+	case "flight": // flight shop 0 requests=3
+		n, _ := strconv.Atoi(args["requests"])
+		id := w.nth(plain)
+		r := w.routers[0]
+		if cut, _ := strconv.Atoi(args["cut"]); cut > 0 {
+			r.cut[id] += uint64(cut)
+		}
+		r.flight[id] = n
+	case "router": // router add r2 · router silent r1 · router back r1 · router gone r1 · router refuses r1
+		return w.router(plain)
+	case "daemon": // the daemon is killed, and another starts
+		w.restart(w.now.BootID)
+	case "reboot":
+		for id := range w.servers {
+			w.exit(id, model.Exit{})
+		}
+		w.routers[0].flight = map[model.ServerID]int{}
+		w.restart(w.now.BootID + "+")
+	case "orphan":
+		id := model.ServerID(plain[0])
+		w.servers[id] = &model.Observed{ID: id, Epoch: 1, State: model.Running}
+	case "probes":
+		w.noProbes = plain[0] == "off"
+	case "engine":
+		w.blind = plain[0] == "silent"
+	case "image": // image 2 behaves NAME
+		w.behaves[model.Digest("sha256:"+strings.Repeat(plain[0], 64)[:64])] = plain[1]
+	case "servers":
+		w.list()
+	case "table":
+		for _, svc := range w.routers[0].table.Services {
+			fmt.Fprintf(&w.out, "%s (release %d):", svc.Name, svc.Release)
+			for _, b := range svc.Backends {
+				fmt.Fprintf(&w.out, " %s", b.Server)
+			}
+			fmt.Fprintln(&w.out)
+		}
+	default:
+		return fmt.Errorf("no command %q", what)
+	}
+	return nil
+}
+
+func (w *world) router(plain []string) error {
+	if plain[0] == "add" {
+		w.addRouter(plain[1])
+		return nil
+	}
+	for i, r := range w.routers {
+		if r.id != plain[1] {
+			continue
+		}
+		switch plain[0] {
+		case "silent":
+			r.silent = true
+		case "back":
+			r.silent, r.refuse = false, ""
+		case "refuses":
+			r.refuse = "cannot listen on :80: address already in use"
+		case "gone":
+			w.routers = slices.Delete(w.routers, i, i+1)
+		default:
+			return fmt.Errorf("no command router %s", plain[0])
+		}
+		return nil
+	}
+	return fmt.Errorf("no router %s", plain[1])
+}
+
+func (w *world) nth(plain []string) model.ServerID {
+	n, err := strconv.Atoi(plain[1])
+	if err != nil {
+		return model.ServerID(plain[1])
+	}
+	var alive []*model.Server
+	for _, srv := range serversOf(w.s.Services[plain[0]]) {
+		if o := w.servers[srv.ID]; o != nil && o.State == model.Running {
+			alive = append(alive, srv)
+		}
+	}
+	return alive[n].ID
+}
+
+func (w *world) list() {
+	for _, name := range sortedNames(w.s) {
+		svc := w.s.Services[name]
+		fmt.Fprintf(&w.out, "%s: release %d in service\n", name, svc.InService)
+		for _, srv := range serversOf(svc) {
+			fmt.Fprintf(&w.out, "  %s release %d %s %s\n", srv.ID, srv.Release, srv.Phase, srv.Health)
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package reconcile
+
+import (
+	"fmt"
+
+	"kiln/internal/model"
+)
+
+// switchOver waits for the routers and completes the switch. Until every one of
+// them has acknowledged, the old set stays as it is and the way back is open.
+func (v *service) switchOver() {
+	d, t := v.svc.Deployment, v.target()
+	routedSwitch := routed(t, v.inService(), v.pending())
+	if lost := v.lostMembers(t); lost != "" {
+		v.endDeployment(model.Failed, "during the switch "+lost, nil)
+		return
+	}
+	switch {
+	case !routedSwitch:
+		v.completeSwitch(t, d.ID, v.s.Table.Generation)
+		v.endDeployment(model.Succeeded, fmt.Sprintf("release %d is in service", t.Number), nil)
+	case d.Generation == 0:
+		// publish gives it its generation in this very step
+	case v.routers.acknowledged(d.Generation):
+		v.completeSwitch(t, d.ID, d.Generation)
+		v.endDeployment(model.Succeeded, fmt.Sprintf("release %d is in service: every router has acknowledged it", t.Number), nil)
+	case v.overdueDeployment() && v.routers.silent == 0 && v.routers.live > 0 && v.routers.most < d.Generation:
+		v.endDeployment(model.Failed, "no router took the new table within "+model.Duration(switchTimeout).String(), nil)
+	case v.overdueDeployment():
+		v.endDeployment(model.Unknown, fmt.Sprintf(
+			"%d of %d routers have not acknowledged the new table (generation %d); both sets of servers stay, and the switch is completed when they do",
+			max(1, v.routers.silent), v.routers.live+v.routers.silent, d.Generation), nil)
+	}
+}
+
+// lostMembers says which servers a set that is being switched to has lost.
+func (v *service) lostMembers(t *model.Release) string {
+	if n := missing(v.svc, t); n > 0 {
+		return fmt.Sprintf("%d of its %d servers were lost", n, t.Policy.Servers)
+	}
+	for _, srv := range members(v.svc, t) {
+		if !proven(srv.Phase) {
+			return fmt.Sprintf("server %s was lost", srv.ID)
+		}
+		if srv.Health == model.Unhealthy {
+			return fmt.Sprintf("server %s became unhealthy: %s", srv.ID, srv.HealthDetail)
+		}
+	}
+	return ""
+}
+
+// completeSwitch puts the release's set in service and retires every other
+// server. generation is the first table without them.
+func (v *service) completeSwitch(t *model.Release, by model.DeploymentID, generation uint64) {
+	if !routed(t, v.inService(), v.pending()) {
+		generation = 0
+	}
+	v.emit(model.ServiceSwitched{Service: v.svc.Name, Release: t.Number, Deployment: by})
+	set := map[model.ServerID]bool{}
+	for _, srv := range members(v.svc, t) {
+		set[srv.ID] = true
+		v.emit(v.becomeServing(srv, t.Number))
+	}
+	for _, srv := range v.servers() {
+		if !set[srv.ID] {
+			v.retire(srv, t, by, generation)
+		}
+	}
+	if v.svc.BackOff.Failures > 0 {
+		v.emit(model.ServiceBackedOff{Service: v.svc.Name})
+	}
+}
+
+// retire takes a server out of service for another release. The set that
+// served may wait warm; there is one such set, so an older one is drained.
+func (v *service) retire(srv *model.Server, t *model.Release, by model.DeploymentID, generation uint64) {
+	reason := fmt.Sprintf("release %d took its place", t.Number)
+	keep := t.Policy.Deploy.KeepWarm.D()
+	switch srv.Phase {
+	case model.PhaseServing:
+		if keep > 0 && generation != 0 && routed(v.release(srv)) && srv.Health != model.Unhealthy && srv.TemplateHash != t.TemplateHash {
+			v.emit(become(srv, v.leaving(srv, model.ServerAdvanced{
+				Phase: model.PhaseWarm, Reason: reason, Until: v.now.Elapsed.Add(keep), DrainGen: generation, Retired: by,
+			})))
+			return
+		}
+		v.emit(v.becomeDraining(srv, reason, generation, by))
+	case model.PhaseReady:
+		v.emit(v.becomeDraining(srv, reason, generation, by))
+	case model.PhaseWarm:
+		v.emit(v.becomeDraining(srv, "another set waits warm now", 0, ""))
+	case model.PhaseCreated, model.PhaseRunning:
+		if srv.TemplateHash != t.TemplateHash {
+			v.emit(v.becomeStopping(srv, reason))
+		}
+	default:
+	}
+}
+
+// endDeployment gives the verdict. Unless it is success, or unknown, the
+// servers that the deployment made are let go, but for those laid to rest
+// already.
+func (v *service) endDeployment(verdict model.Verdict, reason string, laid map[model.ServerID]bool) {
+	d := v.svc.Deployment
+	if d == nil || v.ended {
+		return
+	}
+	if !CanBecome(d.Phase, model.DeployEnded) {
+		panic(fmt.Sprintf("reconcile: deployment %s is %s and cannot end", d.ID, d.Phase))
+	}
+	v.ended = true
+	v.emit(model.DeploymentEnded{
+		ID: d.ID, Service: v.svc.Name, Verdict: verdict, Reason: reason, TookMS: v.now.Elapsed.Sub(d.Started).Milliseconds(),
+	})
+	if verdict == model.Succeeded || verdict == model.Unknown {
+		return
+	}
+	for _, srv := range v.servers() {
+		if !laid[srv.ID] {
+			v.letGo(srv, fmt.Sprintf("deployment %s %s", d.ID, verdict), d.ID)
+		}
+	}
+}
+
+// letGo ends a server that a deployment made or was about to take over.
+func (v *service) letGo(srv *model.Server, reason string, by model.DeploymentID) {
+	made := v.madeBy(v.svc.Deployment, srv)
+	switched := v.switchingMember(srv) && srv.TemplateHash == v.target().TemplateHash
+	switch {
+	case switched && srv.Phase != model.PhaseServing:
+		v.emit(v.becomeDraining(srv, reason, v.s.Table.Generation+1, by))
+	case made && v.hashInService() != srv.TemplateHash:
+		v.emit(v.becomeStopping(srv, reason))
+	}
+}
+
+func (v *service) hashInService() string {
+	if r := v.inService(); r != nil {
+		return r.TemplateHash
+	}
+	return ""
+}
+
+// resolvePending completes a switch whose verdict was unknown when the routers
+// have acknowledged it after all, or abandons it when its servers are lost.
+func (v *service) resolvePending() {
+	p, t := v.svc.Pending, v.pending()
+	if p == nil || v.svc.Destroying || v.svc.Deployment != nil && v.svc.Deployment.Phase == model.DeploySwitching {
+		return
+	}
+	lost := v.lostMembers(t)
+	switch {
+	case lost != "":
+		v.emit(model.SwitchAbandoned{Service: v.svc.Name, Deployment: p.Deployment, Reason: lost})
+		for _, srv := range v.servers() {
+			if v.switchingMember(srv) && srv.Phase != model.PhaseServing {
+				v.emit(v.becomeDraining(srv, "the switch to it was abandoned: "+lost, v.s.Table.Generation+1, p.Deployment))
+			}
+		}
+	case v.routers.acknowledged(p.Generation):
+		v.completeSwitch(t, p.Deployment, p.Generation)
+	}
+}

@@ -1,0 +1,19 @@
+package reconcile
+
+import "time"
+
+// The timers that no declaration sets.
+const (
+	prepareTimeout   = 5 * time.Minute  // an image made present and verified
+	provisionTimeout = 60 * time.Second // a server decided on, until its process runs
+	switchTimeout    = 30 * time.Second // a table published, until every router has acknowledged it
+	inspectTimeout   = 10 * time.Second // evidence collected from a server that is alive
+	recordTimeout    = 60 * time.Second // after it the journal says what evidence could not be had
+	validateSlack    = 10 * time.Second // over the sum of the validations' own time-outs
+	drainSlack       = 30 * time.Second // after the last drain deadline, until what is left is taken as cut
+	parkTime         = 15 * time.Minute // a failed server kept for inspection
+	earlyDeath       = 10 * time.Second // a death sooner than this (or than the grace) holds replacements back
+	backOffFirst     = 1 * time.Second
+	backOffLongest   = 5 * time.Minute
+	crashLoopDeaths  = 3 // early deaths in a row that are called a crash loop
+)
