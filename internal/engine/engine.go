@@ -172,7 +172,8 @@ type LogOptions struct {
 // Closer is implemented by engines that hold something of the machine.
 type Closer interface {
 	io.Closer
-	// Purge removes everything of the instance from the machine, the images
-	// included. No server may be left.
+	// Purge removes what the instance has on the machine beside its data
+	// directory: firewall table, links, control groups, namespaces, mounts.
+	// Images and logs stay. No server may be left.
 	Purge(ctx context.Context) error
 }

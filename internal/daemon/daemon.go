@@ -1,0 +1,335 @@
+// Package daemon builds, starts and stops everything that `kiln daemon` is
+// made of, from one configuration.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"kiln/internal/api"
+	"kiln/internal/control"
+	"kiln/internal/engine/local"
+	"kiln/internal/evidence"
+	"kiln/internal/image"
+	"kiln/internal/image/builder"
+	"kiln/internal/journal"
+	"kiln/internal/model"
+	"kiln/internal/probe"
+	"kiln/internal/server"
+)
+
+// Config says where a daemon lives.
+type Config struct {
+	DataDir    string       // absolute; made if absent
+	Socket     string       // of the API; "": kiln.sock in DataDir
+	Version    string       // of this program
+	Executable string       // of this program, for its other roles
+	ServerNet  netip.Prefix // servers' addresses; zero: 198.18.0.0/16
+	Runtime    string       // another OCI runtime; "": the embedded runc
+	Log        *slog.Logger
+}
+
+// RunDir returns the run directory of the instance: sockets and state that a
+// reboot ends.
+func RunDir(id model.InstanceID) string { return filepath.Join("/run/kiln", string(id)) }
+
+// daemon is one running daemon.
+type daemon struct {
+	cfg      Config
+	instance model.InstanceID
+	runDir   string
+	journal  *journal.Journal
+	state    *model.State
+	epoch    uint64
+	clock    clock
+
+	engine   *local.Engine
+	images   *image.Store
+	prober   *probe.Prober
+	evidence *evidence.Store
+	builds   *builds
+	control  *control.Control
+	running  sync.WaitGroup // actions, loops
+}
+
+// Run is the daemon: it returns nil when ctx has ended and everything that
+// shall not outlive the daemon has ended too. ready is called once the API
+// answers.
+func Run(ctx context.Context, cfg Config, ready func()) error {
+	if os.Geteuid() != 0 {
+		return model.Errorf(model.Denied, "cannot start the daemon: it must run as root, since it makes namespaces, mounts and links").
+			WithHint("sudo kiln daemon")
+	}
+	if cfg.Socket == "" {
+		cfg.Socket = filepath.Join(cfg.DataDir, "kiln.sock")
+	}
+	d := &daemon{cfg: cfg}
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	defer d.close()
+	if err := d.connect(ctx); err != nil {
+		return err
+	}
+	if err := d.takeOver(ctx); err != nil {
+		return err
+	}
+	return d.serve(ctx, ready)
+}
+
+// open makes the directories and opens what the instance is: its id and its
+// journal. The journal's lock keeps a second daemon out.
+func (d *daemon) open(ctx context.Context) error {
+	if err := os.MkdirAll(d.cfg.DataDir, 0o711); err != nil {
+		return model.Errorf(model.Unavailable, "cannot make the data directory: %w", err)
+	}
+	j, err := journal.Open(filepath.Join(d.cfg.DataDir, "journal"), journal.Options{
+		Log: d.cfg.Log,
+		OnSignedHead: func(h journal.SignedHead) {
+			d.cfg.Log.Info("journal head signed", "seq", h.Seq, "hash", h.Hash.String(), "signature", fmt.Sprintf("%x", h.Signature))
+		},
+	})
+	if err != nil {
+		return err
+	}
+	d.journal = j
+	if d.state, err = j.Load(ctx); err != nil {
+		return errors.Join(err, j.Close())
+	}
+	if err := d.identify(); err != nil {
+		return errors.Join(err, j.Close())
+	}
+	if d.clock, err = newClock(d.state); err != nil {
+		return errors.Join(err, j.Close())
+	}
+	return nil
+}
+
+// identify finds out which instance this is.
+func (d *daemon) identify() error {
+	id, err := instanceOf(d.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if d.state.Instance != "" && d.state.Instance != id {
+		return model.Errorf(model.Conflict, "cannot start: the journal is of instance %s, but %s says %s",
+			d.state.Instance, filepath.Join(d.cfg.DataDir, "instance"), id).
+			WithHint("put %q into that file", d.state.Instance)
+	}
+	d.instance, d.runDir = id, RunDir(id)
+	if err := os.MkdirAll(d.runDir, 0o700); err != nil {
+		return model.Errorf(model.Unavailable, "cannot make the run directory: %w", err)
+	}
+	return nil
+}
+
+// connect sees to it that the processes of the instance run, and connects to
+// them.
+func (d *daemon) connect(ctx context.Context) (err error) {
+	ec := local.Config{
+		Instance: d.instance, DataDir: d.cfg.DataDir, RunDir: d.runDir,
+		ServerNet: d.cfg.ServerNet, Runtime: d.cfg.Runtime, Log: d.cfg.Log,
+	}
+	if err := d.ensureKeeper(ctx); err != nil {
+		return err
+	}
+	if d.engine, err = local.New(ctx, ec); err != nil {
+		return err
+	}
+	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, Log: d.cfg.Log}); err != nil {
+		return err
+	}
+	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{Log: d.cfg.Log}); err != nil {
+		return err
+	}
+	d.prober = probe.New(probe.Config{
+		Dialer: d.engine, Exec: d.engine, Now: func() model.Instant { return d.clock.Now().Elapsed }, Log: d.cfg.Log,
+	})
+	d.builds = &builds{
+		client: builder.NewClient(d.runDir), executable: d.cfg.Executable,
+		args: roleArgs("builder", d.instance, d.cfg.DataDir, d.runDir), logPath: filepath.Join(d.cfg.DataDir, "builder.log"),
+	}
+	return nil
+}
+
+// takeOver raises the epoch: from here on no other daemon's writes count.
+func (d *daemon) takeOver(ctx context.Context) error {
+	d.epoch = d.state.Epoch + 1
+	now := d.clock.Now()
+	var news []model.Payload
+	if d.state.Seq == 0 {
+		news = append(news, model.InstanceCreated{Instance: d.instance})
+	}
+	news = append(news, model.DaemonStarted{Epoch: d.epoch, Version: d.cfg.Version, BootID: now.BootID, BootOffset: d.clock.offset})
+	if d.engine.IPForwardWasSet() {
+		news = append(news, model.HostChanged{Setting: "net.ipv4.ip_forward", From: "0", To: "1"})
+		d.cfg.Log.Warn("net.ipv4.ip_forward was 0 and is 1 now: servers need it to be reached and to reach others")
+	}
+	var events []model.Event
+	for i, p := range news {
+		events = append(events, model.Event{
+			Seq: d.state.Seq + uint64(i) + 1, Epoch: d.epoch, At: now.Wall, Elapsed: now.Elapsed, Actor: "kiln", Data: p,
+		})
+	}
+	if err := d.journal.Append(ctx, d.epoch, d.state.Seq, events); err != nil {
+		return err
+	}
+	for _, e := range events {
+		if err := d.state.Apply(e); err != nil {
+			return model.Errorf(model.Internal, "cannot fold what was just written: %w", err)
+		}
+	}
+	return nil
+}
+
+// serve runs the control loop and the API until ctx ends.
+func (d *daemon) serve(ctx context.Context, ready func()) error {
+	work, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	d.control = control.New(control.Config{
+		Engine: d.engine, Journal: d.journal, Router: newRouters(d.runDir), Prober: prober{d.prober, d.epoch},
+		Validator: validator{d.engine}, Recorder: d.evidence, Clock: d.clock,
+		Spawn: func(f func()) { d.running.Go(f) }, Context: work, State: d.state, Epoch: d.epoch, Log: d.cfg.Log,
+	})
+	listener, err := listen(d.cfg.Socket)
+	if err != nil {
+		return err
+	}
+	httpServer := &http.Server{
+		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return work },
+		ErrorLog: slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug),
+	}
+	d.running.Go(func() { d.watchKeeper(work) })
+	d.running.Go(func() {
+		if err := d.control.Run(work, d.hints(work)); err != nil {
+			stop(err)
+		}
+	})
+	d.running.Go(func() {
+		if err := httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			stop(model.Errorf(model.Internal, "cannot serve the API: %w", err))
+		}
+	})
+	d.cfg.Log.Info("kiln is ready", "instance", string(d.instance), "socket", d.cfg.Socket, "epoch", d.epoch, "version", d.cfg.Version)
+	ready()
+	<-work.Done()
+	cause := context.Cause(work)
+	d.stop(ctx, httpServer)
+	if errors.Is(cause, context.Canceled) {
+		return nil
+	}
+	return cause
+}
+
+func (d *daemon) handler() http.Handler {
+	return server.New(server.Config{
+		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
+		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
+		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Doctor: doctor{d}, Log: d.cfg.Log,
+	})
+}
+
+// hints merges what says that a step is worth while.
+func (d *daemon) hints(ctx context.Context) <-chan struct{} {
+	hints := make(chan struct{}, 1)
+	hint := func() {
+		select {
+		case hints <- struct{}{}:
+		default:
+		}
+	}
+	for _, source := range []<-chan struct{}{d.engine.Watch(ctx), d.prober.Changes()} {
+		d.running.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case _, open := <-source:
+					if !open {
+						return
+					}
+					hint()
+				}
+			}
+		})
+	}
+	return hints
+}
+
+// stop ends the daemon's own: servers and traffic go on. Where no service is
+// declared any more it ends everything of the instance.
+func (d *daemon) stop(ctx context.Context, httpServer *http.Server) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)
+	defer cancel()
+	grace, cut := context.WithTimeout(ctx, time.Second)
+	defer cut()
+	if httpServer.Shutdown(grace) != nil {
+		_ = httpServer.Close() // streams that nobody ends
+	}
+	d.running.Wait()
+	d.prober.Close()
+	d.builds.stop()
+	if !d.idle() {
+		d.cfg.Log.Info("the daemon ends; servers and traffic go on")
+		return
+	}
+	d.cfg.Log.Info("no service is declared: everything of the instance ends", "instance", string(d.instance))
+	d.endInstance(ctx)
+}
+
+// idle reports whether no service is declared and no server is left.
+func (d *daemon) idle() bool {
+	idle := true
+	d.control.View(func(s *model.State, _ *model.Snapshot) {
+		for _, svc := range s.Services {
+			idle = idle && svc.Destroyed && len(svc.Servers) == 0
+		}
+	})
+	return idle
+}
+
+// close releases what the daemon holds.
+func (d *daemon) close() {
+	if d.images != nil {
+		_ = d.images.Close()
+	}
+	if d.engine != nil {
+		_ = d.engine.Close()
+	}
+	if err := d.journal.Close(); err != nil {
+		d.cfg.Log.Error("cannot close the journal", "error", err)
+	}
+}
+
+// listen opens the API's socket. Nobody else can hold it: the journal's lock
+// is ours, so what is there is a dead daemon's.
+func listen(path string) (net.Listener, error) {
+	const longest = 107 // struct sockaddr_un, unix(7)
+	if len(path) > longest {
+		return nil, model.Errorf(model.Invalid, "cannot listen on %s: a socket's path has at most %d bytes, this has %d", path, longest, len(path)).
+			WithHint("choose a shorter one: --socket /run/kiln.sock")
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, model.Errorf(model.Unavailable, "cannot make the socket's directory: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, model.Errorf(model.Unavailable, "cannot remove the old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, model.Errorf(model.Unavailable, "cannot listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}

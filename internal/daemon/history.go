@@ -1,0 +1,43 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+
+	"kiln/internal/api"
+	"kiln/internal/journal"
+	"kiln/internal/server"
+)
+
+// history shows the journal to the API.
+type history struct{ j *journal.Journal }
+
+// Entries implements server.History.
+func (h history) Entries(ctx context.Context, after uint64, limit int) ([]server.Entry, error) {
+	entries, err := h.j.Events(ctx, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]server.Entry, len(entries))
+	for i, e := range entries {
+		out[i] = server.Entry{Event: e.Event, Raw: e.Raw, Hash: e.Hash.String()}
+	}
+	return out, nil
+}
+
+// Verify implements server.History.
+func (h history) Verify(ctx context.Context) (api.AuditReport, error) {
+	report, err := h.j.Verify(ctx)
+	if err != nil {
+		return api.AuditReport{}, err
+	}
+	out := api.AuditReport{Whole: report.Whole(), Events: report.Events, Head: report.Last.Hash.String(), Signed: report.Signed}
+	for _, p := range report.Problems {
+		text := p.What
+		if p.Seq != 0 {
+			text = fmt.Sprintf("event %d: %s", p.Seq, p.What)
+		}
+		out.Problems = append(out.Problems, text)
+	}
+	return out, nil
+}

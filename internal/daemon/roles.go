@@ -1,0 +1,115 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"kiln/internal/engine/local"
+	"kiln/internal/image/builder"
+	"kiln/internal/keeper"
+	"kiln/internal/model"
+	"kiln/internal/router"
+)
+
+// Role says for which instance a process plays a part other than the daemon's.
+type Role struct {
+	Instance   model.InstanceID
+	DataDir    string
+	RunDir     string
+	Executable string // of this program
+	Log        *slog.Logger
+}
+
+// RunKeeper is the process `kiln keeper`.
+func RunKeeper(ctx context.Context, r Role) error {
+	path, args, err := local.ContainerdCommand(local.Config{Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir})
+	if err != nil {
+		return err
+	}
+	return keeper.Run(ctx, keeper.Config{
+		RunDir: r.RunDir, DataDir: r.DataDir, Log: r.Log,
+		Children: []keeper.Child{
+			{Name: "containerd", Path: path, Args: args},
+			{Name: "router", Path: r.Executable, Args: append([]string{"kiln"}, roleArgs("router", r.Instance, r.DataDir, r.RunDir)...)},
+		},
+	})
+}
+
+// RunRouter is the process `kiln router`.
+func RunRouter(ctx context.Context, r Role) error {
+	return router.Run(ctx, router.Config{DataDir: r.DataDir, RunDir: r.RunDir, Log: r.Log})
+}
+
+// RunBuilder is the process `kiln builder`. It ends with the daemon that
+// started it: its standard input is a pipe that the daemon holds.
+func RunBuilder(ctx context.Context, r Role, stdin io.Reader) error {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	go func() {
+		_, _ = io.Copy(io.Discard, stdin)
+		end()
+	}()
+	return builder.Run(ctx, builder.Config{Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir, Log: r.Log})
+}
+
+// roleArgs are the arguments that start another role of the instance.
+func roleArgs(name string, instance model.InstanceID, dataDir, runDir string) []string {
+	return []string{name, "--instance", string(instance), "--data-dir", dataDir, "--run-dir", runDir}
+}
+
+// ensureKeeper starts a keeper where none answers.
+func (d *daemon) ensureKeeper(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	_, err := keeper.Ensure(ctx, d.runDir, d.cfg.Executable,
+		append([]string{"kiln"}, roleArgs("keeper", d.instance, d.cfg.DataDir, d.runDir)...), nil,
+		filepath.Join(d.cfg.DataDir, "keeper.log"))
+	if err != nil {
+		return model.Errorf(model.Unavailable, "cannot start the keeper: %w", err).
+			WithHint("its output is in %s", filepath.Join(d.cfg.DataDir, "keeper.log"))
+	}
+	return nil
+}
+
+// watchKeeper starts the keeper again when it has died.
+func (d *daemon) watchKeeper(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := d.ensureKeeper(ctx); err != nil && ctx.Err() == nil {
+				d.cfg.Log.Error("no keeper", "error", err)
+			}
+		}
+	}
+}
+
+// endInstance ends router, containerd and keeper and removes what the instance
+// has on the machine. Images and history stay in the data directory.
+func (d *daemon) endInstance(ctx context.Context) {
+	err := d.engine.Purge(ctx)
+	err = errors.Join(err, d.images.Close(), d.engine.Close())
+	d.images, d.engine = nil, nil
+	err = errors.Join(err, keeper.NewClient(d.runDir).Shutdown(ctx), os.Remove(d.cfg.Socket), os.RemoveAll(d.runDir))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		d.cfg.Log.Error("not everything of the instance could be ended", "error", err)
+	}
+}
+
+// ServerNet parses the network that servers live in.
+func ServerNet(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, model.Errorf(model.Invalid, "cannot use %q as the servers' network: %w", s, err).WithHint("give one as 198.18.0.0/16")
+	}
+	return p, nil
+}

@@ -1,0 +1,171 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"net/http"
+	"strconv"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+	"kiln/internal/reconcile"
+)
+
+func (s *Server) registerCommands(h huma.API) {
+	huma.Register(h, operation("deploy", http.MethodPost, api.PathDeploy, "Make a release the one in service"), s.deploy)
+	huma.Register(h, operation("plan", http.MethodPost, api.PathPlan, "Say what a deploy would do"), s.plan)
+	huma.Register(h, operation("rollback", http.MethodPost, api.PathRollback, "Go back to a release"), s.rollback)
+	huma.Register(h, operation("scale", http.MethodPost, api.PathScale, "Change the number of servers"), s.scale)
+	huma.Register(h, operation("abort", http.MethodPost, api.PathAbort, "End the running deployment"), s.abort)
+	huma.Register(h, operation("destroy", http.MethodPost, api.PathDestroy, "End a service with all its servers"), s.destroy)
+}
+
+// actor is who a command is journalled for.
+func actor(name string) string { return cmp.Or(name, "someone") }
+
+type deployInput struct {
+	Service string `path:"service"`
+	Body    api.DeployRequest
+}
+
+func (in *deployInput) request(snap *model.Snapshot) reconcile.DeployRequest {
+	return reconcile.DeployRequest{
+		Service: in.Service, Template: in.Body.Template, Policy: in.Body.Policy,
+		Author: in.Body.Author, Reason: in.Body.Reason, Provenance: in.Body.Provenance,
+		Actor: actor(in.Body.Author), Capacity: capacity(snap),
+	}
+}
+
+// capacity is what is free, nil while the engine has not been observed yet.
+func capacity(snap *model.Snapshot) *model.Capacity {
+	if snap == nil {
+		return nil
+	}
+	return &snap.Capacity
+}
+
+func (s *Server) deploy(ctx context.Context, in *deployInput) (*reply[api.DeployAccepted], error) {
+	return s.deployed(ctx, in.Service, in.Body.Author, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		if st.Images[in.Body.Template.Image] == nil {
+			return nil, reconcile.DeployResult{}, model.Errorf(model.NotFound, "cannot deploy %s: no image %s is here", in.Service, in.Body.Template.Image).
+				WithHint("kiln images lists what is here")
+		}
+		return reconcile.Deploy(st, in.request(snap), now)
+	})
+}
+
+// deployed carries out a command that may begin a deployment.
+func (s *Server) deployed(ctx context.Context, service, author string,
+	command func(*model.State, *model.Snapshot, model.Now) ([]model.Payload, reconcile.DeployResult, error),
+) (*reply[api.DeployAccepted], error) {
+	var result reconcile.DeployResult
+	err := s.cfg.Control.Do(ctx, actor(author), func(st *model.State, snap *model.Snapshot, now model.Now) (events []model.Payload, err error) {
+		events, result, err = command(st, snap, now)
+		return events, err
+	})
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	var image model.Digest
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+		if r := st.Services[service].Release(result.Release); r != nil {
+			image = r.Template.Image
+		}
+	})
+	out := &reply[api.DeployAccepted]{api.DeployAccepted{
+		Service: service, Release: result.Release, Image: image, Verdict: result.Verdict,
+	}}
+	if result.Verdict == model.Unchanged {
+		out.Body.Message = "nothing changes: release " + strconv.Itoa(result.Release) + " is what is declared"
+	}
+	if result.Deployment != "" {
+		out.Body.Deployment = &result.Deployment
+	}
+	return out, nil
+}
+
+func (s *Server) plan(_ context.Context, in *deployInput) (*reply[reconcile.Plan], error) {
+	out := &reply[reconcile.Plan]{}
+	now := s.cfg.Clock.Now()
+	s.cfg.Control.View(func(st *model.State, snap *model.Snapshot) {
+		out.Body = reconcile.PlanDeploy(st, snap, in.request(snap), now)
+	})
+	return out, nil
+}
+
+type rollbackInput struct {
+	Service string `path:"service"`
+	Body    api.RollbackRequest
+}
+
+func (s *Server) rollback(ctx context.Context, in *rollbackInput) (*reply[api.DeployAccepted], error) {
+	return s.deployed(ctx, in.Service, in.Body.Author, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		if _, err := serviceNamed(st, in.Service); err != nil {
+			return nil, reconcile.DeployResult{}, err
+		}
+		return reconcile.Rollback(st, reconcile.RollbackRequest{
+			Service: in.Service, To: in.Body.To, Author: in.Body.Author, Reason: in.Body.Reason,
+			Actor: actor(in.Body.Author), Capacity: capacity(snap),
+		}, now)
+	})
+}
+
+type scaleInput struct {
+	Service string `path:"service"`
+	Body    api.ScaleRequest
+}
+
+func (s *Server) scale(ctx context.Context, in *scaleInput) (*reply[api.DeployAccepted], error) {
+	return s.deployed(ctx, in.Service, in.Body.Author, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		if _, err := serviceNamed(st, in.Service); err != nil {
+			return nil, reconcile.DeployResult{}, err
+		}
+		return reconcile.Scale(st, reconcile.ScaleRequest{
+			Service: in.Service, Servers: in.Body.Servers, Author: in.Body.Author, Reason: in.Body.Reason,
+			Actor: actor(in.Body.Author), Capacity: capacity(snap),
+		}, now)
+	})
+}
+
+type abortInput struct {
+	Service string `path:"service"`
+	Body    api.AbortRequest
+}
+
+func (s *Server) abort(ctx context.Context, in *abortInput) (*reply[api.Accepted], error) {
+	out := &reply[api.Accepted]{api.Accepted{Service: in.Service}}
+	err := s.cfg.Control.Do(ctx, actor(in.Body.Author), func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
+		svc, err := serviceNamed(st, in.Service)
+		if err != nil {
+			return nil, err
+		}
+		if svc.Deployment != nil {
+			out.Body.Deployment = svc.Deployment.ID
+		}
+		return reconcile.Abort(st, reconcile.AbortRequest{Service: in.Service, Actor: actor(in.Body.Author)}, now)
+	})
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	return out, nil
+}
+
+type destroyInput struct {
+	Service string `path:"service"`
+	Body    api.DestroyRequest
+}
+
+func (s *Server) destroy(ctx context.Context, in *destroyInput) (*reply[api.Accepted], error) {
+	err := s.cfg.Control.Do(ctx, actor(in.Body.Author), func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
+		if _, err := serviceNamed(st, in.Service); err != nil {
+			return nil, err
+		}
+		return reconcile.DestroyService(st, in.Service)
+	})
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	return &reply[api.Accepted]{api.Accepted{Service: in.Service}}, nil
+}

@@ -1,0 +1,268 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+)
+
+// sessionTimeout is how long a build waits for its client's context.
+const sessionTimeout = 15 * time.Second
+
+func (s *Server) registerImages(h huma.API) {
+	huma.Register(h, operation("images", http.MethodGet, api.PathImages, "What images there are"), s.images)
+	huma.Register(h, operation("image", http.MethodGet, api.PathImage, "One image"), s.image)
+	huma.Register(h, operation("pull", http.MethodPost, api.PathPull, "Take an image from a registry"), s.pull)
+	huma.Register(h, operation("build", http.MethodPost, api.PathBuild, "Build an image"), s.build)
+	// The bodies of these two are no JSON, so they stand beside huma.
+	s.mux.HandleFunc("POST "+api.PathImport, s.importImage)
+	s.mux.HandleFunc("POST "+api.PathSession, s.session)
+}
+
+func (s *Server) images(context.Context, *struct{}) (*reply[api.Images], error) {
+	out := &reply[api.Images]{api.Images{Images: []model.Image{}}}
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+		for _, img := range st.Images {
+			out.Body.Images = append(out.Body.Images, copyOf(img))
+		}
+	})
+	slices.SortFunc(out.Body.Images, func(a, b model.Image) int {
+		if c := b.CreatedAt.Compare(a.CreatedAt); c != 0 {
+			return c
+		}
+		return strings.Compare(string(a.Digest), string(b.Digest))
+	})
+	return out, nil
+}
+
+func copyOf(img *model.Image) model.Image {
+	c := *img
+	c.Names = slices.Clone(img.Names)
+	return c
+}
+
+type imageInput struct {
+	Image string `path:"image"`
+}
+
+func (s *Server) image(ctx context.Context, in *imageInput) (*reply[api.Image], error) {
+	name, err := url.PathUnescape(in.Image)
+	if err != nil {
+		name = in.Image
+	}
+	var known *model.Image
+	var usedBy []string
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+		if known, err = imageNamed(st, name); err == nil {
+			usedBy = users(st, known.Digest)
+		}
+	})
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	shown, err := s.cfg.Images.Show(ctx, known.Digest)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	shown.Image, shown.UsedBy = *known, usedBy
+	return &reply[api.Image]{shown}, nil
+}
+
+// imageNamed finds an image by its digest, the beginning of it (four digits or
+// more), or a name. The result is a copy.
+func imageNamed(st *model.State, name string) (*model.Image, error) {
+	var matches []model.Image
+	for _, img := range st.Images {
+		hex := strings.TrimPrefix(string(img.Digest), "sha256:")
+		digits := strings.TrimPrefix(name, "sha256:")
+		if slices.ContainsFunc(img.Names, func(n string) bool { return n == name || strings.TrimPrefix(n, "docker.io/") == name }) ||
+			(len(digits) >= 4 && strings.HasPrefix(hex, digits)) {
+			matches = append(matches, copyOf(img))
+		}
+	}
+	switch len(matches) {
+	case 1:
+		return &matches[0], nil
+	case 0:
+		return nil, model.Errorf(model.NotFound, "cannot find image %q", name).WithHint("kiln images lists them")
+	default:
+		return nil, model.Errorf(model.Invalid, "cannot tell which image %q is: it begins %d digests", name, len(matches)).
+			WithHint("give more digits")
+	}
+}
+
+func users(st *model.State, digest model.Digest) []string {
+	var out []string
+	for _, name := range sortedKeys(st.Services) {
+		svc := st.Services[name]
+		for _, r := range svc.Releases {
+			if r.Template.Image != digest {
+				continue
+			}
+			use := name + " release " + strconv.Itoa(r.Number)
+			if svc.InService == r.Number {
+				use += " (in service)"
+			}
+			out = append(out, use)
+		}
+	}
+	return out
+}
+
+// added journals an image. What is not in the journal does not exist for kiln,
+// so this comes before the answer.
+func (s *Server) added(ctx context.Context, img model.Image) error {
+	return s.cfg.Control.Do(ctx, img.Author, func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
+		img.CreatedAt = now.Wall
+		if known := st.Images[img.Digest]; known != nil {
+			fresh := slices.DeleteFunc(slices.Clone(img.Names), func(n string) bool { return slices.Contains(known.Names, n) })
+			if len(fresh) == 0 {
+				return nil, nil
+			}
+		}
+		return []model.Payload{model.ImageAdded{Image: img}}, nil
+	})
+}
+
+type pullInput struct{ Body api.PullRequest }
+
+func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResult], error) {
+	began := time.Now()
+	var local *model.Image
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) { local, _ = imageNamed(st, in.Body.Ref) })
+	if local != nil {
+		return &reply[api.ImageResult]{api.ImageResult{Image: local.Digest, Name: in.Body.Ref, Size: local.Size}}, nil
+	}
+	img, err := s.cfg.Images.Pull(ctx, in.Body.Ref)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	img.Author, img.Reason, img.Source = in.Body.Author, in.Body.Reason, in.Body.Ref
+	if err := s.added(ctx, img); err != nil {
+		return nil, s.refuse(err)
+	}
+	return &reply[api.ImageResult]{api.ImageResult{Image: img.Digest, Name: in.Body.Ref, Size: img.Size, TookMS: time.Since(began).Milliseconds()}}, nil
+}
+
+func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	query := r.URL.Query()
+	img, err := s.cfg.Images.Import(r.Context(), r.Body, query.Get("name"))
+	if err == nil {
+		img.Author, img.Reason, img.Source = query.Get("author"), query.Get("reason"), "import"
+		err = s.added(r.Context(), img)
+	}
+	if err != nil {
+		s.refuseRaw(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	result := api.ImageResult{Image: img.Digest, Name: query.Get("name"), Size: img.Size, TookMS: time.Since(began).Milliseconds()}
+	if err := json.NewEncoder(w).Encode(result); err != nil {
+		s.cfg.Log.Debug("cannot answer", "error", err)
+	}
+}
+
+type buildInput struct{ Body api.BuildRequest }
+
+// build streams a build's progress. Its first line names the build, so that
+// the client can bring its context.
+func (s *Server) build(_ context.Context, in *buildInput) (*huma.StreamResponse, error) {
+	id := strings.ToLower(rand.Text())
+	waiting := make(chan net.Conn, 1)
+	s.mu.Lock()
+	s.sessions[id] = waiting
+	s.mu.Unlock()
+	return stream(func(hctx huma.Context, out *ndjson) error {
+		defer s.forget(id, waiting)
+		ctx := hctx.Context()
+		if err := out.send(api.BuildEvent{Build: id}); err != nil {
+			return err
+		}
+		last := s.runBuild(ctx, in.Body, waiting, func(e api.BuildEvent) { _ = out.send(e) })
+		return out.send(last)
+	}), nil
+}
+
+// forget drops the build's waiting session, and a connection that came late.
+func (s *Server) forget(id string, waiting chan net.Conn) {
+	s.mu.Lock()
+	delete(s.sessions, id)
+	s.mu.Unlock()
+	select {
+	case conn := <-waiting:
+		_ = conn.Close()
+	default:
+	}
+}
+
+// runBuild waits for the context, builds, and journals the image. What it
+// returns is the last line.
+func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting chan net.Conn, progress func(api.BuildEvent)) api.BuildEvent {
+	began := time.Now()
+	var session net.Conn
+	select {
+	case session = <-waiting:
+		defer session.Close()
+	case <-ctx.Done():
+		return api.BuildEvent{Error: problemOf(ctx.Err())}
+	case <-time.After(sessionTimeout):
+		return api.BuildEvent{Error: problemOf(model.Errorf(model.Unavailable, "cannot build: the client brought no context within %s", sessionTimeout))}
+	}
+	img, err := s.cfg.Builder.Build(ctx, req, session, progress)
+	if err == nil {
+		img.Author, img.Reason, img.Source = req.Author, req.Reason, "build"
+		img.Provenance.Commit, img.Provenance.Dirty = req.Commit, req.Dirty
+		err = s.added(ctx, img)
+	}
+	if err != nil {
+		return api.BuildEvent{Error: problemOf(err)}
+	}
+	return api.BuildEvent{
+		Result:  &api.ImageResult{Image: img.Digest, Size: img.Size, TookMS: time.Since(began).Milliseconds()},
+		Parents: img.Provenance.Parents,
+	}
+}
+
+// session turns the connection into the session of a build that waits for it.
+func (s *Server) session(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	waiting := s.sessions[r.PathValue("build")]
+	delete(s.sessions, r.PathValue("build"))
+	s.mu.Unlock()
+	if waiting == nil {
+		s.refuseRaw(w, model.Errorf(model.NotFound, "cannot bring a context: no build %q waits for one", r.PathValue("build")))
+		return
+	}
+	hijacker, ok := w.(http.Hijacker)
+	if !ok || r.Header.Get("Upgrade") != api.SessionProtocol {
+		s.refuseRaw(w, model.Errorf(model.Invalid, "cannot bring a context: the request must be upgraded to %s", api.SessionProtocol))
+		return
+	}
+	conn, buffered, err := hijacker.Hijack()
+	if err != nil {
+		s.cfg.Log.Error("cannot take over the connection", "error", err)
+		return
+	}
+	_, err = buffered.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + api.SessionProtocol + "\r\n\r\n")
+	if err == nil {
+		err = buffered.Flush()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return
+	}
+	waiting <- &hijacked{conn, buffered.Reader}
+}

@@ -1,0 +1,176 @@
+// Package server answers the API: it turns requests into commands of control
+// and the state into what people and programs read.
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"kiln/internal/api"
+	"kiln/internal/control"
+	"kiln/internal/engine"
+	"kiln/internal/model"
+)
+
+// Control is what the server asks of package control.
+type Control interface {
+	Do(ctx context.Context, actor string, command control.Command) error
+	View(f func(s *model.State, snapshot *model.Snapshot))
+	Changed() <-chan struct{}
+}
+
+// Clock tells the time.
+type Clock interface {
+	Now() model.Now
+}
+
+// History reads the journal.
+type History interface {
+	// Entries returns at most limit events after the sequence number, with
+	// the hash of each.
+	Entries(ctx context.Context, after uint64, limit int) ([]Entry, error)
+	Verify(ctx context.Context) (api.AuditReport, error)
+}
+
+// Entry is a journal entry.
+type Entry struct {
+	Event model.Event
+	Raw   json.RawMessage // the stored bytes
+	Hash  string
+}
+
+// Images holds images.
+type Images interface {
+	Import(ctx context.Context, r io.Reader, name string) (model.Image, error)
+	Pull(ctx context.Context, ref string) (model.Image, error)
+	Show(ctx context.Context, digest model.Digest) (api.Image, error)
+}
+
+// Builder builds images. The session is the client's side of the build: its
+// bytes are relayed as they are.
+type Builder interface {
+	Build(ctx context.Context, req api.BuildRequest, session net.Conn, progress func(api.BuildEvent)) (model.Image, error)
+}
+
+// Evidence reads what death records point to.
+type Evidence interface {
+	Read(ctx context.Context, digest string) (json.RawMessage, error)
+}
+
+// Doctor looks at the machine.
+type Doctor interface {
+	Checks(ctx context.Context) []api.Check
+}
+
+// Config is what a Server works with.
+type Config struct {
+	Version  api.Version
+	Control  Control
+	Clock    Clock
+	Engine   engine.Engine
+	Logs     engine.Logger
+	History  History
+	Images   Images
+	Builder  Builder
+	Evidence Evidence
+	Doctor   Doctor
+	Log      *slog.Logger
+}
+
+// Server is the API of one instance.
+type Server struct {
+	cfg Config
+	mux *http.ServeMux
+
+	mu       sync.Mutex
+	sessions map[string]chan net.Conn // of builds that wait for their context
+}
+
+// New returns a Server.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, mux: http.NewServeMux(), sessions: map[string]chan net.Conn{}}
+	hc := huma.DefaultConfig("kiln", cfg.Version.Version)
+	hc.DocsPath = "" // the document is served; a page for it would load scripts from elsewhere
+	hc.SchemasPath = ""
+	hc.CreateHooks = nil // no $schema in every answer
+	h := humago.New(s.mux, hc)
+	s.registerViews(h)
+	s.registerCommands(h)
+	s.registerStreams(h)
+	s.registerImages(h)
+	return s
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
+
+// problem is an api.Problem as an error that huma answers with.
+type problem struct{ api.Problem }
+
+// Error implements error.
+func (p *problem) Error() string { return p.Detail }
+
+// GetStatus implements huma.StatusError.
+func (p *problem) GetStatus() int { return p.Status }
+
+// ContentType implements huma.ContentTypeFilter.
+func (p *problem) ContentType(string) string { return "application/problem+json" }
+
+// statuses are the HTTP statuses of the error classes.
+var statuses = map[model.Code]int{
+	model.Invalid:      http.StatusBadRequest,
+	model.NotFound:     http.StatusNotFound,
+	model.Conflict:     http.StatusConflict,
+	model.Precondition: http.StatusPreconditionFailed,
+	model.Unavailable:  http.StatusServiceUnavailable,
+	model.Denied:       http.StatusForbidden,
+	model.Internal:     http.StatusInternalServerError,
+}
+
+// problemOf returns err as the API says it.
+func problemOf(err error) *api.Problem {
+	code := model.CodeOf(err)
+	status := statuses[code]
+	return &api.Problem{Title: http.StatusText(status), Status: status, Detail: err.Error(), Code: code, Hint: model.HintOf(err)}
+}
+
+// refuse turns an error into an answer.
+func (s *Server) refuse(err error) error {
+	if model.CodeOf(err) == model.Internal {
+		s.cfg.Log.Error("request failed", "error", err)
+	}
+	return &problem{*problemOf(err)}
+}
+
+// refuseRaw answers with an error outside of huma.
+func (s *Server) refuseRaw(w http.ResponseWriter, err error) {
+	p := problemOf(err)
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		s.cfg.Log.Debug("cannot answer", "error", err)
+	}
+}
+
+// reply is an answer with a body.
+type reply[T any] struct{ Body T }
+
+// serviceNamed returns the service or a NotFound error that names what there is.
+func serviceNamed(st *model.State, name string) (*model.Service, error) {
+	if svc := st.Services[name]; svc != nil {
+		return svc, nil
+	}
+	err := model.Errorf(model.NotFound, "cannot find service %q: no such service was ever deployed here", name)
+	if known := sortedKeys(st.Services); len(known) > 0 {
+		return nil, err.WithHint("there are: %s", joined(known))
+	}
+	return nil, err.WithHint("deploy one: kiln deploy %s", name)
+}

@@ -1,0 +1,145 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+	"kiln/internal/reconcile"
+)
+
+// wall returns when the instant is, or was, by the wall clock.
+func wall(i model.Instant, now model.Now) time.Time {
+	return now.Wall.Add(i.Sub(now.Elapsed)).UTC().Truncate(time.Millisecond)
+}
+
+// statusView is the state as `kiln status` shows it.
+func statusView(s *model.State, now model.Now, only []string) api.Status {
+	out := api.Status{Services: []api.ServiceStatus{}}
+	for _, name := range sortedKeys(s.Services) {
+		svc := s.Services[name]
+		if hidden(svc) || (len(only) > 0 && !slices.Contains(only, name)) {
+			continue
+		}
+		out.Services = append(out.Services, serviceView(svc, now))
+	}
+	return out
+}
+
+// hidden reports whether the service is history: nothing of it runs.
+func hidden(svc *model.Service) bool {
+	return svc.Destroyed && len(svc.Servers) == 0 && svc.Deployment == nil
+}
+
+func serviceView(svc *model.Service, now model.Now) api.ServiceStatus {
+	v := api.ServiceStatus{
+		Name: svc.Name, Release: svc.InService, Servers: []api.ServerStatus{},
+		Message: serviceMessage(svc), Destroying: svc.Destroying,
+	}
+	if r := svc.Release(svc.InService); r != nil {
+		v.Image, v.Wanted, v.Routes = r.Template.Image, r.Policy.Servers, r.Policy.Routes
+	}
+	for _, id := range sortedKeys(svc.Servers) {
+		v.Servers = append(v.Servers, serverView(svc, svc.Servers[id], now))
+	}
+	slices.SortStableFunc(v.Servers, func(a, b api.ServerStatus) int { return b.Release - a.Release })
+	if d := svc.Deployment; d != nil {
+		v.Deployment = &api.DeploymentStatus{
+			ID: d.ID, From: d.From, To: d.To, Strategy: d.Strategy, Phase: d.Phase, WaitingFor: d.WaitingFor,
+			Since: wall(d.Since, now), Until: wall(d.Deadline, now),
+		}
+	}
+	return v
+}
+
+// serviceMessage says what a person should know without asking.
+func serviceMessage(svc *model.Service) string {
+	var say []string
+	if svc.BackOff.Failures > 0 && svc.BackOff.Reason != "" {
+		say = append(say, svc.BackOff.Reason)
+	}
+	serving, unhealthy := 0, 0
+	for _, srv := range svc.Servers {
+		if srv.Phase == model.PhaseServing {
+			serving++
+			if srv.Health == model.Unhealthy {
+				unhealthy++
+			}
+		}
+	}
+	switch {
+	case serving > 0 && unhealthy*2 > serving:
+		say = append(say, fmt.Sprintf("%d of %d servers are unhealthy: all stay in rotation, since fewer than half are fit", unhealthy, serving))
+	case unhealthy > 0:
+		say = append(say, fmt.Sprintf("%d of %d servers unhealthy and out of rotation", unhealthy, serving))
+	}
+	if n := len(svc.Deployments); n > 0 && svc.Deployment == nil && svc.Deployments[n-1].Verdict == model.Unknown {
+		say = append(say, "the verdict of "+string(svc.Deployments[n-1].ID)+" is unknown: "+svc.Deployments[n-1].Reason)
+	}
+	return strings.Join(say, "; ")
+}
+
+func serverView(svc *model.Service, srv *model.Server, now model.Now) api.ServerStatus {
+	v := api.ServerStatus{
+		ID: srv.ID, Release: srv.Release, Phase: srv.Phase,
+		Healthy:   srv.Phase.Alive() && srv.Health == model.Healthy,
+		InService: srv.Phase == model.PhaseServing, Parked: srv.Phase == model.PhaseParked,
+		Address: srv.Address, StartedAt: srv.StartedAt, Reason: srv.Reason, Health: srv.HealthDetail,
+	}
+	if r := svc.Release(svc.InService); r != nil && r.Template.Hash() == srv.TemplateHash {
+		v.Release = svc.InService
+	}
+	if r := svc.Release(v.Release); r != nil {
+		v.Image = r.Template.Image
+	}
+	if srv.Until != 0 {
+		until := wall(srv.Until, now)
+		v.Until = &until
+	}
+	return v
+}
+
+// releasesView is a service's history, newest first.
+func releasesView(s *model.State, svc *model.Service) api.Releases {
+	out := api.Releases{Service: svc.Name, Releases: []api.ReleaseEntry{}}
+	for _, r := range slices.Backward(svc.Releases) {
+		possible, _ := reconcile.RollbackPossible(s, svc.Name, r.Number)
+		e := api.ReleaseEntry{
+			Number: r.Number, Image: r.Template.Image, CreatedAt: r.CreatedAt, Author: r.Author, Reason: r.Reason,
+			Verdict: reconcile.ReleaseVerdict(svc, r.Number), RollbackPossible: possible,
+			InService: svc.InService == r.Number, Servers: r.Policy.Servers, Commit: r.Provenance.Commit, Dirty: r.Provenance.Dirty,
+		}
+		if r.RollbackOf != 0 {
+			e.RollbackOf = &r.RollbackOf
+		}
+		out.Releases = append(out.Releases, e)
+	}
+	return out
+}
+
+// resultView is the last line of a deployment, nil while it runs.
+func resultView(svc *model.Service, d *model.Deployment) *api.Result {
+	if d.Verdict == "" {
+		return nil
+	}
+	r := &api.Result{
+		Deployment: &d.ID, Service: svc.Name, Release: d.To, Verdict: d.Verdict, Reason: d.Reason,
+		TookMS: d.TookMS, RequestsFinished: d.Finished, RequestsCut: d.Cut,
+	}
+	if rel := svc.Release(d.To); rel != nil {
+		r.Image = rel.Template.Image
+	}
+	return r
+}
+
+func sortedKeys[K ~string, V any](m map[K]V) []K {
+	keys := make([]K, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,124 @@
+package server
+
+import (
+	"fmt"
+	"strings"
+
+	"kiln/internal/model"
+)
+
+// inWords says what an event means in one sentence, and which service it is
+// about ("" for none).
+func inWords(e model.Event) (service, text string) {
+	switch p := e.Data.(type) {
+	case model.InstanceCreated:
+		return "", fmt.Sprintf("instance %s was created", p.Instance)
+	case model.DaemonStarted:
+		return "", fmt.Sprintf("a daemon (kiln %s) took over with epoch %d", p.Version, p.Epoch)
+	case model.HostChanged:
+		return "", fmt.Sprintf("changed the machine's %s from %s to %s", p.Setting, p.From, p.To)
+	case model.ImageAdded:
+		return "", imageInWords(p.Image)
+	case model.ReleaseCreated:
+		return p.Release.Service, releaseInWords(p.Release)
+	case model.TablePublished:
+		return "", fmt.Sprintf("routing table %d was published", p.Generation)
+	case model.TableAcknowledged:
+		return "", fmt.Sprintf("routing table %d is acknowledged by every live router", p.Generation)
+	case model.ServerCreated, model.ServerAdvanced, model.ServerValidated, model.ServerHealth, model.ServerDrained, model.ServerRecorded:
+		return serverInWords(p)
+	default:
+		return serviceInWords(p)
+	}
+}
+
+func imageInWords(img model.Image) string {
+	text := fmt.Sprintf("image %s is known (%s", img.Digest.Short(), img.Source)
+	if len(img.Names) > 0 {
+		text += ", " + strings.Join(img.Names, ", ")
+	}
+	return text + ")"
+}
+
+func releaseInWords(r model.Release) string {
+	text := fmt.Sprintf("release %d: image %s, %d servers", r.Number, r.Template.Image.Short(), r.Policy.Servers)
+	if r.RollbackOf != 0 {
+		text += fmt.Sprintf(", the template of release %d again", r.RollbackOf)
+	}
+	if r.Reason != "" {
+		text += fmt.Sprintf(" (%s)", r.Reason)
+	}
+	return text
+}
+
+func serverInWords(p model.Payload) (service, text string) {
+	switch p := p.(type) {
+	case model.ServerCreated:
+		return p.Service, fmt.Sprintf("%s shall exist for release %d: %s", p.ID, p.Release, p.Cause)
+	case model.ServerAdvanced:
+		text = fmt.Sprintf("%s is %s", p.ID, p.Phase)
+		if p.Address != "" {
+			text += " at " + p.Address
+		}
+		if p.Exit != nil {
+			text += " (" + p.Exit.String() + ")"
+		}
+		if p.Reason != "" {
+			text += ": " + p.Reason
+		}
+		return p.ID.Service(), text
+	case model.ServerHealth:
+		text = fmt.Sprintf("%s is %s", p.ID, p.Status)
+		if p.Detail != "" {
+			text += ": " + p.Detail
+		}
+		return p.ID.Service(), text
+	case model.ServerValidated:
+		return p.ID.Service(), fmt.Sprintf("%s passed its validations", p.ID)
+	case model.ServerDrained:
+		return p.ID.Service(), fmt.Sprintf("%s is drained: %d finished, %d cut", p.ID, p.Finished, p.Cut)
+	case model.ServerRecorded:
+		return p.Record.Service, fmt.Sprintf("death record of %s: %s", p.Record.Server, p.Record.Reason)
+	default:
+		return "", string(p.Kind())
+	}
+}
+
+func serviceInWords(p model.Payload) (service, text string) {
+	switch p := p.(type) {
+	case model.DeploymentStarted:
+		d := p.Deployment
+		return d.Service, fmt.Sprintf("deployment %s of release %d began (%s)", d.ID, d.To, d.Strategy)
+	case model.DeploymentAdvanced:
+		text = fmt.Sprintf("deployment %s is %s", p.ID, p.Phase)
+		if p.WaitingFor != "" {
+			text += ", waiting for " + p.WaitingFor
+		}
+		return p.Service, text
+	case model.DeploymentAborting:
+		return p.Service, fmt.Sprintf("%s asked to abort deployment %s", p.By, p.ID)
+	case model.DeploymentEnded:
+		text = fmt.Sprintf("deployment %s %s", p.ID, p.Verdict)
+		if p.Reason != "" {
+			text += ": " + p.Reason
+		}
+		return p.Service, text
+	case model.DeploymentSettled:
+		return p.Service, fmt.Sprintf("what deployment %s took out of service is drained: %d requests finished, %d cut", p.ID, p.Finished, p.Cut)
+	case model.ServiceSwitched:
+		return p.Service, fmt.Sprintf("release %d is in service", p.Release)
+	case model.SwitchAbandoned:
+		return p.Service, fmt.Sprintf("the unacknowledged switch of deployment %s is abandoned: %s", p.Deployment, p.Reason)
+	case model.ServiceBackedOff:
+		if p.Failures == 0 {
+			return p.Service, "servers hold again: replacements start at once"
+		}
+		return p.Service, p.Reason
+	case model.ServiceDestroying:
+		return p.Service, "the service is being destroyed"
+	case model.ServiceDestroyed:
+		return p.Service, "the service is destroyed"
+	default:
+		return "", string(p.Kind())
+	}
+}
