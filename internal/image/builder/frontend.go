@@ -11,6 +11,7 @@ import (
 	dockerfile "github.com/moby/buildkit/frontend/dockerfile/builder"
 	"github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
+	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/image"
 	"kiln/internal/model"
@@ -123,8 +124,19 @@ func isDockerfileFrontend(source string) bool {
 	return strings.HasPrefix(name, "docker.io/docker/dockerfile:")
 }
 
-// ResolveSourceMetadata implements sourceresolver.MetaResolver: every FROM and
-// every COPY --from=IMAGE comes by here.
+// ResolveImageConfig implements client.Client: every FROM and every
+// COPY --from=IMAGE comes by here.
+func (c *observed) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
+	resolved, d, config, err := c.Client.ResolveImageConfig(ctx, ref, opt)
+	if err != nil {
+		return "", "", nil, baseError(ctx, ref, err)
+	}
+	c.o.took(ref, model.Digest(d))
+	return resolved, d, config, nil
+}
+
+// ResolveSourceMetadata implements sourceresolver.MetaResolver: named contexts
+// that are images come by here.
 func (c *observed) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	name, isImage := strings.CutPrefix(op.GetIdentifier(), imageScheme)
 	resp, err := c.Client.ResolveSourceMetadata(ctx, op, opt)
