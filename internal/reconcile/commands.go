@@ -261,28 +261,32 @@ func samePolicy(a, b model.Policy) bool {
 	return errX == nil && errY == nil && string(x) == string(y)
 }
 
-// timer is a named part of a deployment's time.
-type timer struct {
+// Timer is a named part of a deployment's time.
+type Timer struct {
 	Name string         `json:"name"`
 	Time model.Duration `json:"time"`
 }
 
-// timers lists how long each part of the deployment may take.
-func timersOf(from, to *model.Release, makes int) []timer {
-	var list []timer
+// timersOf lists how long each part of the deployment may take.
+func timersOf(from, to *model.Release, makes int) []Timer {
+	var list []Timer
 	if stopFirst(from, to) {
-		list = append(list, timer{"stop of the old servers", from.Policy.StopGrace + model.Duration(inspectTimeout)})
+		list = append(list, Timer{"stop of the old servers", from.Policy.StopGrace + model.Duration(inspectTimeout)})
 	}
 	if makes > 0 {
-		list = append(list, timer{"provision", model.Duration(provisionTimeout)}, timer{"grace", to.Policy.Health.Grace})
-		if n := len(to.Policy.Validations); n > 0 {
-			list = append(list, timer{"validations", model.Duration(validationTime(to.Policy) - validateSlack)})
-		}
+		list = append(list, Timer{"provision", model.Duration(provisionTimeout)}, Timer{"grace", to.Policy.Health.Grace})
 	}
-	return append(list, timer{"switch", model.Duration(switchTimeout)})
+	if asked := makes > 0 || from == nil || from.ChecksHash != to.ChecksHash; asked && len(to.Policy.Validations) > 0 {
+		sum := model.Duration(0)
+		for _, v := range to.Policy.Validations {
+			sum += v.Timeout
+		}
+		list = append(list, Timer{"validations", sum})
+	}
+	return append(list, Timer{"switch", model.Duration(switchTimeout)})
 }
 
-func sumOf(timers []timer) (time.Duration, string) {
+func sumOf(timers []Timer) (time.Duration, string) {
 	sum := time.Duration(0)
 	var words []string
 	for _, t := range timers {

@@ -278,6 +278,9 @@ func (w *world) nth(plain []string) model.ServerID {
 			alive = append(alive, srv)
 		}
 	}
+	if n >= len(alive) {
+		panic(fmt.Sprintf("%s has %d living servers", plain[0], len(alive)))
+	}
 	return alive[n].ID
 }
 

@@ -28,7 +28,7 @@ func (v *service) switchOver() {
 		v.endDeployment(model.Failed, "no router took the new table within "+model.Duration(switchTimeout).String(), nil)
 	case v.overdueDeployment():
 		v.endDeployment(model.Unknown, fmt.Sprintf(
-			"%d of %d routers have not acknowledged the new table (generation %d); both sets of servers stay, and the switch is completed when they do",
+			"%d of %d routers did not acknowledge the new table (generation %d); both sets of servers stay, and the switch is completed when they do",
 			max(1, v.routers.silent), v.routers.live+v.routers.silent, d.Generation), nil)
 	}
 }
@@ -72,7 +72,8 @@ func (v *service) completeSwitch(t *model.Release, by model.DeploymentID, genera
 }
 
 // retire takes a server out of service for another release. The set that
-// served may wait warm; there is one such set, so an older one is drained.
+// served may wait warm; there is one such set, so an older one is drained when
+// the template changes.
 func (v *service) retire(srv *model.Server, t *model.Release, by model.DeploymentID, generation uint64) {
 	reason := fmt.Sprintf("release %d took its place", t.Number)
 	keep := t.Policy.Deploy.KeepWarm.D()
@@ -88,7 +89,9 @@ func (v *service) retire(srv *model.Server, t *model.Release, by model.Deploymen
 	case model.PhaseReady:
 		v.emit(v.becomeDraining(srv, reason, generation, by))
 	case model.PhaseWarm:
-		v.emit(v.becomeDraining(srv, "another set waits warm now", 0, ""))
+		if t.TemplateHash != v.hashInService() {
+			v.emit(v.becomeDraining(srv, "another set waits warm now", 0, ""))
+		}
 	case model.PhaseCreated, model.PhaseRunning:
 		if srv.TemplateHash != t.TemplateHash {
 			v.emit(v.becomeStopping(srv, reason))

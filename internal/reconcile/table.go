@@ -48,7 +48,7 @@ func Table(s *model.State) model.Table {
 				Routes: release.Policy.Routes, Backends: []model.Upstream{},
 			}
 			for _, srv := range withoutUnhealthy(servers) {
-				entry.Backends = append(entry.Backends, model.Upstream{Server: srv.ID, Release: srv.Release, Address: srv.Address})
+				entry.Backends = append(entry.Backends, model.Upstream{Server: srv.ID, Release: release.Number, Address: srv.Address})
 				listed[srv.ID] = true
 			}
 			t.Services = append(t.Services, entry)

@@ -29,6 +29,7 @@ type world struct {
 	events   []model.Event
 	out      strings.Builder
 	nextIP   int
+	refused  map[Key]bool // actions that failed the last time
 	check    func(before *model.State, d Decision) // called for each decision
 }
 
@@ -45,7 +46,7 @@ func newWorld() *world {
 	w := &world{
 		s: model.NewState(), servers: map[model.ServerID]*model.Observed{}, images: map[model.Digest]string{},
 		behaves: map[model.Digest]string{}, health: map[model.ServerID]model.HealthObserved{},
-		started: map[model.ServerID]model.Instant{}, free: 8 << 30, check: func(*model.State, Decision) {},
+		started: map[model.ServerID]model.Instant{}, refused: map[Key]bool{}, free: 8 << 30, check: func(*model.State, Decision) {},
 	}
 	w.now = model.Now{Elapsed: model.Instant(time.Hour), Wall: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), BootID: "boot-1"}
 	w.addRouter("r1")
@@ -222,6 +223,10 @@ func (w *world) do(a Action) {
 			delete(w.servers, a.Server)
 		}
 	}
+	if o.Err != nil && w.refused[a.Key] { // the shell would space a repetition
+		return
+	}
+	w.refused[a.Key] = o.Err != nil
 	w.outcomes = append(w.outcomes, o)
 }
 
@@ -289,6 +294,9 @@ func describe(p model.Payload) string {
 	case model.ServerCreated:
 		return fmt.Sprintf("  %s created: %s", p.ID, p.Cause)
 	case model.ServerAdvanced:
+		if p.Inspected {
+			return fmt.Sprintf("  %s inspected", p.ID)
+		}
 		return strings.TrimSuffix(fmt.Sprintf("  %s %s: %s", p.ID, p.Phase, p.Reason), ": ")
 	case model.ServerHealth:
 		return fmt.Sprintf("  %s is %s: %s", p.ID, p.Status, p.Detail)

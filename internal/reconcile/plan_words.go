@@ -1,0 +1,80 @@
+package reconcile
+
+import (
+	"fmt"
+	"strings"
+
+	"kiln/internal/model"
+)
+
+// policyLines says each part of a policy but the number of servers in a line
+// of its own, always the same parts in the same order.
+func policyLines(p model.Policy) []string {
+	d := p.Deploy
+	return []string{
+		"route " + routesText(p.Routes),
+		"health " + healthText(p.Health),
+		"validate " + validationsText(p.Validations),
+		fmt.Sprintf("deploy %s, deadline %s, keep_warm %s, max_unavailable %d, overlap %t", d.Strategy, d.Deadline, d.KeepWarm, d.MaxUnavailable, d.Overlap),
+		fmt.Sprintf("drain requests %s, streams %s, websockets %s", d.Drain.Requests, d.Drain.Streams, d.Drain.WebSockets),
+		fmt.Sprintf("stop signal %s, grace %s", otherwise(p.StopSignal, "of the image"), p.StopGrace),
+	}
+}
+
+func otherwise(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func routesText(routes []model.Route) string {
+	var words []string
+	for _, r := range routes {
+		words = append(words, routeText(r))
+	}
+	return otherwise(strings.Join(words, ", "), "none")
+}
+
+func healthText(h model.Health) string {
+	if h.Kind == model.CheckNone || h.Kind == "" {
+		return fmt.Sprintf("none: the process runs, for %s", model.Duration(h.Interval.D()*timesOf(h.Passes)))
+	}
+	asks := otherwise(h.Path, strings.Join(h.Command, " "))
+	port := ""
+	if h.Port != 0 {
+		port = fmt.Sprintf(" on port %d", h.Port)
+	}
+	return fmt.Sprintf("%s %s%s every %s, timeout %s, %d passes, %d fails, grace %s",
+		h.Kind, otherwise(asks, "connect"), port, h.Interval, h.Timeout, h.Passes, h.Fails, h.Grace)
+}
+
+func validationsText(list []model.Validation) string {
+	var words []string
+	for _, v := range list {
+		words = append(words, fmt.Sprintf("%q (%s %s, timeout %s)", v.Name, v.Kind, otherwise(v.Path, strings.Join(v.Command, " ")), v.Timeout))
+	}
+	return otherwise(strings.Join(words, ", "), "none")
+}
+
+func resourcesText(r model.Resources) string {
+	var words []string
+	if r.Memory != 0 {
+		words = append(words, "memory "+bytesText(r.Memory))
+	}
+	if r.CPU != 0 {
+		words = append(words, fmt.Sprintf("cpus %g", float64(r.CPU)/1000))
+	}
+	if r.PIDs != 0 {
+		words = append(words, fmt.Sprintf("pids %d", r.PIDs))
+	}
+	return otherwise(strings.Join(words, ", "), "unbounded")
+}
+
+func ephemeralText(list []model.Ephemeral) string {
+	var words []string
+	for _, e := range list {
+		words = append(words, e.Path+" "+bytesText(e.Size))
+	}
+	return strings.Join(words, ", ")
+}
