@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/url"
@@ -25,9 +26,17 @@ func (c *Client) Deploy(ctx context.Context, service string, in DeployRequest) (
 	return post[DeployAccepted](ctx, c, path(PathDeploy, service), in)
 }
 
-// Plan asks what Deploy would do.
-func (c *Client) Plan(ctx context.Context, service string, in DeployRequest) (*Plan, error) {
-	return post[Plan](ctx, c, path(PathPlan, service), in)
+// Plan asks what Deploy would do. The plan is package reconcile's value; it is
+// decoded into what into points at.
+func (c *Client) Plan(ctx context.Context, service string, in DeployRequest, into any) error {
+	raw, err := post[json.RawMessage](ctx, c, path(PathPlan, service), in)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(*raw, into); err != nil {
+		return model.Errorf(model.Internal, "cannot read the daemon's plan: %w", err)
+	}
+	return nil
 }
 
 // Rollback goes back to a release.
@@ -131,11 +140,6 @@ func (c *Client) Pull(ctx context.Context, in PullRequest) (*ImageResult, error)
 // Verify recomputes the journal's chain.
 func (c *Client) Verify(ctx context.Context) (*AuditReport, error) {
 	return get[AuditReport](ctx, c, PathVerify, nil)
-}
-
-// Doctor asks for the checks as the daemon sees them.
-func (c *Client) Doctor(ctx context.Context) (*Checks, error) {
-	return get[Checks](ctx, c, PathDoctor, nil)
 }
 
 // LogQuery chooses log lines.

@@ -1,0 +1,47 @@
+package cli
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+// defaultServerNet is where servers get their addresses: a range that is set
+// apart for tests between networks, and so is nobody's (RFC 2544).
+const defaultServerNet = "198.18.0.0/16"
+
+func (a *app) daemonCommand() *cobra.Command {
+	var o DaemonOptions
+	var network string
+	cmd := &cobra.Command{
+		Use:   "daemon",
+		Short: "Run the daemon",
+		Long: `Runs the daemon: the API, the journal, the decisions and the probes. Servers and traffic do
+not need it: ended by SIGTERM or SIGKILL they go on, and a new daemon takes over where
+the old one stopped. Where no service is declared any more, SIGTERM ends everything of the
+instance and leaves nothing behind. It has to run as root.`,
+		Example: "  kiln daemon\n  kiln daemon --data-dir /srv/kiln --socket /run/kiln.sock",
+		Args:    cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, _ []string) error {
+			dir, err := filepath.Abs(a.dataDir())
+			if err != nil {
+				return err
+			}
+			socket, err := filepath.Abs(a.socket())
+			if err != nil {
+				return err
+			}
+			if o.ServerNet, err = netip.ParsePrefix(network); err != nil || !o.ServerNet.Addr().Is4() {
+				return usagef("--server-net: %q is not a network like %s", network, defaultServerNet)
+			}
+			o.DataDir, o.Socket, o.Version, o.JSON = dir, socket, a.Version, a.opts.json
+			return a.Roles.Daemon(ctx, o)
+		}),
+	}
+	cmd.Flags().StringVar(&network, "server-net", defaultServerNet, "where servers get their addresses")
+	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "another OCI runtime than the embedded runc, as /usr/bin/crun")
+	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
+	return cmd
+}

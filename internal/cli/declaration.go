@@ -1,0 +1,128 @@
+package cli
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"kiln/internal/model"
+	"kiln/internal/spec"
+)
+
+func invalid(format string, args ...any) *model.Error {
+	return model.Errorf(model.Invalid, format, args...)
+}
+
+// chosen returns the declared services with the names, all without names, in
+// the order of the file. What their images are made from is there.
+func (a *app) chosen(names []string) (*spec.File, []*spec.Service, error) {
+	file, err := a.declaration()
+	if err != nil {
+		return nil, nil, err
+	}
+	wanted := map[string]bool{}
+	for _, name := range names {
+		if file.Service(name) == nil {
+			hint := "declared are: " + strings.Join(file.Names(), ", ")
+			if near := spec.Nearest(name, file.Names()); near != "" {
+				hint = "did you mean \"" + near + "\"?"
+			}
+			return nil, nil, invalid("%s declares no service %q", a.opts.file, name).WithHint("%s", hint)
+		}
+		wanted[name] = true
+	}
+	var services []*spec.Service
+	var diags spec.Diagnostics
+	for _, s := range file.Services {
+		if len(names) > 0 && !wanted[s.Name] {
+			continue
+		}
+		services = append(services, s)
+		if s.Build != nil {
+			diags = append(diags, a.checkBuild(file, s.Build)...)
+		}
+	}
+	if len(diags) > 0 {
+		return nil, nil, diags
+	}
+	return file, services, nil
+}
+
+// contextDir returns the directory of a build context: the declaration's
+// directory is where relative ones begin.
+func (a *app) contextDir(b *spec.Build) string {
+	if filepath.IsAbs(b.Context) {
+		return b.Context
+	}
+	return filepath.Join(filepath.Dir(a.opts.file), b.Context)
+}
+
+// checkBuild finds what a build needs, and fills in which Containerfile it is.
+func (a *app) checkBuild(file *spec.File, b *spec.Build) spec.Diagnostics {
+	dir := a.contextDir(b)
+	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+		hint := ""
+		if near := nearFile(dir, true); near != "" {
+			hint = "did you mean \"" + near + "\"?"
+		}
+		return spec.Diagnostics{file.Diagnose(b.ContextAt, hint, "there is no directory %s", dir)}
+	}
+	if b.Containerfile == "" {
+		for _, name := range []string{"Containerfile", "Dockerfile"} {
+			if regular(filepath.Join(dir, name)) == nil {
+				b.Containerfile = name
+				return nil
+			}
+		}
+		return spec.Diagnostics{file.Diagnose(b.ContainerfileAt, "write one, or name it: containerfile = \"…\"",
+			"there is neither a Containerfile nor a Dockerfile in %s", dir)}
+	}
+	full := b.Containerfile
+	if !filepath.IsAbs(full) {
+		full = filepath.Join(dir, full)
+	}
+	if err := regular(full); err != nil {
+		hint := "its path is from the build context"
+		if near := nearFile(full, false); near != "" {
+			hint = "did you mean \"" + near + "\"?"
+		}
+		return spec.Diagnostics{file.Diagnose(b.ContainerfileAt, hint, "cannot read %s: %s", full, err)}
+	}
+	return nil
+}
+
+func regular(path string) error {
+	st, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return readFailure(err)
+	case !st.Mode().IsRegular():
+		return errors.New("it is not a file")
+	}
+	return nil
+}
+
+// nearFile returns the name of a file or directory that may be meant by path:
+// one whose name is near, or what other tools call a Containerfile.
+func nearFile(path string, dirs bool) string {
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		return ""
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() == dirs {
+			names = append(names, e.Name())
+		}
+	}
+	if near := spec.Nearest(filepath.Base(path), names); near != "" {
+		return near
+	}
+	for _, name := range names {
+		if !dirs && (name == "Containerfile" || name == "Dockerfile") {
+			return name
+		}
+	}
+	return ""
+}

@@ -1,0 +1,141 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+	"kiln/internal/spec"
+)
+
+// made is an image of a service.
+type made struct {
+	digest     model.Digest
+	provenance model.Provenance
+	result     api.ImageResult
+}
+
+func (a *app) buildCommand() *cobra.Command {
+	var noCache bool
+	cmd := &cobra.Command{
+		Use:     "build [SERVICE…]",
+		Short:   "Build the images and bring nothing into service",
+		Example: "  kiln build\n  kiln build shop -v\n  kiln build shop --no-cache",
+		RunE: a.run(func(ctx context.Context, names []string) error {
+			_, services, err := a.chosen(names)
+			if err != nil {
+				return err
+			}
+			worst := exitDone
+			for _, s := range services {
+				if s.Build == nil && len(names) == 0 {
+					continue
+				}
+				m, err := a.make(ctx, s, noCache)
+				if err != nil {
+					complain(a.Stderr, err)
+					worst = max(worst, exitCode(err))
+					continue
+				}
+				a.built(s.Name, m)
+			}
+			return exit(worst)
+		}),
+	}
+	cmd.Flags().BoolVar(&noCache, "no-cache", false, "run every step again")
+	return cmd
+}
+
+// built prints an image that was made.
+func (a *app) built(service string, m *made) {
+	if a.opts.json {
+		a.line(struct {
+			Service string `json:"service"`
+			api.ImageResult
+			Provenance model.Provenance `json:"provenance"`
+		}{service, m.result, m.provenance})
+		return
+	}
+	a.printf("%s  %s\n", service, m.digest)
+}
+
+func (a *app) image(ctx context.Context, s *spec.Service) (*made, error) {
+	return a.make(ctx, s, false)
+}
+
+// make builds a service's image, or finds the one it refers to.
+func (a *app) make(ctx context.Context, s *spec.Service, noCache bool) (*made, error) {
+	if s.Build == nil {
+		return a.refer(ctx, s.Ref)
+	}
+	var m *made
+	err := a.steady(ctx, func() (err error) {
+		m, err = a.build(ctx, s, noCache)
+		return err
+	})
+	if errors.Is(err, context.Canceled) {
+		return nil, &exitError{exitFailed, model.Errorf(model.Unavailable, "stopped the build of %s; nothing was deployed", s.Name)}
+	}
+	return m, err
+}
+
+func (a *app) build(ctx context.Context, s *spec.Service, noCache bool) (*made, error) {
+	dir := a.contextDir(s.Build)
+	hash, dirty := commit(ctx, dir)
+	req := api.BuildRequest{
+		Service: s.Name, Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: s.Build.Args,
+		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, NoCache: noCache,
+	}
+	view := &buildView{app: a, service: s.Name, began: a.Now()}
+	view.start()
+	serve := func(ctx context.Context, conn net.Conn) error {
+		return a.Roles.ServeContext(ctx, conn, dir, s.Build.Containerfile)
+	}
+	last, err := a.api().Build(ctx, req, serve, func(e api.BuildEvent) error {
+		view.show(e)
+		return nil
+	})
+	if err != nil {
+		view.failed()
+		return nil, err
+	}
+	view.done(last.Result)
+	return &made{
+		digest:     last.Result.Image,
+		provenance: model.Provenance{Commit: hash, Dirty: dirty, Parents: last.Parents},
+		result:     *last.Result,
+	}, nil
+}
+
+// refer finds an image that is not built: one that was imported or built here
+// is taken as it is, any other is asked of its registry, so that a name that
+// moved there is followed.
+func (a *app) refer(ctx context.Context, ref string) (*made, error) {
+	var local *api.Image
+	err := a.steady(ctx, func() (err error) {
+		local, err = a.api().Image(ctx, ref)
+		return err
+	})
+	switch {
+	case err == nil && (local.Source == "import" || local.Source == "build" || strings.Contains(ref, "sha256:")):
+		return &made{local.Digest, local.Provenance, api.ImageResult{Image: local.Digest, Name: ref, Size: local.Size}}, nil
+	case err != nil && model.CodeOf(err) != model.NotFound:
+		return nil, err
+	case err != nil && model.ValidDigest(ref):
+		return nil, err
+	}
+	a.progressf("asking for %s", ref)
+	began := a.Now()
+	pulled, err := a.api().Pull(ctx, api.PullRequest{Ref: ref, Author: a.author(ctx), Reason: a.opts.message})
+	if err != nil {
+		return nil, err
+	}
+	a.progressf("%s is %s (%s)", ref, pulled.Image, a.Now().Sub(began).Round(time.Millisecond))
+	return &made{digest: pulled.Image, result: *pulled}, nil
+}

@@ -1,0 +1,183 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"text/template"
+
+	"github.com/spf13/cobra"
+
+	"kiln/internal/model"
+	"kiln/internal/spec"
+)
+
+// example is what init writes; what is commented out is the default.
+var example = template.Must(template.New("kiln.hcl").Parse(`# What this service is. "kiln plan" shows what would happen, "kiln deploy" does it.
+service "{{.Name}}" {
+  image {
+    context       = "."
+    containerfile = "{{.Containerfile}}"
+  }
+  servers = 2
+  port    = {{.Port}}
+
+  route {
+    listen = ":8080"
+    # host = "{{.Name}}.example.com"
+  }
+
+  # When is a server fit for traffic?
+  health "http" {
+    path = "/"
+    # interval = "1s"
+    # grace    = "30s"
+  }
+
+  # What has to be true of every new server before it gets traffic?
+  # validate "http" "home page" {
+  #   path     = "/"
+  #   status   = 200
+  #   contains = "Welcome"
+  # }
+
+  # env = {
+  #   LOG_LEVEL = "info"
+  # }
+
+  resources {
+    memory = "256MiB"
+    # cpus = 0.5
+  }
+
+  # A server's root is read-only. What it may write to, besides /tmp and /run:
+  # ephemeral "/var/cache/{{.Name}}" {
+  #   size = "64MiB"
+  # }
+}
+`))
+
+func (a *app) initCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "init",
+		Short:   "Write an example kiln.hcl",
+		Example: "  kiln init\n  kiln init -f deploy/kiln.hcl",
+		Args:    cobra.NoArgs,
+		RunE:    a.run(func(context.Context, []string) error { return a.init() }),
+	}
+}
+
+// init writes the example; it never replaces a file.
+func (a *app) init() error {
+	full, err := filepath.Abs(a.opts.file)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(full)
+	containerfile := "Containerfile"
+	if regular(filepath.Join(dir, "Containerfile")) != nil && regular(filepath.Join(dir, "Dockerfile")) == nil {
+		containerfile = "Dockerfile"
+	}
+	var text bytes.Buffer
+	err = example.Execute(&text, struct{ Name, Containerfile, Port string }{serviceName(filepath.Base(dir)), containerfile, exposed(filepath.Join(dir, containerfile))})
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(a.opts.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if errors.Is(err, os.ErrExist) {
+		return invalid("there is a %s already; it was left as it is", a.opts.file)
+	}
+	if err != nil {
+		return invalid("cannot write %s: %w", a.opts.file, readFailure(err))
+	}
+	_, err = f.Write(text.Bytes())
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("cannot write %s: %w", a.opts.file, err)
+	}
+	if a.opts.json {
+		return a.document(struct {
+			File string `json:"file"`
+		}{a.opts.file})
+	}
+	a.printf("wrote %s\n\nnext:\n", a.opts.file)
+	if regular(filepath.Join(dir, containerfile)) != nil {
+		a.printf("  write a %s beside it\n", containerfile)
+	}
+	a.printf("  kiln doctor      what this machine lacks\n  kiln validate    is the declaration good?\n  kiln deploy      build it and bring it into service\n")
+	return nil
+}
+
+// serviceName makes a service's name of a directory's.
+func serviceName(dir string) string {
+	name := strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(dir), "-"), "-0123456789")
+	if name = strings.Trim(name[:min(len(name), 40)], "-"); model.ValidServiceName(name) {
+		return name
+	}
+	return "web"
+}
+
+// exposed returns the first port that a Containerfile exposes.
+func exposed(path string) string {
+	src, err := os.ReadFile(path)
+	if err != nil {
+		return "8080"
+	}
+	if m := regexp.MustCompile(`(?mi)^\s*EXPOSE\s+([0-9]{1,5})`).FindSubmatch(src); m != nil {
+		return string(m[1])
+	}
+	return "8080"
+}
+
+func (a *app) validateCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "validate [SERVICE…]",
+		Short:   "Is the declaration good?",
+		Long:    "Reads the declaration and looks for the files it names. It needs no daemon.",
+		Example: "  kiln validate\n  kiln validate -f other.hcl --json",
+		RunE:    a.run(func(_ context.Context, names []string) error { return a.validate(names) }),
+	}
+}
+
+func (a *app) validate(names []string) error {
+	_, services, err := a.chosen(names)
+	diags, wrong := errors.AsType[spec.Diagnostics](err)
+	if err != nil && !wrong {
+		return err
+	}
+	if !a.opts.json {
+		if err == nil {
+			a.printf("%s is good: %d %s\n", a.opts.file, len(services), plural(len(services), "service"))
+		}
+		return err
+	}
+	if diags == nil {
+		diags = spec.Diagnostics{}
+	}
+	names = []string{}
+	for _, s := range services {
+		names = append(names, s.Name)
+	}
+	if err := a.document(struct {
+		Valid       bool             `json:"valid"`
+		Services    []string         `json:"services"`
+		Diagnostics spec.Diagnostics `json:"diagnostics"`
+	}{!wrong, names, diags}); err != nil {
+		return err
+	}
+	if wrong {
+		return exit(exitInvalid)
+	}
+	return nil
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
+}
