@@ -29,5 +29,8 @@ const (
 	PathPull       = "/v1/images/pull"                    // POST PullRequest → ImageResult
 	PathBuild      = "/v1/builds"                         // POST BuildRequest → stream of BuildEvent; the last has Result or Error
 	PathSession    = "/v1/builds/{build}/session"         // POST with Upgrade: kiln-build → the connection becomes the build's session
-	PathDoctor     = "/v1/doctor"                         // GET → Checks as the daemon sees them
 )
+
+// SessionProtocol is what a build's session connection is upgraded to: from
+// then on it carries the client's side of a BuildKit session, byte for byte.
+const SessionProtocol = "kiln-build"

@@ -234,7 +234,7 @@ func (d *daemon) handler() http.Handler {
 	return server.New(server.Config{
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
-		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Doctor: doctor{d}, Log: d.cfg.Log,
+		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Log: d.cfg.Log,
 	})
 }
 

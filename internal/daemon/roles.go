@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -55,7 +54,13 @@ func RunBuilder(ctx context.Context, r Role, stdin io.Reader) error {
 		_, _ = io.Copy(io.Discard, stdin)
 		end()
 	}()
-	return builder.Run(ctx, builder.Config{Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir, Log: r.Log})
+	shim, runc, err := local.Programs(r.DataDir)
+	if err != nil {
+		return err
+	}
+	return builder.Run(ctx, builder.Config{
+		Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir, ShimPath: shim, RuncPath: runc, Log: r.Log,
+	})
 }
 
 // roleArgs are the arguments that start another role of the instance.
@@ -103,13 +108,4 @@ func (d *daemon) endInstance(ctx context.Context) {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		d.cfg.Log.Error("not everything of the instance could be ended", "error", err)
 	}
-}
-
-// ServerNet parses the network that servers live in.
-func ServerNet(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return p, model.Errorf(model.Invalid, "cannot use %q as the servers' network: %w", s, err).WithHint("give one as 198.18.0.0/16")
-	}
-	return p, nil
 }

@@ -26,10 +26,6 @@ func (s *Server) registerViews(h huma.API) {
 			return &reply[api.AuditReport]{report}, nil
 		})
 	huma.Register(h, operation("death-record", http.MethodGet, api.PathDeath, "Why and how a server ended"), s.deathRecord)
-	huma.Register(h, operation("doctor", http.MethodGet, api.PathDoctor, "What the machine lacks"),
-		func(ctx context.Context, _ *struct{}) (*reply[api.Checks], error) {
-			return &reply[api.Checks]{api.Checks{Checks: s.cfg.Doctor.Checks(ctx)}}, nil
-		})
 }
 
 func operation(id, method, path, summary string) huma.Operation {

@@ -65,11 +65,6 @@ type Evidence interface {
 	Read(ctx context.Context, digest string) (json.RawMessage, error)
 }
 
-// Doctor looks at the machine.
-type Doctor interface {
-	Checks(ctx context.Context) []api.Check
-}
-
 // Config is what a Server works with.
 type Config struct {
 	Version  api.Version
@@ -81,7 +76,6 @@ type Config struct {
 	Images   Images
 	Builder  Builder
 	Evidence Evidence
-	Doctor   Doctor
 	Log      *slog.Logger
 }
 
