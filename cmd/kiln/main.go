@@ -1,0 +1,81 @@
+// Command kiln is all of kiln: the command line, the daemon, and the processes
+// that the daemon starts. Which one it is follows from the name it was called
+// by (containerd) or its first argument.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"kiln/internal/buildcontext"
+	"kiln/internal/cli"
+	"kiln/internal/daemon"
+	"kiln/internal/engine/local"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	if filepath.Base(os.Args[0]) == local.ContainerdName {
+		os.Exit(local.RunContainerd(os.Args[1:]))
+	}
+	os.Exit(run(os.Args[1:]))
+}
+
+// run is the command line, or one of the roles that only the daemon calls.
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(args) > 0 {
+		if role := roleNamed(args[0]); role != nil {
+			return runRole(ctx, role, args[0], args[1:])
+		}
+	}
+	// A second Ctrl-C ends the program at once.
+	context.AfterFunc(ctx, stop)
+	return cli.Program{
+		Version: version,
+		Stdin:   os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Env: os.Getenv,
+		Now: time.Now,
+		Roles: cli.Roles{
+			Daemon:       runDaemon,
+			ServeContext: buildcontext.Serve,
+		},
+	}.Run(ctx, args)
+}
+
+// runDaemon is `kiln daemon`. Ended by a signal, it has done what it should.
+func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("cannot find this program's own file: %w", err)
+	}
+	// Ending takes a moment, and a second signal must not cut it short.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	log := logger(os.Stderr, o.Debug, o.JSON)
+	return daemon.Run(ctx, daemon.Config{
+		DataDir: o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
+		ServerNet: o.ServerNet, Runtime: o.Runtime, Log: log,
+	}, func() { log.Info("daemon is ready", "socket", o.Socket, "data_dir", o.DataDir) })
+}
+
+func logger(w io.Writer, debug, asJSON bool) *slog.Logger {
+	options := &slog.HandlerOptions{}
+	if debug {
+		options.Level = slog.LevelDebug
+	}
+	if asJSON {
+		return slog.New(slog.NewJSONHandler(w, options))
+	}
+	return slog.New(slog.NewTextHandler(w, options))
+}
