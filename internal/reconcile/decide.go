@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"maps"
 	"slices"
 
 	"kiln/internal/model"
@@ -18,9 +17,9 @@ import (
 // again; the shell spaces such repetitions.
 func Step(s *model.State, obs Observation, now model.Now) Decision {
 	st := &step{s: s, obs: obs, now: now, nextID: s.NextID, routers: hear(s, obs)}
-	st.acknowledge()
+	st.news()
 	if len(st.events) == 0 {
-		for _, name := range slices.Sorted(maps.Keys(s.Services)) {
+		for _, name := range sortedNames(s) {
 			st.service(s.Services[name])
 		}
 	}
@@ -57,6 +56,17 @@ type service struct {
 // spoke reports whether the service has written something down in this turn.
 func (v *service) spoke() bool { return len(v.events) > v.mark }
 
+// news notes what is told only once: how actions ended. It comes before all
+// else and for every service, so that no outcome is passed over because
+// something else was to be written down first.
+func (st *step) news() {
+	st.acknowledge()
+	for _, name := range sortedNames(st.s) {
+		v := &service{step: st, svc: st.s.Services[name], mark: len(st.events)}
+		v.noteOutcomes()
+	}
+}
+
 // service decides for one service. The rules stand in the order in which they
 // matter: what happened comes before what shall happen. The first rule that
 // has something to write down ends the turn, so that each rule decides on a
@@ -64,7 +74,7 @@ func (v *service) spoke() bool { return len(v.events) > v.mark }
 func (st *step) service(svc *model.Service) {
 	v := &service{step: st, svc: svc, mark: len(st.events)}
 	rules := []func(){
-		v.noteOutcomes, v.noteLife, v.noteHealth, v.noteDrains,
+		v.noteLife, v.noteHealth, v.noteDrains,
 		v.endServers, v.destroy, v.proveServers, v.deploy, v.resolvePending, v.keepUp, v.settle,
 	}
 	for _, rule := range rules {

@@ -91,6 +91,7 @@ func (w *world) run() {
 		w.check(w.s, d)
 		if len(d.Events) > 0 {
 			w.append("kiln", d.Events...)
+			w.outcomes = nil // news only once
 			continue
 		}
 		w.outcomes = nil

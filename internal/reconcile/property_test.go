@@ -1,0 +1,319 @@
+package reconcile
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"kiln/internal/model"
+)
+
+// TestPromises lets random things be ordered and befall a world, and checks
+// the promises at every decision.
+func TestPromises(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := newWorld()
+		w.check = func(s *model.State, d Decision) {
+			if err := w.promises(d); err != nil {
+				t.Fatalf("%v\n%s", err, w.out.String())
+			}
+		}
+		w.addRouter("r2")
+		steps := rapid.IntRange(1, 25).Draw(t, "steps")
+		for range steps {
+			line := drawCommand(t)
+			fmt.Fprintln(&w.out, ">", line)
+			if strings.Contains(line, " shop ") && needsServer(line) && !w.hasServer(line) {
+				continue
+			}
+			if err := w.command(strings.Fields(line)); err != nil {
+				fmt.Fprintf(&w.out, "refused: %v\n", err)
+			}
+			if err := w.deadlines(); err != nil {
+				t.Fatalf("%v\n%s", err, w.out.String())
+			}
+		}
+		w.heal()
+		for _, check := range []func() error{w.rests, w.replays} {
+			if err := check(); err != nil {
+				t.Fatalf("%v\n%s", err, w.out.String())
+			}
+		}
+	})
+}
+
+// drawCommand draws a line of a script.
+func drawCommand(t *rapid.T) string {
+	pick := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(t, label) }
+	n := func(label string, most int) string { return fmt.Sprint(rapid.IntRange(0, most).Draw(t, label)) }
+	switch rapid.IntRange(0, 19).Draw(t, "what") {
+	case 0, 1, 2, 3:
+		return "deploy shop image=" + pick("image", "1", "2", "3", "4-sick", "5-crash", "6-wrong", "7-impossible", "8-missing", "9-sickening") +
+			" servers=" + pick("servers", "1", "2", "3") + pick("checks", "", " validate=home") +
+			pick("warm", "", " keep_warm=0s", " keep_warm=20s") + pick("wait", "", " wait=no") + pick("route", "", "", "", " route=none")
+	case 4:
+		return "scale shop servers=" + n("servers", 4)
+	case 5, 6:
+		return "rollback shop" + pick("wait", "", " wait=no")
+	case 7:
+		return "abort shop"
+	case 8:
+		return pick("rare", "wait 1s", "wait 1s", "destroy shop")
+	case 9, 10:
+		return "wait " + pick("time", "500ms", "1s", "3s", "12s", "31s", "2m")
+	case 11:
+		return "kill shop " + n("server", 3)
+	case 12:
+		return "vanish shop " + n("server", 3)
+	case 13:
+		return "health shop " + n("server", 3) + " " + pick("status", "healthy", "unhealthy", "unhealthy")
+	case 14:
+		return "router " + pick("router", "silent r1", "silent r2", "back r1", "back r2", "back r1", "back r2", "refuses r1", "refuses r2")
+	case 15:
+		return pick("accident", "daemon", "daemon", "reboot", "orphan shop-aaaaaa")
+	case 16:
+		return "flight shop " + n("server", 3) + " requests=" + n("requests", 2)
+	case 17:
+		return "engine " + pick("engine", "silent", "back", "back")
+	case 18:
+		return "probes " + pick("probes", "off", "on", "on")
+	default:
+		return "run"
+	}
+}
+
+func needsServer(line string) bool {
+	for _, verb := range []string{"kill", "vanish", "health", "flight"} {
+		if strings.HasPrefix(line, verb) {
+			return true
+		}
+	}
+	return false
+}
+
+func (w *world) hasServer(line string) bool {
+	svc := w.s.Services["shop"]
+	if svc == nil {
+		return false
+	}
+	alive := 0
+	for _, srv := range svc.Servers {
+		if o := w.servers[srv.ID]; o != nil && o.State == model.Running {
+			alive++
+		}
+	}
+	var index int
+	_, err := fmt.Sscan(strings.Fields(line)[2], &index)
+	return err == nil && index < alive
+}
+
+// promises checks a decision against the state it was made on.
+func (w *world) promises(d Decision) error {
+	if len(d.Events) > 0 && len(d.Actions) > 0 {
+		return fmt.Errorf("a decision has events and actions")
+	}
+	for _, a := range d.Actions {
+		if err := w.promisesOfAction(a); err != nil {
+			return err
+		}
+	}
+	if len(d.Events) == 0 {
+		return nil
+	}
+	return w.promisesOfEvents(d.Events)
+}
+
+func (w *world) promisesOfAction(a Action) error {
+	srv := w.s.Server(a.Server)
+	switch a.Verb {
+	case Publish:
+		return w.onlyProven(a.Table)
+	case Stop:
+		o := w.servers[a.Server]
+		for _, r := range w.routers {
+			for _, svc := range r.table.Services {
+				for _, b := range svc.Backends {
+					if b.Server == a.Server && o != nil && o.State == model.Running {
+						return fmt.Errorf("promise 3: %s is stopped, and router %s still sends it requests", a.Server, r.id)
+					}
+				}
+			}
+			if srv != nil && o != nil && o.State == model.Running && r.flight[a.Server] > 0 && w.now.Elapsed < srv.DrainSince.Add(5*time.Minute) {
+				return fmt.Errorf("promise 3: %s is stopped with requests in flight before its drain is over", a.Server)
+			}
+		}
+	case Destroy:
+		if srv != nil && srv.Phase != model.PhaseRecorded {
+			return fmt.Errorf("promise 5: %s is destroyed and is %s", a.Server, srv.Phase)
+		}
+	case Provision:
+		if srv == nil || a.Template.Hash() != srv.TemplateHash {
+			return fmt.Errorf("promise 6: %s gets another template", a.Server)
+		}
+	}
+	return nil
+}
+
+// onlyProven: traffic reaches only servers that passed every check.
+func (w *world) onlyProven(t *model.Table) error {
+	for _, svc := range t.Services {
+		want := w.s.Services[svc.Name].Release(svc.Release)
+		for _, b := range svc.Backends {
+			srv := w.s.Server(b.Server)
+			switch {
+			case srv == nil || !proven(srv.Phase):
+				return fmt.Errorf("promise 1: %s is in the table and is not proven", b.Server)
+			case srv.TemplateHash != want.TemplateHash:
+				return fmt.Errorf("promise 6: %s is in the table for release %d and runs another template", b.Server, svc.Release)
+			case srv.Checks != want.ChecksHash:
+				return fmt.Errorf("promise 1: %s is in the table for release %d and has not passed its checks", b.Server, svc.Release)
+			}
+		}
+	}
+	return nil
+}
+
+// promisesOfEvents folds a copy and compares before and after.
+func (w *world) promisesOfEvents(events []model.Payload) error {
+	after := clone(w.s)
+	taken, switched, verdict := false, false, model.Verdict("")
+	for _, p := range events {
+		switch p := p.(type) {
+		case model.ServerAdvanced:
+			srv := w.s.Server(p.ID)
+			healthy := srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy
+			taken = taken || healthy && (p.Phase == model.PhaseDraining || p.Phase == model.PhaseWarm || p.Phase == model.PhaseStopping)
+		case model.ServiceSwitched:
+			switched = true
+		case model.DeploymentEnded:
+			verdict = p.Verdict
+			if p.Reason == "" {
+				return fmt.Errorf("promise 4: a deployment ended without a reason")
+			}
+		case model.ServerRecorded:
+			if p.Record.Evidence == "" && len(p.Record.Missing) == 0 {
+				return fmt.Errorf("promise 5: a death record without evidence that does not say so")
+			}
+		}
+		e := model.Event{Seq: after.Seq + 1, Epoch: after.Epoch, At: w.now.Wall, Elapsed: w.now.Elapsed, Data: p}
+		if err := after.Apply(e); err != nil {
+			return err
+		}
+	}
+	before, svc := w.s.Services["shop"], after.Services["shop"]
+	if svc == nil {
+		return nil
+	}
+	if (verdict == model.Failed || verdict == model.Aborted) && svc.InService != before.InService {
+		return fmt.Errorf("promise 4: a failed deployment changed the release in service")
+	}
+	v := &service{step: &step{s: w.s}, svc: before}
+	if taken && !svc.Destroying && !(v.stopsFirst() && !switched) && Budget(svc) < 0 {
+		return fmt.Errorf("promise 2: ready servers were taken, and %d are missing now", -Budget(svc))
+	}
+	return nil
+}
+
+func clone(s *model.State) *model.State {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err)
+	}
+	c := model.NewState()
+	if err := json.Unmarshal(b, c); err != nil {
+		panic(err)
+	}
+	return c
+}
+
+// deadlines: no deployment outlives its deadline.
+func (w *world) deadlines() error {
+	for _, svc := range w.s.Services {
+		if d := svc.Deployment; d != nil && w.now.Elapsed > d.Deadline.Add(2*time.Second) {
+			return fmt.Errorf("promise 4: deployment %s is %s past its deadline", d.ID, d.Phase)
+		}
+	}
+	return nil
+}
+
+// heal ends every disturbance and lets an hour pass.
+func (w *world) heal() {
+	fmt.Fprintln(&w.out, "> heal")
+	w.blind, w.noProbes = false, false
+	for _, r := range w.routers {
+		r.silent, r.refuse = false, ""
+		r.flight = map[model.ServerID]int{}
+	}
+	for d := range w.behaves {
+		w.behaves[d] = ""
+	}
+	for id := range w.health {
+		delete(w.health, id)
+	}
+	w.refused = map[Key]bool{}
+	w.wait(time.Hour)
+}
+
+// rests checks that what is left is what is declared.
+func (w *world) rests() error {
+	left := maps.Clone(w.servers)
+	for name, svc := range w.s.Services {
+		if svc.Deployment != nil || svc.Pending != nil || svc.Destroying {
+			return fmt.Errorf("promise 4: %s has not come to rest", name)
+		}
+		for _, d := range svc.Deployments {
+			if !d.Settled {
+				return fmt.Errorf("deployment %s has not settled", d.ID)
+			}
+		}
+		want := 0
+		if r := svc.Release(svc.InService); r != nil {
+			want = r.Policy.Servers
+		}
+		for _, srv := range svc.Servers {
+			delete(left, srv.ID)
+			if srv.Phase != model.PhaseServing || srv.TemplateHash != svc.Release(svc.InService).TemplateHash {
+				return fmt.Errorf("promise 8: server %s is left, %s", srv.ID, srv.Phase)
+			}
+			want--
+		}
+		if want != 0 {
+			return fmt.Errorf("%s lacks %d servers", name, want)
+		}
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("promise 8: orphans %v", slices.Sorted(maps.Keys(left)))
+	}
+	return nil
+}
+
+// replays checks that the stored form of the events gives the same state, and
+// that deciding changed nothing in it.
+func (w *world) replays() error {
+	again := model.NewState()
+	for _, e := range w.events {
+		b, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		var read model.Event
+		if err := json.Unmarshal(b, &read); err != nil {
+			return err
+		}
+		if err := again.Apply(read); err != nil {
+			return err
+		}
+	}
+	x, _ := json.Marshal(w.s)
+	y, _ := json.Marshal(again)
+	if string(x) != string(y) {
+		return fmt.Errorf("promise 9: replaying the journal gives another state:\n%s\n%s", x, y)
+	}
+	return nil
+}
