@@ -120,6 +120,7 @@ func (r *Router) dispatch(x *exchange, lookup func(*routing) *service) verdict {
 func (x *exchange) undo() {
 	x.toServer.Store(nil)
 	x.server.leave(x, endUndone)
+	x.wasCut.Store(false)
 }
 
 // turn is the round-robin position among equals.

@@ -34,7 +34,7 @@ func (s *server) spreadLocked() {
 		x.closeAt = 0
 		if s.drain != nil {
 			window := max(0, s.drain.WebSockets-now) / spreadParts * spreadUsed
-			x.closeAt = now + window/n*i
+			x.closeAt = now + window/(2*n)*(2*i+1)
 		}
 		i++
 	}

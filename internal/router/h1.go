@@ -100,32 +100,26 @@ func (u *h1) forward(c *call) *failure {
 	// first bytes of it might be lost: onto a connection that may be stale.
 	conn, err := u.take(c, c.fresh || c.body.stream != nil)
 	if err != nil {
-		c.undo()
-		return &failure{err: err, again: true, suspect: c.req.Context().Err() == nil && !c.wasCut.Load()}
+		f := &failure{err: err, again: true, suspect: c.req.Context().Err() == nil && !c.wasCut.Load()}
+		c.settle(f)
+		return f
 	}
 	if u.server.out.Load() {
 		// A switch came while the connection was being had. Nothing was sent.
-		c.undo()
+		f := &failure{err: errServerOut, again: true}
+		c.settle(f)
 		u.put(conn)
-		return &failure{err: errServerOut, again: true}
+		return f
 	}
 	c.breakable(&c.toServer, &conn.trip)
 	stop := c.watchClient(&conn.trip)
 	f, keep := u.exchange(c, conn)
 	left := !stop()
-	c.toServer.Store(nil)
-	if f != nil && f.again {
-		c.server.leave(c.exchange, endUndone)
-	} else {
-		c.finish()
-	}
+	c.settle(f)
 	if keep && f == nil && !left && !c.wasCut.Load() {
 		u.put(conn)
 	} else {
 		_ = conn.Close()
-	}
-	if f != nil && (left || c.req.Context().Err() != nil) {
-		f.client, f.again = true, false
 	}
 	return f
 }
@@ -182,9 +176,13 @@ func (u *h1) exchange(c *call, conn *h1Conn) (f *failure, keep bool) {
 // lost says what to do about a request whose answer did not begin to come.
 func (u *h1) lost(c *call, conn *h1Conn, mark uint64, err error) *failure {
 	f := &failure{err: err}
+	if c.req.Context().Err() != nil {
+		f.client = true // it left, which is why the connection was broken
+		return f
+	}
 	switch {
 	case c.body.started: // some of it is gone, and only the client has it
-	case conn.unsent(mark), repeatable(c.req) && len(c.body.buffered) == 0 && c.body.stream == nil:
+	case conn.unsent(mark), c.mayRepeat():
 		f.again = true
 	}
 	// A kept connection that turned out closed says nothing about the server;
@@ -193,11 +191,12 @@ func (u *h1) lost(c *call, conn *h1Conn, mark uint64, err error) *failure {
 	return f
 }
 
-// repeatable reports whether asking twice is the same as asking once.
-func repeatable(req *http.Request) bool {
-	switch req.Method {
+// mayRepeat reports whether a request that a server may have seen may be asked
+// of another: asking twice is the same as asking once, and nobody wants it ended.
+func (c *call) mayRepeat() bool {
+	switch c.req.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return true
+		return len(c.body.buffered) == 0 && c.body.stream == nil && !c.wasCut.Load()
 	}
 	return false
 }
@@ -323,7 +322,11 @@ func (s *sender) join() {
 	default:
 	}
 	_ = s.conn.SetWriteDeadline(past)
-	_ = s.c.rc.SetReadDeadline(past)
+	if s.c.body.unread() {
+		// net/http takes a failed read for the client's leaving, so this is
+		// the last that can be done with the client's connection but answer.
+		_ = s.c.rc.SetReadDeadline(past)
+	}
 	select {
 	case <-s.done:
 	case <-time.After(5 * time.Second):

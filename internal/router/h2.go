@@ -70,7 +70,7 @@ func (u *h2) GetClientConn(req *http.Request, _ string) (*http2.ClientConn, erro
 		select {
 		case <-d.done:
 		case <-req.Context().Done():
-			return nil, req.Context().Err()
+			return nil, &dialError{req.Context().Err()}
 		}
 		if d.err != nil {
 			return nil, &dialError{d.err}
@@ -159,17 +159,11 @@ func (u *h2) forward(c *call) *failure {
 	res, err := u.transport.RoundTrip(out)
 	if err != nil {
 		f := u.lost(c, err)
-		c.toServer.Store(nil)
-		if f.again {
-			c.server.leave(c.exchange, endUndone)
-		} else {
-			c.finish()
-		}
+		c.settle(f)
 		return f
 	}
 	f := c.respond(res, func() bool { return false })
-	c.toServer.Store(nil)
-	c.finish()
+	c.settle(f)
 	if f != nil && c.req.Context().Err() != nil {
 		f.client = true
 	}
@@ -218,8 +212,8 @@ func (u *h2) lost(c *call, err error) *failure {
 	case errors.Is(err, errServerOut):
 		f.err, f.again = errServerOut, !c.body.started
 	case errors.As(err, &unreached):
-		f.again, f.suspect = !c.body.started, true
-	case repeatable(c.req) && c.body.stream == nil && len(c.body.buffered) == 0:
+		f.again, f.suspect = !c.body.started, !c.wasCut.Load()
+	case c.mayRepeat():
 		f.again = true
 	}
 	return f

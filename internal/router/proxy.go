@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -53,6 +54,10 @@ type call struct {
 
 // maxTries bounds how many servers one request is offered to.
 const maxTries = 4
+
+// statusClientGone is what is logged when the client left before an answer
+// began; nobody receives it.
+const statusClientGone = 499
 
 // suspectFor is how long a server that could not be reached is passed over
 // when there are others; whether it stays in the table is decided elsewhere.
@@ -108,23 +113,30 @@ func (c *call) carry(lookup func(*routing) *service) {
 			s.suspect.Store(c.router.clock.Load() + int64(suspectFor))
 			c.tried = append(c.tried, s)
 		}
-		if f.again && try < maxTries && !c.wasCut.Load() && c.req.Context().Err() == nil {
+		if f.again && try < maxTries && c.req.Context().Err() == nil {
 			c.router.tallies.retried.Add(1)
 			continue
 		}
+		f.client = f.client || f.again && c.req.Context().Err() != nil
 		c.giveUp(f)
 		return
 	}
 }
 
-// finish takes the exchange out of its server's account. From then on the
-// connection to the server belongs to the caller alone.
-func (c *call) finish() {
-	how := endFinished
-	if c.wasCut.Load() {
-		how = endCut
+// settle takes the exchange out of its server's account. From then on the
+// connection to the server belongs to the caller alone, and a cut that came
+// before anything was sent has no meaning any more.
+func (c *call) settle(f *failure) {
+	c.toServer.Store(nil)
+	switch {
+	case f != nil && f.again:
+		c.server.leave(c.exchange, endUndone)
+		c.wasCut.Store(false)
+	case c.wasCut.Load():
+		c.server.leave(c.exchange, endCut)
+	default:
+		c.server.leave(c.exchange, endFinished)
 	}
-	c.server.leave(c.exchange, how)
 }
 
 // noServer answers for a service that has no server to send to.
@@ -148,10 +160,11 @@ func (c *call) giveUp(f *failure) {
 	case c.wasCut.Load():
 		c.w.Header().Set("Retry-After", "1")
 		c.refuse(http.StatusServiceUnavailable, "drained", "the server was taken out of service before it had answered")
-	case f.client && c.req.Context().Err() != nil:
-		panic(http.ErrAbortHandler)
-	case f.client:
+	case f.client && errors.Is(f.err, os.ErrDeadlineExceeded):
 		c.refuse(http.StatusRequestTimeout, "slow_body", "the request's body stopped coming")
+	case f.client:
+		c.status = statusClientGone
+		panic(http.ErrAbortHandler)
 	default:
 		c.w.Header().Set("Retry-After", "1")
 		c.refuse(http.StatusBadGateway, "unreachable", "service "+c.service.name+": "+f.err.Error())
@@ -221,7 +234,7 @@ type body struct {
 }
 
 // unread reports whether the client has more to send.
-func (b *body) unread() bool { return b.source != nil && !b.source.ended }
+func (b *body) unread() bool { return b.source != nil && !b.source.ended.Load() }
 
 // maxBuffered is how long a body may be to be read beforehand.
 const maxBuffered = 64 << 10
@@ -268,7 +281,7 @@ type clientBody struct {
 	c     *call
 	r     io.Reader
 	armed int64 // router clock when the deadline was set last
-	ended bool
+	ended atomic.Bool
 }
 
 // rearm is how often the deadline is moved at most: it costs a timer.
@@ -290,8 +303,7 @@ func (b *clientBody) Read(p []byte) (int, error) {
 // done takes the deadline away: net/http goes on reading the connection, to
 // see when the client leaves, and must not run into it.
 func (b *clientBody) done() {
-	if !b.ended {
-		b.ended = true
+	if b.ended.CompareAndSwap(false, true) {
 		_ = b.c.rc.SetReadDeadline(time.Time{})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,16 +70,20 @@ type flow struct {
 func (f *flow) run() {
 	p, _ := buffers.Get().(*[]byte)
 	defer buffers.Put(p)
-	for {
-		n, err := f.src.Read(*p)
+	var err error
+	for err == nil {
+		var n int
+		n, err = f.src.Read(*p)
 		if n > 0 {
 			if werr := f.pass((*p)[:n]); werr != nil {
 				err = werr
 			}
 		}
-		if err != nil {
-			break
-		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// It was cut, or an answer to a close did not come: no more waiting.
+		_ = f.dst.SetDeadline(past)
+		return
 	}
 	// This side has no more to say. The other gets as long as an answer to a
 	// close takes, in both directions.
