@@ -2,7 +2,6 @@ package image
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"slices"
@@ -23,9 +22,9 @@ import (
 const containerdName = "io.containerd.image.name"
 
 // ingestArchive stores the image of an OCI layout or docker archive.
-func (s *Store) ingestArchive(ctx context.Context, r io.Reader, name string) (ocispec.Descriptor, []string, error) {
+func (s *Store) ingestArchive(ctx context.Context, to *ingest, r io.Reader, name string) (ocispec.Descriptor, []string, error) {
 	var none ocispec.Descriptor
-	index, err := archive.ImportIndex(ctx, s.client.ContentStore(), r)
+	index, err := archive.ImportIndex(ctx, to, r)
 	if err != nil {
 		return none, nil, err
 	}
@@ -81,7 +80,7 @@ func choose(entries []ocispec.Descriptor, name string) (ocispec.Descriptor, stri
 	case 1:
 		return candidates[0], names[0], nil
 	}
-	if allPlatforms(candidates) {
+	if allPlatforms(candidates) && len(slices.Compact(slices.Clone(names))) == 1 {
 		return pickPlatform(candidates)
 	}
 	return ocispec.Descriptor{}, "", model.Errorf(model.Invalid, "cannot import the image: the archive holds %d: %s", len(digests), strings.Join(names, ", ")).
@@ -214,5 +213,3 @@ func (s *Store) unpack(ctx context.Context, desc ocispec.Descriptor) error {
 	}
 	return model.Errorf(model.Invalid, "cannot unpack the image: %w", err)
 }
-
-func uniqueRef() string { return rand.Text() }

@@ -41,8 +41,8 @@ func (s *Store) Import(ctx context.Context, r io.Reader, name string, progress f
 	}
 	in := &input{ctx: ctx, r: r, progress: progress}
 	var img model.Image
-	err := s.leased(ctx, func(ctx context.Context) error {
-		desc, names, err := s.ingest(ctx, in, name)
+	err := s.leased(ctx, func(ctx context.Context, to *ingest) error {
+		desc, names, err := s.ingest(ctx, to, in, name)
 		if err != nil {
 			return in.explain(err)
 		}
@@ -67,7 +67,7 @@ func (s *Store) admit(ctx context.Context, desc ocispec.Descriptor, source strin
 }
 
 // ingest writes the content of a stream to the store.
-func (s *Store) ingest(ctx context.Context, in *input, name string) (ocispec.Descriptor, []string, error) {
+func (s *Store) ingest(ctx context.Context, to *ingest, in *input, name string) (ocispec.Descriptor, []string, error) {
 	plain, err := decompress(in)
 	if err != nil {
 		return ocispec.Descriptor{}, nil, err
@@ -78,9 +78,9 @@ func (s *Store) ingest(ctx context.Context, in *input, name string) (ocispec.Des
 		return ocispec.Descriptor{}, nil, err
 	}
 	if archive {
-		return s.ingestArchive(ctx, whole, name)
+		return s.ingestArchive(ctx, to, whole, name)
 	}
-	desc, err := s.ingestRootfs(ctx, whole)
+	desc, err := s.ingestRootfs(ctx, to, whole)
 	if name == "" {
 		return desc, nil, err
 	}
@@ -169,8 +169,9 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 }
 
 // archiveEntry matches the names with which image archives begin: those of the
-// OCI layout and of docker save, old and new.
-var archiveEntry = regexp.MustCompile(`^(blobs(/.*)?|oci-layout|index\.json|manifest\.json|repositories|[0-9a-f]{64}(\.json|/.*)?)$`)
+// OCI layout and of docker save, old and new, and of other tools that write
+// the like.
+var archiveEntry = regexp.MustCompile(`^(blobs(/.*)?|oci-layout|index\.json|manifest\.json|repositories|(sha256:)?[0-9a-f]{64}(\.json|\.tar(\.gz)?|/.*)?)$`)
 
 // sniff reads as far as the first entry that tells an image archive from a root
 // filesystem, and returns the whole stream again.

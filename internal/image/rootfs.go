@@ -23,8 +23,8 @@ const defaultPath = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbi
 
 // ingestRootfs makes an image of one layer. Nothing in it depends on when or
 // where it is made.
-func (s *Store) ingestRootfs(ctx context.Context, r io.Reader) (ocispec.Descriptor, error) {
-	layer, diffID, err := s.ingestLayer(ctx, r)
+func (s *Store) ingestRootfs(ctx context.Context, to *ingest, r io.Reader) (ocispec.Descriptor, error) {
+	layer, diffID, err := ingestLayer(ctx, to, r)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
@@ -34,11 +34,11 @@ func (s *Store) ingestRootfs(ctx context.Context, r io.Reader) (ocispec.Descript
 		RootFS:   ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{diffID}},
 		History:  []ocispec.History{{CreatedBy: "kiln images import"}},
 	}
-	config, err := s.writeJSON(ctx, ocispec.MediaTypeImageConfig, spec, nil)
+	config, err := writeJSON(ctx, to, ocispec.MediaTypeImageConfig, spec, nil)
 	if err != nil {
 		return ocispec.Descriptor{}, err
 	}
-	return s.writeJSON(ctx, ocispec.MediaTypeImageManifest, ocispec.Manifest{
+	return writeJSON(ctx, to, ocispec.MediaTypeImageManifest, ocispec.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: ocispec.MediaTypeImageManifest,
 		Config:    config,
@@ -48,9 +48,9 @@ func (s *Store) ingestRootfs(ctx context.Context, r io.Reader) (ocispec.Descript
 
 // ingestLayer stores a tar, compressed with zstd, and checks while reading that
 // it is a whole one.
-func (s *Store) ingestLayer(ctx context.Context, r io.Reader) (ocispec.Descriptor, digest.Digest, error) {
+func ingestLayer(ctx context.Context, to *ingest, r io.Reader) (ocispec.Descriptor, digest.Digest, error) {
 	var none ocispec.Descriptor
-	w, err := content.OpenWriter(ctx, s.client.ContentStore(), content.WithRef("kiln-rootfs-"+uniqueRef()))
+	w, err := content.OpenWriter(ctx, to, content.WithRef("rootfs"))
 	if err != nil {
 		return none, "", &storeError{err}
 	}
@@ -135,13 +135,13 @@ func (s *storeWriter) Write(p []byte) (int, error) {
 }
 
 // writeJSON stores a value as a blob.
-func (s *Store) writeJSON(ctx context.Context, mediaType string, v any, blobLabels map[string]string) (ocispec.Descriptor, error) {
+func writeJSON(ctx context.Context, to *ingest, mediaType string, v any, blobLabels map[string]string) (ocispec.Descriptor, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return ocispec.Descriptor{}, model.Errorf(model.Internal, "cannot write JSON of an image: %w", err)
 	}
 	desc := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
-	err = content.WriteBlob(ctx, s.client.ContentStore(), "kiln-"+desc.Digest.String(), bytes.NewReader(b), desc, content.WithLabels(blobLabels))
+	err = content.WriteBlob(ctx, to, desc.Digest.String(), bytes.NewReader(b), desc, content.WithLabels(blobLabels))
 	if err != nil {
 		return ocispec.Descriptor{}, &storeError{err}
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -73,26 +72,6 @@ func (s *Store) Close() error { return s.client.Close() }
 // scoped returns ctx with the instance's namespace.
 func (s *Store) scoped(ctx context.Context) context.Context {
 	return namespaces.WithNamespace(ctx, s.client.DefaultNamespace())
-}
-
-// leased runs do with a lease that protects the content it writes. If do
-// fails, what it wrote is removed before leased returns.
-func (s *Store) leased(ctx context.Context, do func(ctx context.Context) error) error {
-	ctx = s.scoped(ctx)
-	manager := s.client.LeasesService()
-	lease, err := manager.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTerm))
-	if err != nil {
-		return unavailable("write to the image store", err)
-	}
-	err = do(leases.WithLease(ctx, lease.ID))
-	var opts []leases.DeleteOpt
-	if err != nil {
-		opts = append(opts, leases.SynchronousDelete)
-	}
-	if derr := manager.Delete(context.WithoutCancel(ctx), lease, opts...); derr != nil {
-		s.log.Warn("cannot end a lease of the image store", "error", derr)
-	}
-	return err
 }
 
 // List returns all images, the newest first.
