@@ -23,15 +23,20 @@ type Options struct {
 	// SnapshotEvery is how many events apart snapshots of the fold are; 0: 1,000.
 	SnapshotEvery uint64
 
-	reach func(step) error // tests: called at each step of an append
+	reach func(step) error // tests: called at each step
 }
 
 var errClosed = errors.New("it is closed")
 
-// step is a point in an append at which a crash makes a difference.
+// step is a point at which a crash makes a difference.
 type step string
 
 const (
+	stepKey   step = "key"      // of a new journal: the key is there
+	stepStore step = "store"    // and the empty store
+	stepNew   step = "new head" // and journal.head
+	stepTail  step = "tail"     // of one that is longer than its head: the signed heads are there
+
 	stepAdmitted  step = "admitted"  // nothing is stored
 	stepCommitted step = "committed" // the events are durable
 	stepSigned    step = "signed"    // and the signed head, if one was due
@@ -117,28 +122,43 @@ func (j *Journal) openFiles(ctx context.Context, x *examination) (err error) {
 			return err
 		}
 	}
+	if err := j.opts.reach(stepKey); err != nil {
+		return err
+	}
 	if j.store, err = openStore(ctx, filepath.Join(j.dir, dbName)); err != nil {
 		return err
 	}
+	if err := j.opts.reach(stepStore); err != nil {
+		return err
+	}
 	if x.seals.files.missing {
-		if err := syncDir(j.dir); err != nil {
+		if err := errors.Join(syncDir(j.dir), createHead(j.dir)); err != nil {
 			return err
 		}
-		if err := createHead(j.dir); err != nil {
-			return err
-		}
+	}
+	if err := j.opts.reach(stepNew); err != nil {
+		return err
 	}
 	if j.headFile, err = openHead(j.dir, x.seals.files); err != nil {
 		return err
 	}
-	if x.end.Seq == x.seals.files.head.Seq {
+	return j.acknowledgeTail(ctx, x)
+}
+
+// acknowledgeTail makes events part of the journal that were stored when a
+// crash came before their acknowledgement.
+func (j *Journal) acknowledgeTail(ctx context.Context, x *examination) error {
+	if x.end == x.seals.files.head {
 		return nil
 	}
-	unsigned, err := j.entries(ctx, x.seals.files.head.Seq, x.end.Seq)
+	tail, err := j.entries(ctx, x.seals.files.head.Seq, x.end.Seq)
 	if err != nil {
 		return err
 	}
-	if err := j.signDue(unsigned, x.seals.bySeq()); err != nil {
+	if err := j.signDue(tail, x.seals.bySeq()); err != nil {
+		return err
+	}
+	if err := j.opts.reach(stepTail); err != nil {
 		return err
 	}
 	return j.headFile.write(x.end)

@@ -121,13 +121,25 @@ func readKey(dir string) (ed25519.PrivateKey, error) {
 	if !ok {
 		return nil, errors.New("it is not an Ed25519 key")
 	}
+	public, err := encodePublic(key)
+	if err != nil {
+		return nil, err
+	}
+	if b, err := os.ReadFile(filepath.Join(dir, publicName)); err != nil || !bytes.Equal(b, public) {
+		return nil, fmt.Errorf("%s is not its public half", publicName)
+	}
 	return key, nil
+}
+
+func encodePublic(key ed25519.PrivateKey) ([]byte, error) {
+	b, err := x509.MarshalPKIXPublicKey(publicKey(key))
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: b}), err
 }
 
 // createKey makes the key and, for those who check signatures elsewhere, its
 // public half.
 func createKey(dir string) (ed25519.PrivateKey, error) {
-	public, private, err := ed25519.GenerateKey(rand.Reader)
+	_, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +147,13 @@ func createKey(dir string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	open, err := x509.MarshalPKIXPublicKey(public)
+	public, err := encodePublic(private)
 	if err != nil {
 		return nil, err
 	}
-	block := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: open})
-	if err := writeFile(filepath.Join(dir, publicName), block, 0o644); err != nil {
+	if err := writeFile(filepath.Join(dir, publicName), public, 0o644); err != nil {
 		return nil, err
 	}
-	block = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
+	block := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret})
 	return private, writeFile(filepath.Join(dir, keyName), block, 0o600)
 }
