@@ -80,7 +80,10 @@ func (a *app) make(ctx context.Context, s *spec.Service, noCache bool) (*made, e
 		return err
 	})
 	if errors.Is(err, context.Canceled) {
-		return nil, &exitError{exitFailed, model.Errorf(model.Unavailable, "stopped the build of %s; nothing was deployed", s.Name)}
+		err = model.Errorf(model.Unavailable, "stopped the build of %s; nothing was deployed", s.Name)
+	}
+	if err != nil && !api.Lost(err) && !api.Unreachable(err) {
+		return nil, &exitError{exitFailed, err} // a build that fails has failed, whatever is wrong with it
 	}
 	return m, err
 }

@@ -23,7 +23,7 @@ func (a *app) imagesCommand() *cobra.Command {
 		Use:     "images",
 		Short:   "The images that are here",
 		Example: "  kiln images\n  kiln images show base/debian:12\n  mmdebstrap --variant=minbase bookworm - | kiln images import - --name base/debian:12",
-		Args:    cobra.NoArgs,
+		Args:    knownCommand,
 		RunE:    a.run(list),
 	}
 	cmd.AddCommand(

@@ -142,7 +142,7 @@ func (a *app) auditCommand() *cobra.Command {
 		Use:     "audit",
 		Short:   "Who did what, and whether the journal is whole",
 		Example: "  kiln audit list shop\n  kiln audit verify",
-		Args:    cobra.NoArgs,
+		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	var after uint64
@@ -202,7 +202,7 @@ func (a *app) evidenceCommand() *cobra.Command {
 		Use:     "evidence",
 		Short:   "What ended servers left for the root cause",
 		Example: "  kiln evidence show shop-ab2c3d",
-		Args:    cobra.NoArgs,
+		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(&cobra.Command{

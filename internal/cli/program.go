@@ -118,9 +118,10 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		Example:       "  kiln init\n  kiln daemon &\n  kiln deploy",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
+		Args:          knownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SuggestionsMinimumDistance = 2
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	f := root.PersistentFlags()
 	f.SortFlags = false
@@ -146,6 +147,19 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		a.evidenceCommand(), a.imagesCommand(), a.destroyCommand(), a.versionCommand(),
 	)
 	return root
+}
+
+// knownCommand refuses what is not the name of a command, and says what may be
+// meant.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	near := cmd.SuggestionsFor(args[0])
+	if len(near) == 0 {
+		return usagef("there is no command %q", cmd.CommandPath()+" "+args[0])
+	}
+	return usagef("there is no command %q; did you mean %q?", cmd.CommandPath()+" "+args[0], near[0])
 }
 
 // run wraps what a command does.
