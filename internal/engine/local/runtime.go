@@ -1,0 +1,91 @@
+package local
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed" // the shim and runc travel in the binary
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/klauspost/compress/zstd"
+
+	"kiln/internal/engine/local/logfile"
+)
+
+// What servers run under, built and compressed by scripts/build-runtime.
+var (
+	//go:embed runtime/containerd-shim-runc-v2.zst
+	shimBinary []byte
+	//go:embed runtime/runc.zst
+	runcBinary []byte
+)
+
+// binaries are the unpacked programs.
+type binaries struct {
+	shim, logger, runc string
+}
+
+// unpack writes the embedded programs below dir, in a directory by their digest,
+// unless they are there: what runs under another version keeps its own.
+func unpack(dir string) (binaries, error) {
+	sum := sha256.New()
+	sum.Write(shimBinary)
+	sum.Write(runcBinary)
+	home := filepath.Join(dir, hex.EncodeToString(sum.Sum(nil)))
+	b := binaries{
+		shim:   filepath.Join(home, "containerd-shim-runc-v2"),
+		logger: filepath.Join(home, logfile.LoggerName),
+		runc:   filepath.Join(home, "runc"),
+	}
+	if _, err := os.Stat(home); err == nil {
+		return b, nil
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return b, err
+	}
+	// All or nothing: a directory under its digest is complete.
+	fresh, err := os.MkdirTemp(dir, "new-")
+	if err != nil {
+		return b, err
+	}
+	defer os.RemoveAll(fresh)
+	if err := os.Chmod(fresh, 0o755); err != nil {
+		return b, err
+	}
+	for path, packed := range map[string][]byte{b.shim: shimBinary, b.runc: runcBinary} {
+		if err := decompress(filepath.Join(fresh, filepath.Base(path)), packed); err != nil {
+			return b, fmt.Errorf("cannot unpack %s: %w", filepath.Base(path), err)
+		}
+	}
+	if err := os.Symlink(filepath.Base(b.shim), filepath.Join(fresh, logfile.LoggerName)); err != nil {
+		return b, err
+	}
+	if err := os.Rename(fresh, home); err != nil && !os.IsExist(err) {
+		return b, err
+	}
+	return b, nil
+}
+
+func decompress(path string, packed []byte) error {
+	r, err := zstd.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if _, err := r.WriteTo(f); err != nil {
+		_ = f.Close()
+		return err
+	}
+	// Servers must find it whole after a power failure.
+	if err := f.Sync(); err != nil {
+		_ = f.Close()
+		return err
+	}
+	return f.Close()
+}

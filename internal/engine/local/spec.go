@@ -1,0 +1,151 @@
+package local
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/containerd/v2/contrib/seccomp"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"kiln/internal/engine/local/exitfile"
+	"kiln/internal/model"
+)
+
+// Sizes of the writable places that every server has, in bytes.
+const (
+	tmpSize = 64 << 20
+	runSize = 16 << 20
+	shmSize = 16 << 20
+)
+
+// rootCapabilities is what a process of user 0 has; the package's comment says
+// why. Another user has none.
+var rootCapabilities = []string{
+	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_NET_BIND_SERVICE", "CAP_SETGID", "CAP_SETUID",
+}
+
+// spec is the OCI configuration of a server.
+func (e *Engine) spec(ctx context.Context, r *record, p *plan) (*oci.Spec, error) {
+	s, err := oci.GenerateSpec(e.scoped(ctx), nil, &containers.Container{ID: string(r.ID)})
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the configuration of %s: %w", r.ID, err)
+	}
+	s.Root.Readonly = true
+	s.Hostname = string(r.ID)
+	s.Annotations = map[string]string{exitfile.Annotation: e.exitFile(r.ID)}
+	s.Process = serverProcess(p)
+	s.Mounts = e.mounts(r, p)
+	s.Linux.CgroupsPath = filepath.Join(e.cgroup(), string(r.ID))
+	s.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+		{Type: specs.NetworkNamespace, Path: e.netns(r.ID)},
+	}
+	limit(s.Linux.Resources, r.Template.Resources)
+	// Last: which system calls pass depends on the capabilities.
+	s.Linux.Seccomp = seccomp.DefaultProfile(s)
+	return s, nil
+}
+
+// serverProcess is the main process; commands that are run in the server differ
+// from it in their arguments only.
+func serverProcess(p *plan) *specs.Process {
+	none := 0
+	process := &specs.Process{
+		Args:            p.args,
+		Env:             p.env,
+		Cwd:             p.cwd,
+		User:            specs.User{UID: p.user.UID, GID: p.user.GID, AdditionalGids: p.user.Groups},
+		Capabilities:    capabilities(p.user),
+		NoNewPrivileges: true,
+		// Without a value it would be the shim's, which the kernel spares.
+		OOMScoreAdj: &none,
+		Rlimits:     []specs.POSIXRlimit{openFiles(), {Type: "RLIMIT_CORE"}},
+	}
+	return process
+}
+
+// openFiles is how many files a process may have open, where the machine lets
+// kiln give that many.
+func openFiles() specs.POSIXRlimit {
+	limit := specs.POSIXRlimit{Type: "RLIMIT_NOFILE", Soft: 65536, Hard: 524288}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err == nil {
+		limit.Hard = min(limit.Hard, own.Max)
+		limit.Soft = min(limit.Soft, limit.Hard)
+	}
+	return limit
+}
+
+func capabilities(u execUser) *specs.LinuxCapabilities {
+	if u.UID != 0 {
+		return &specs.LinuxCapabilities{}
+	}
+	c := slices.Clone(rootCapabilities)
+	return &specs.LinuxCapabilities{Bounding: c, Permitted: c, Effective: c}
+}
+
+func (e *Engine) mounts(r *record, p *plan) []specs.Mount {
+	dir := e.serverDir(r.ID)
+	mounts := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}},
+		tmpfs("/dev/shm", shmSize, 0o1777, execUser{}),
+		tmpfs("/tmp", tmpSize, 0o1777, execUser{}),
+		tmpfs("/run", runSize, 0o755, p.user),
+	}
+	for _, place := range r.Template.Ephemeral {
+		at := filepath.Clean(place.Path)
+		mode := p.modes[at]
+		if mode == 0 {
+			mode = 0o755
+		}
+		mounts = append(mounts, tmpfs(at, place.Size, mode, p.user))
+	}
+	for _, file := range ownFiles {
+		mounts = append(mounts, specs.Mount{
+			Destination: file, Type: "bind", Source: filepath.Join(dir, filepath.Base(file)),
+			Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"},
+		})
+	}
+	return mounts
+}
+
+func tmpfs(at string, size int64, mode uint32, owner execUser) specs.Mount {
+	options := []string{"nosuid", "nodev", fmt.Sprintf("mode=%o", mode)}
+	if size > 0 {
+		options = append(options, fmt.Sprintf("size=%d", size))
+	}
+	if owner.UID != 0 || owner.GID != 0 {
+		options = append(options, fmt.Sprintf("uid=%d", owner.UID), fmt.Sprintf("gid=%d", owner.GID))
+	}
+	return specs.Mount{Destination: at, Type: "tmpfs", Source: "tmpfs", Options: options}
+}
+
+// limit sets what is bounded; zero is no bound.
+func limit(to *specs.LinuxResources, r model.Resources) {
+	if r.Memory > 0 {
+		to.Memory = &specs.LinuxMemory{Limit: &r.Memory}
+		if swapAccounted() {
+			// No swap beside it: a server that needs more is too big.
+			to.Memory.Swap = &r.Memory
+		}
+	}
+	if r.CPU > 0 {
+		period := uint64(100_000) // microseconds
+		quota := max(r.CPU*int64(period)/1000, 1000)
+		to.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
+	}
+	if r.PIDs > 0 {
+		to.Pids = &specs.LinuxPids{Limit: &r.PIDs}
+	}
+}

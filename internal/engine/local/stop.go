@@ -1,0 +1,240 @@
+package local
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
+
+	"kiln/internal/engine"
+	"kiln/internal/model"
+)
+
+// killWait is how long a process may take to end after SIGKILL: longer than any
+// that is not stuck in the kernel.
+const killWait = 20 * time.Second
+
+// Stop implements engine.Engine.
+func (e *Engine) Stop(ctx context.Context, ref engine.Ref, signal string, grace time.Duration) error {
+	done, err := e.begin(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s, r := e.lookup(ref.ID)
+	if r == nil {
+		return nil
+	}
+	if err := e.touch(s, ref); err != nil {
+		return err
+	}
+	if r.Exit != nil {
+		return nil
+	}
+	number, err := parseSignal(signal, r.StopSignal)
+	if err != nil {
+		return model.Errorf(model.Invalid, "cannot stop %s: %w", ref.ID, err)
+	}
+	if grace > 0 {
+		if err := e.signal(r, number); err != nil {
+			return fmt.Errorf("cannot stop %s: %w", ref.ID, err)
+		}
+		if ended, err := await(ctx, s.exited, grace); ended || err != nil {
+			return err
+		}
+	}
+	if err := e.signal(r, unix.SIGKILL); err != nil {
+		return fmt.Errorf("cannot kill %s: %w", ref.ID, err)
+	}
+	ended, err := await(ctx, s.exited, killWait)
+	if err == nil && !ended {
+		err = model.Errorf(model.Unavailable, "cannot stop %s: its process %d has been killed and does not end", ref.ID, r.Process.PID)
+	}
+	return err
+}
+
+// await waits for the channel to be closed; false after the time.
+func await(ctx context.Context, c <-chan struct{}, atMost time.Duration) (bool, error) {
+	timeout := time.NewTimer(atMost)
+	defer timeout.Stop()
+	select {
+	case <-c:
+		return true, nil
+	case <-timeout.C:
+		return false, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+}
+
+// parseSignal reads the first signal that is given: SIGTERM, TERM and 15 are
+// the same, and the default.
+func parseSignal(names ...string) (unix.Signal, error) {
+	for _, name := range names {
+		if name == "" {
+			continue
+		}
+		if n, err := strconv.Atoi(name); err == nil && n > 0 && n < 65 {
+			return unix.Signal(n), nil
+		}
+		upper := strings.ToUpper(name)
+		if !strings.HasPrefix(upper, "SIG") {
+			upper = "SIG" + upper
+		}
+		if n := unix.SignalNum(upper); n != 0 {
+			return n, nil
+		}
+		if n, ok := realTimeSignal(upper); ok {
+			return n, nil
+		}
+		return 0, fmt.Errorf("there is no signal %q", name)
+	}
+	return unix.SIGTERM, nil
+}
+
+// realTimeSignal reads SIGRTMIN+3, as images of systemd have it.
+func realTimeSignal(name string) (unix.Signal, bool) {
+	const first = 34 // as the C libraries have it
+	offset, ok := strings.CutPrefix(name, "SIGRTMIN")
+	if !ok {
+		return 0, false
+	}
+	if offset == "" {
+		return first, true
+	}
+	n, err := strconv.Atoi(strings.TrimPrefix(offset, "+"))
+	return unix.Signal(first + n), err == nil && n >= 0 && n <= 30
+}
+
+// signal sends the main process a signal; one that has ended gets none. It does
+// not need containerd.
+func (e *Engine) signal(r *record, number unix.Signal) error {
+	fd, err := unix.PidfdOpen(r.Process.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if !r.Process.runs(e.boot) { // the descriptor may be another's with its number
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, number, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// Destroy implements engine.Engine.
+func (e *Engine) Destroy(ctx context.Context, ref engine.Ref) error {
+	ctx = e.scoped(ctx)
+	done, err := e.begin(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("cannot destroy %s: %w", ref.ID, err)
+	}
+	if _, r := e.lookup(ref.ID); r != nil && r.Exit == nil {
+		return model.Errorf(model.Precondition, "cannot destroy %s: it runs", ref.ID).
+			WithHint("stop it first")
+	}
+	return e.remove(ctx, ref.ID)
+}
+
+// remove removes everything that bears the server's id, its record last: what
+// is interrupted is found again. It goes on where something resists.
+func (e *Engine) remove(ctx context.Context, id model.ServerID) error {
+	var errs []error
+	try := func(what string, err error) {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot remove the %s of %s: %w", what, id, err))
+		}
+	}
+	if s, r := e.lookup(id); r != nil && r.Exit != nil {
+		// Whoever watches it may be removing its task just now.
+		_, _ = await(ctx, s.reaped, reapLimit)
+	}
+	try("process", e.deleteTask(ctx, id))
+	try("bundle", e.removeBundle(id))
+	if err := e.client.ContainerService().Delete(ctx, string(id)); err != nil && !errdefs.IsNotFound(err) {
+		try("container", containerdError(err, "delete a container"))
+	}
+	if err := e.client.SnapshotService(snapshotter).Remove(ctx, snapshotKey(id)); err != nil && !errdefs.IsNotFound(err) {
+		try("file system", containerdError(err, "remove a snapshot"))
+	}
+	try("network", e.network.detach(id))
+	try("control group", removeGroup(e.cgroup()+"/"+string(id)))
+	try("log", os.RemoveAll(e.logDir(id)))
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	if err := os.RemoveAll(e.serverDir(id)); err != nil {
+		return fmt.Errorf("cannot remove the record of %s: %w", id, err)
+	}
+	e.mu.Lock()
+	delete(e.servers, id)
+	e.mu.Unlock()
+	e.hints.give()
+	return nil
+}
+
+// deleteTask has containerd let go of the server's process, killing it if it
+// should still run; absent is done.
+func (e *Engine) deleteTask(ctx context.Context, id model.ServerID) error {
+	ctx = e.scoped(ctx)
+	service := e.client.TaskService()
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		got, err := service.Get(ctx, &tasks.GetRequest{ContainerID: string(id)})
+		if err == nil && got.Process.Status == task.Status_STOPPED {
+			_, err = service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: string(id)})
+			if err == nil {
+				return nil
+			}
+		} else if err == nil {
+			// It runs, or has ended without the shim knowing yet: then there is
+			// no process to kill, which is no error.
+			_, err = service.Kill(ctx, &tasks.KillRequest{ContainerID: string(id), Signal: uint32(unix.SIGKILL), All: true})
+			if errdefs.IsNotFound(errgrpc.ToNative(err)) {
+				err = nil
+			}
+		}
+		if err := errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+			return nil
+		} else if err != nil {
+			return containerdError(err, "end a task")
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// removeBundle removes the directories in which containerd keeps a task: they
+// stay behind when it was killed, or its caller was, while it deleted one.
+func (e *Engine) removeBundle(id model.ServerID) error {
+	const tasks = "io.containerd.runtime.v2.task"
+	bundle := filepath.Join(e.RunDir, "containerd", tasks, e.namespace(), string(id))
+	if _, err := os.Lstat(bundle); err == nil {
+		if err := mount.UnmountAll(filepath.Join(bundle, "rootfs"), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	work := filepath.Join(e.DataDir, "containerd", tasks, e.namespace(), string(id))
+	return errors.Join(os.RemoveAll(bundle), os.RemoveAll(work))
+}

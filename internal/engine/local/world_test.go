@@ -1,0 +1,256 @@
+package local
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"kiln/internal/engine/enginetest"
+	"kiln/internal/model"
+)
+
+// TestMain is containerd when it is called so: the tests run the real one, out
+// of their own binary, as kiln does.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == ContainerdName {
+		os.Exit(RunContainerd(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// world is a machine's part that belongs to one test: an instance of its own
+// with its containerd.
+type world struct {
+	Config
+	daemon *exec.Cmd
+}
+
+// newWorld starts an instance's containerd, and checks at the end that nothing
+// of the instance is left on the machine.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Fatal("servers need root: run the tests as root")
+	}
+	dir, err := os.MkdirTemp("", "kiln-engine-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{Config: Config{
+		Instance: model.InstanceID(strings.ToLower(rand.Text()[:6])),
+		DataDir:  filepath.Join(dir, "data"),
+		RunDir:   filepath.Join(dir, "run"),
+		Log:      slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}}
+	if w.Config, err = w.withDefaults(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.end(t, dir) })
+	w.startContainerd(t)
+	return w
+}
+
+func (w *world) startContainerd(t *testing.T) {
+	t.Helper()
+	path, args, err := ContainerdCommand(w.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(w.RunDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.daemon = exec.Command(path, args...)
+	w.daemon.Stderr = t.Output()
+	w.daemon.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	if err := w.daemon.Start(); err != nil {
+		t.Fatalf("cannot start containerd: %v", err)
+	}
+}
+
+// killContainerd ends containerd as a crash would.
+func (w *world) killContainerd(t *testing.T) {
+	t.Helper()
+	if w.daemon == nil {
+		return
+	}
+	if err := w.daemon.Process.Kill(); err != nil {
+		t.Errorf("cannot kill containerd: %v", err)
+	}
+	_ = w.daemon.Wait() // it was killed
+	w.daemon = nil
+}
+
+// end removes everything of the instance, and checks that the engine can.
+func (w *world) end(t *testing.T, dir string) {
+	if w.daemon == nil {
+		w.startContainerd(t)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	e, err := New(ctx, w.Config)
+	if err != nil {
+		t.Errorf("cannot open the engine to clean up: %v", err)
+	} else {
+		for id := range e.servers {
+			if err := e.remove(ctx, id); err != nil {
+				t.Errorf("cannot remove %s: %v", id, err)
+			}
+		}
+		if err := e.Purge(ctx); err != nil {
+			t.Errorf("Purge: %v", err)
+		}
+		if err := e.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		w.checkNothingLeft(t)
+	}
+	w.killContainerd(t)
+	if err := os.RemoveAll(dir); err != nil {
+		t.Errorf("something is still mounted: %v", err)
+	}
+}
+
+func (w *world) checkNothingLeft(t *testing.T) {
+	t.Helper()
+	for _, pattern := range []string{
+		"/sys/class/net/" + w.linkPrefix() + "*", filepath.Join(cgroupRoot, "*", w.cgroup()), filepath.Join(cgroupRoot, w.cgroup()),
+		filepath.Join(w.RunDir, "netns", "*"), filepath.Join(w.RunDir, "containerd", "io.containerd.runtime.v2.task", w.namespace(), "*"),
+	} {
+		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
+			t.Errorf("left on the machine: %v %v", left, err)
+		}
+	}
+	out, err := exec.Command("nft", "list", "tables").CombinedOutput()
+	if err != nil || strings.Contains(string(out), w.table()) {
+		t.Errorf("nftables tables left: %s (%v)", out, err)
+	}
+}
+
+// open opens the instance's engine until the test ends.
+func (w *world) open(t *testing.T) *Engine {
+	t.Helper()
+	e, err := New(t.Context(), w.Config)
+	if err != nil {
+		t.Fatalf("New: %v", err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+// file is one of a test image's.
+type file struct {
+	name, content string
+	mode          int64
+}
+
+// addImage writes an image of one layer into containerd's store, as the image
+// store of kiln does, and returns its digest.
+func (w *world) addImage(t *testing.T, config ocispec.ImageConfig, files ...file) model.Digest {
+	t.Helper()
+	e, err := client.New(w.socket(), client.WithDefaultNamespace(w.namespace()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	ctx := (&Engine{Config: w.Config}).scoped(t.Context())
+	ctx, done, err := e.WithLease(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done(ctx)
+
+	store := e.ContentStore()
+	layer := layerTar(t, files)
+	layerDesc := writeBlob(ctx, t, store, ocispec.MediaTypeImageLayer, layer, nil)
+	image := ocispec.Image{
+		Platform: ocispec.Platform{Architecture: "amd64", OS: "linux"}, Config: config,
+		RootFS: ocispec.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
+	}
+	configDesc := writeBlob(ctx, t, store, ocispec.MediaTypeImageConfig, encode(t, image), nil)
+	manifest := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: configDesc, Layers: []ocispec.Descriptor{layerDesc},
+	}
+	desc := writeBlob(ctx, t, store, ocispec.MediaTypeImageManifest, encode(t, manifest), map[string]string{
+		"containerd.io/gc.ref.content.config": configDesc.Digest.String(),
+		"containerd.io/gc.ref.content.l.0":    layerDesc.Digest.String(),
+	})
+	d := model.Digest(desc.Digest)
+	_, err = e.ImageService().Create(ctx, images.Image{Name: pinName(d), Target: desc})
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func writeBlob(ctx context.Context, t *testing.T, store content.Store, mediaType string, b []byte, labels map[string]string) ocispec.Descriptor {
+	t.Helper()
+	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
+	err := content.WriteBlob(ctx, store, fmt.Sprintf("test-%x", sha256.Sum256(b)), bytes.NewReader(b), d, content.WithLabels(labels))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func encode(t *testing.T, v any) []byte {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func layerTar(t *testing.T, files []file) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, f := range files {
+		header := &tar.Header{Name: strings.TrimPrefix(f.name, "/"), Mode: f.mode, Size: int64(len(f.content)), Typeflag: tar.TypeReg}
+		if strings.HasSuffix(f.name, "/") {
+			header.Typeflag = tar.TypeDir
+		}
+		if err := w.WriteHeader(header); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte(f.content)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// addSuiteImage adds the image of the conformance suite.
+func (w *world) addSuiteImage(t *testing.T) model.Digest {
+	t.Helper()
+	program, err := os.ReadFile(enginetest.BuildProgram(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w.addImage(t, ocispec.ImageConfig{Entrypoint: []string{"/program"}, Env: []string{"PATH=/"}},
+		file{name: "/program", content: string(program), mode: 0o755})
+}
