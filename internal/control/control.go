@@ -188,6 +188,9 @@ func (c *Control) decide(ctx context.Context, obs reconcile.Observation) (reconc
 	if obs.Snapshot != nil {
 		c.snapshot = obs.Snapshot
 	}
+	if c.broken != nil {
+		return reconcile.Decision{}, nil, c.broken
+	}
 	for range rounds {
 		now := c.cfg.Clock.Now()
 		decision := reconcile.Step(c.state, obs, now)
@@ -244,8 +247,10 @@ func (c *Control) appendLocked(ctx context.Context, actor string, now model.Now,
 	// A client that goes away must not leave it open whether its command is
 	// durable, so the append is not bound to its context.
 	if err := c.cfg.Journal.Append(context.WithoutCancel(ctx), c.cfg.Epoch, c.state.Seq, events); err != nil {
-		if model.CodeOf(err) == model.Conflict {
-			c.broken = err // another daemon writes: this one must not act any more
+		if code := model.CodeOf(err); code == model.Conflict || code == model.Internal {
+			// Another daemon writes, or nobody knows what is stored: this one
+			// must not act any more.
+			c.broken = err
 		}
 		return err
 	}

@@ -158,6 +158,18 @@ func (w *World) observedLocked(at time.Time) []model.Observed {
 	return seen
 }
 
+// Server returns what is true of one server at the time, or nil.
+func (w *World) Server(id model.ServerID, at time.Time) *model.Observed {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.serverLocked(id)
+	if s == nil {
+		return nil
+	}
+	o := s.observed(at)
+	return &o
+}
+
 // Template returns the template that the server runs.
 func (w *World) Template(id model.ServerID) (model.Template, bool) {
 	w.mu.Lock()

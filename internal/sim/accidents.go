@@ -1,0 +1,152 @@
+package sim
+
+import (
+	"time"
+
+	"kiln/internal/model"
+)
+
+// accidentVerbs lists what goes wrong by itself.
+func accidentVerbs() []verb {
+	accident := func(name string, weight int, do func(*world, uint64) bool) verb {
+		return verb{name: name, weight: weight, fault: name, do: do}
+	}
+	return []verb{
+		accident("server dies", 8, func(w *world, n uint64) bool { return w.killServer(n, model.Exit{Known: true, Code: 2}) }),
+		accident("server runs out of memory", 3, func(w *world, n uint64) bool {
+			return w.killServer(n, model.Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true})
+		}),
+		accident("server vanishes", 4, (*world).vanish),
+		accident("server returns", 4, (*world).returns),
+		accident("server gets sick", 8, (*world).sicken),
+		accident("all servers get sick", 2, (*world).sickenAll),
+		accident("engine blind", 5, func(w *world, n uint64) bool {
+			w.blind = w.now + time.Duration(n%uint64(90*time.Second))
+			return true
+		}),
+		accident("router silent", 6, (*world).silence),
+		accident("router dies", 5, (*world).killRouter),
+		accident("router hands over", 3, (*world).handOver),
+		accident("daemon crashes", 10, func(w *world, _ uint64) bool { return w.crashDaemon() }),
+		accident("daemon sleeps", 3, func(w *world, _ uint64) bool {
+			if w.daemon == nil || w.asleep != nil {
+				return false
+			}
+			w.sleep()
+			return true
+		}),
+		accident("machine reboots", 2, func(w *world, _ uint64) bool { w.reboot(); return true }),
+	}
+}
+
+// pick chooses one of the servers of the world; nil: there is none.
+func (w *world) pick(n uint64) *model.Observed {
+	all := w.machine.Observed(w.wall())
+	if len(all) == 0 {
+		return nil
+	}
+	return &all[n%uint64(len(all))]
+}
+
+func (w *world) killServer(n uint64, exit model.Exit) bool {
+	o := w.pick(n)
+	if o == nil || o.State == model.Exited {
+		return false
+	}
+	exit.At = w.wall()
+	w.machine.Kill(o.ID, exit)
+	w.fact(o.ID).wasGone = true
+	w.hint(n)
+	return true
+}
+
+// hint tells the daemon at once, or leaves it to its next observation.
+func (w *world) hint(n uint64) {
+	if w.daemon != nil && n>>32%2 == 0 {
+		w.daemon.due = w.now
+	}
+}
+
+func (w *world) vanish(n uint64) bool {
+	o := w.pick(n)
+	if o == nil {
+		return false
+	}
+	remains, ok := w.machine.Vanish(o.ID)
+	if ok {
+		w.fact(o.ID).wasGone = true
+		w.ghosts = append(w.ghosts, remains)
+	}
+	return ok
+}
+
+func (w *world) returns(n uint64) bool {
+	if len(w.ghosts) == 0 {
+		return false
+	}
+	i := int(n % uint64(len(w.ghosts)))
+	ghost := w.ghosts[i]
+	w.ghosts = append(w.ghosts[:i:i], w.ghosts[i+1:]...)
+	return w.machine.Return(ghost)
+}
+
+func (w *world) sicken(n uint64) bool {
+	o := w.pick(n)
+	if o == nil || o.State == model.Exited {
+		return false
+	}
+	w.fact(o.ID).sick = w.now + time.Duration(n>>8%uint64(60*time.Second))
+	return true
+}
+
+func (w *world) sickenAll(n uint64) bool {
+	all := w.machine.Observed(w.wall())
+	for _, o := range all {
+		w.fact(o.ID).sick = w.now + time.Duration(n>>8%uint64(60*time.Second))
+	}
+	return len(all) > 0
+}
+
+func (w *world) silence(n uint64) bool {
+	if len(w.routers.live) == 0 {
+		return false
+	}
+	r := w.routers.live[n%uint64(len(w.routers.live))]
+	r.silent = w.now + time.Duration(n>>8%uint64(80*time.Second))
+	return true
+}
+
+func (w *world) killRouter(n uint64) bool {
+	if len(w.routers.live) == 0 {
+		return false
+	}
+	w.routers.kill(int(n % uint64(len(w.routers.live))))
+	w.noteNames()
+	w.after(time.Duration(n>>8%uint64(20*time.Second)), w.startRouter)
+	return true
+}
+
+// handOver starts a second router; after a while the older one leaves.
+func (w *world) handOver(n uint64) bool {
+	if len(w.routers.live) != 1 {
+		return false
+	}
+	old := w.routers.live[0]
+	w.routers.start()
+	w.after(time.Duration(n%uint64(30*time.Second)), func() {
+		if len(w.routers.live) > 1 && w.routers.live[0] == old {
+			w.routers.kill(0)
+			w.noteNames()
+		}
+	})
+	return true
+}
+
+func (w *world) crashDaemon() bool {
+	if w.daemon == nil {
+		return false
+	}
+	w.crash(false)
+	w.after(w.between("restart", time.Millisecond, 8*time.Second), w.startDaemon)
+	return true
+}

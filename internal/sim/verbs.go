@@ -1,0 +1,160 @@
+package sim
+
+import (
+	"context"
+	"time"
+
+	"kiln/internal/model"
+	"kiln/internal/reconcile"
+)
+
+// The services that a run knows: two behind the routers, one worker without a
+// route.
+var serviceNames = []string{"shop", "site", "work"}
+
+func commandVerbs() []verb {
+	return []verb{
+		{name: "deploy", weight: 10, do: (*world).deploy},
+		{name: "deploy again", weight: 1, do: (*world).deployAgain},
+		{name: "scale", weight: 3, do: (*world).scale},
+		{name: "rollback", weight: 5, do: (*world).rollback},
+		{name: "abort", weight: 2, do: (*world).abort},
+		{name: "destroy", weight: 1, do: (*world).destroy},
+		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
+	}
+}
+
+// policyOf draws a policy. Mostly its timers fit into its deadline.
+func policyOf(service string, n uint64) model.Policy {
+	pick := func(shift int, of ...time.Duration) model.Duration {
+		return model.Duration(of[n>>shift%uint64(len(of))])
+	}
+	p := model.Policy{
+		Servers: []int{1, 2, 2, 3, 3, 3, 4, 0}[n>>8%8],
+		Health: model.Health{
+			Kind: model.CheckHTTP, Path: "/healthz", Interval: model.Duration(time.Second), Timeout: model.Duration(time.Second),
+			Passes: 1 + int(n>>11%2), Fails: 2, Grace: pick(12, 6*time.Second, 9*time.Second, 15*time.Second),
+		},
+		Deploy: model.Deploy{
+			Strategy: model.BlueGreen, MaxUnavailable: []int{0, 0, 0, 1}[n>>14%4],
+			Deadline: pick(16, 3*time.Minute, 4*time.Minute, 8*time.Minute, 8*time.Minute, 20*time.Second),
+			KeepWarm: pick(20, 0, 20*time.Second, 2*time.Minute, 2*time.Minute),
+			Overlap:  n>>22%2 == 0,
+			Drain: model.Drain{
+				Requests: pick(24, 0, 3*time.Second, 10*time.Second), Streams: pick(26, 0, 5*time.Second, 20*time.Second),
+				WebSockets: pick(28, 0, 5*time.Second, 30*time.Second),
+			},
+		},
+		StopGrace: pick(30, time.Second, 2*time.Second, 5*time.Second),
+	}
+	if n>>40%8 == 0 {
+		p.Health.Kind = model.CheckNone
+	}
+	for _, name := range []string{"home", "self-test"}[:n>>32%3] {
+		p.Validations = append(p.Validations, model.Validation{Name: name, Kind: model.CheckHTTP, Path: "/", Timeout: model.Duration(5 * time.Second)})
+	}
+	if service != "work" {
+		p.Routes = []model.Route{{Listen: ":80", Host: service + ".example"}}
+	}
+	return p
+}
+
+func templateOf(service string, n uint64) model.Template {
+	// Good images come most often.
+	names := []string{
+		"good", "good", "good", "good", "good", "good", "good", "good", "slow", "slow", "stubborn", "stubborn",
+		"fragile", "exits", "deaf", "invalid", "stuck", "no user", "absent",
+	}
+	t := model.Template{
+		Service: service, Image: imageOf(names[n%uint64(len(names))], int(n>>5%versions)),
+		Resources: model.Resources{Memory: 64 << 20},
+	}
+	if service != "work" {
+		t.Port, t.Protocol = 8080, model.HTTP
+	}
+	return t
+}
+
+// do gives a command to the daemon and keeps what was promised.
+func (w *world) do(command func(*model.State, *model.Snapshot, model.Now) ([]model.Payload, reconcile.DeployResult, error)) bool {
+	if w.daemon == nil {
+		return false
+	}
+	var made []model.Payload
+	var result reconcile.DeployResult
+	err := w.daemon.control.Do(context.Background(), "somebody", func(s *model.State, snapshot *model.Snapshot, now model.Now) (_ []model.Payload, err error) {
+		made, result, err = command(s, snapshot, now)
+		return made, err
+	})
+	w.daemon.due = w.now
+	if err != nil {
+		w.cover.met("refused", string(model.CodeOf(err)))
+		return false
+	}
+	for _, p := range made {
+		if r, ok := p.(model.ReleaseCreated); ok {
+			w.acks = append(w.acks, promise{service: r.Release.Service, release: r.Release.Number, id: result.Deployment})
+			w.judgeAccepted(r.Release)
+		}
+	}
+	return true
+}
+
+func (w *world) deploy(n uint64) bool {
+	service := serviceNames[n>>44%uint64(len(serviceNames))]
+	return w.deployThis(service, templateOf(service, n), policyOf(service, n))
+}
+
+func (w *world) deployThis(service string, t model.Template, p model.Policy) bool {
+	return w.do(func(s *model.State, snapshot *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		req := reconcile.DeployRequest{Service: service, Template: t, Policy: p, Actor: "somebody"}
+		if snapshot != nil {
+			req.Capacity = &snapshot.Capacity
+		}
+		return reconcile.Deploy(s, req, now)
+	})
+}
+
+// deployAgain deploys what is in service with another policy: no server is
+// replaced.
+func (w *world) deployAgain(n uint64) bool {
+	service := serviceNames[n>>44%uint64(len(serviceNames))]
+	svc := w.journal.replay.Services[service]
+	if svc == nil || svc.InService == 0 {
+		return false
+	}
+	return w.deployThis(service, svc.Release(svc.InService).Template, policyOf(service, n))
+}
+
+func (w *world) scale(n uint64) bool {
+	return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		return reconcile.Scale(s, reconcile.ScaleRequest{
+			Service: serviceNames[n%uint64(len(serviceNames))], Servers: int(n >> 8 % 5), Actor: "somebody",
+		}, now)
+	})
+}
+
+func (w *world) rollback(n uint64) bool {
+	service := serviceNames[n%uint64(len(serviceNames))]
+	to := 0
+	if svc := w.journal.replay.Services[service]; svc != nil && n>>8%4 == 0 {
+		to = int(n >> 12 % uint64(len(svc.Releases)+2))
+	}
+	return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		return reconcile.Rollback(s, reconcile.RollbackRequest{Service: service, To: to, Actor: "somebody"}, now)
+	})
+}
+
+func (w *world) abort(n uint64) bool {
+	return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		events, err := reconcile.Abort(s, reconcile.AbortRequest{Service: serviceNames[n%uint64(len(serviceNames))], Actor: "somebody"}, now)
+		return events, reconcile.DeployResult{}, err
+	})
+}
+
+func (w *world) destroy(n uint64) bool {
+	return w.do(func(s *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		events, err := reconcile.DestroyService(s, serviceNames[n%uint64(len(serviceNames))])
+		return events, reconcile.DeployResult{}, err
+	})
+}
