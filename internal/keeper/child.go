@@ -11,8 +11,11 @@ import (
 )
 
 const (
-	// quickDeath is the life below which a child's next start is put off.
-	quickDeath = 5 * time.Second
+	// quickDeath is the life below which a death counts as a quick one. The
+	// first few in a row are forgiven: somebody may be killing the child. From
+	// then on the next start is put off, longer each time.
+	quickDeath = time.Second
+	forgiven   = 3
 	firstWait  = 100 * time.Millisecond
 	longestGap = 5 * time.Second
 	// endGrace is how long a child may take to end before it is killed.
@@ -51,7 +54,7 @@ func (c *child) keep(ctx context.Context) {
 	if p != nil {
 		c.log.Info("child adopted", "pid", p.pid)
 	}
-	wait := time.Duration(0)
+	wait, quick := time.Duration(0), 0
 	for {
 		if p == nil {
 			p = c.start()
@@ -64,8 +67,11 @@ func (c *child) keep(ctx context.Context) {
 			}
 			c.set(nil)
 		}
-		if time.Since(began) >= quickDeath {
-			wait = 0 // it had a life: the next one begins at once
+		if quick++; time.Since(began) >= quickDeath {
+			quick = 0 // it had a life: the next one begins at once
+		}
+		if wait = nextWait(wait, quick); ctx.Err() != nil {
+			return
 		}
 		c.log.Warn("child ended; starting it again", "after", time.Since(began), "wait", wait)
 		select {
@@ -75,12 +81,19 @@ func (c *child) keep(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		wait = min(longestGap, max(firstWait, 2*wait))
 		c.mu.Lock()
 		c.restarts++
 		c.mu.Unlock()
 		p = nil
 	}
+}
+
+// nextWait returns how long to wait after the quick deaths in a row.
+func nextWait(last time.Duration, quick int) time.Duration {
+	if quick <= forgiven {
+		return 0
+	}
+	return min(longestGap, max(firstWait, 2*last))
 }
 
 // await waits for p to end. It returns false if the keeping is over.

@@ -39,7 +39,7 @@ func newPIDFile(runDir string, c Child) pidFile {
 // keeper and hears none of its signals.
 func (f pidFile) start(out *os.File) (*process, error) {
 	own, err := os.StartProcess(f.child.Path, f.child.Args, &os.ProcAttr{
-		Env:   slices.Concat(withoutMark(os.Environ()), f.child.Env, []string{f.mark}),
+		Env:   override(os.Environ(), append(slices.Clone(f.child.Env), f.mark)),
 		Files: []*os.File{nil, out, out},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
@@ -153,6 +153,11 @@ func startTime(pid int) (uint64, bool) {
 	return n, err == nil
 }
 
-func withoutMark(env []string) []string {
-	return slices.DeleteFunc(env, func(v string) bool { return strings.HasPrefix(v, markVar+"=") })
+// override returns env with vars in place of what it has by their names.
+func override(env, vars []string) []string {
+	for _, v := range vars {
+		name, _, _ := strings.Cut(v, "=")
+		env = slices.DeleteFunc(env, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+	}
+	return append(env, vars...)
 }
