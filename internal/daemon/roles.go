@@ -34,7 +34,7 @@ func RunKeeper(ctx context.Context, r Role) error {
 	return keeper.Run(ctx, keeper.Config{
 		RunDir: r.RunDir, DataDir: r.DataDir, Log: r.Log,
 		Children: []keeper.Child{
-			{Name: "containerd", Path: path, Args: args},
+			{Name: "containerd", Path: path, Args: append([]string{path}, args...)},
 			{Name: "router", Path: r.Executable, Args: append([]string{"kiln"}, roleArgs("router", r.Instance, r.DataDir, r.RunDir)...)},
 		},
 	})

@@ -124,15 +124,11 @@ func rolledBackFrom(svc *model.Service) map[int]bool {
 		if r == nil || r.RollbackOf == 0 || !d.Switched {
 			continue
 		}
-		given[d.From] = true
 		// A release that merely scaled the one given up, or changed its policy,
 		// is that one again.
-		if from := svc.Release(d.From); from != nil {
-			for _, other := range svc.Releases {
-				if other.TemplateHash == from.TemplateHash && other.Number < d.To {
-					given[other.Number] = true
-				}
-			}
+		from := svc.Release(d.From)
+		for n := d.From; from != nil && n >= 1 && svc.Release(n).TemplateHash == from.TemplateHash; n-- {
+			given[n] = true
 		}
 	}
 	return given

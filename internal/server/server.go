@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"reflect"
+	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -95,12 +97,26 @@ func New(cfg Config) *Server {
 	hc.DocsPath = "" // the document is served; a page for it would load scripts from elsewhere
 	hc.SchemasPath = ""
 	hc.CreateHooks = nil // no $schema in every answer
+	hc.Components = &huma.Components{Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName)}
 	h := humago.New(s.mux, hc)
 	s.registerViews(h)
 	s.registerCommands(h)
 	s.registerStreams(h)
 	s.registerImages(h)
 	return s
+}
+
+// schemaName names a type in the document. Wire types have their own names,
+// the nouns that they carry are told apart by their package.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if strings.HasSuffix(t.PkgPath(), "/model") {
+		return "Model" + name
+	}
+	return name
 }
 
 // ServeHTTP implements http.Handler.

@@ -117,8 +117,8 @@ func (s *Server) sendEvents(ctx context.Context, out *ndjson, f found, after uin
 		for _, e := range entries {
 			after = e.Event.Seq
 			service, text := inWords(e.Event)
-			if f.release == nil || service != f.release.Service {
-				continue
+			if f.release == nil || service != f.release.Service || e.Event.Data.Kind() == (model.DeploymentAdvanced{}).Kind() {
+				continue // where the deployment stands follows as a line of its own
 			}
 			line := api.Progress{At: e.Event.At, Phase: f.progress.Phase, WaitingFor: f.progress.WaitingFor, Message: text}
 			if err := out.send(line); err != nil {
