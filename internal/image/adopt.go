@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"time"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
@@ -10,31 +11,47 @@ import (
 	"kiln/internal/model"
 )
 
-// Adopt records the image that bears a temporary name under its digest and,
-// unless it is "", under name, and removes the temporary name.
-func (s *Store) Adopt(ctx context.Context, temporary, source, name string) (model.Image, error) {
-	ctx = s.scoped(ctx)
+// Built is an image that the builder's BuildKit has made.
+type Built struct {
+	Temporary string         // the name it bears
+	Name      string         // what FROM may call it; may be empty
+	Bases     []model.Digest // whose layers it may have
+	Epoch     time.Time      // no time in it is later
+}
+
+// Adopt makes what BuildKit has made depend on its content alone, records it
+// under its digest and its name, and removes the temporary name.
+func (s *Store) Adopt(ctx context.Context, b Built) (model.Image, error) {
 	var names []string
-	if name != "" {
-		full, err := Normalize(name)
+	if b.Name != "" {
+		full, err := Normalize(b.Name)
 		if err != nil {
 			return model.Image{}, err
 		}
 		names = append(names, full)
 	}
-	service := s.client.ImageService()
-	record, err := service.Get(ctx, temporary)
-	if err != nil {
-		return model.Image{}, unavailable("record the image that was built", err)
-	}
-	if err := s.pin(ctx, record.Target, source, names...); err != nil {
-		return model.Image{}, err
-	}
-	if err := service.Delete(ctx, temporary); err != nil && !errdefs.IsNotFound(err) {
-		return model.Image{}, unavailable("record the image that was built", err)
-	}
-	d, err := s.Show(ctx, record.Target.Digest.String())
-	return d.Image, err
+	var img model.Image
+	err := s.leased(ctx, func(ctx context.Context, to *ingest) error {
+		service := s.client.ImageService()
+		record, err := service.Get(ctx, b.Temporary)
+		if err != nil {
+			return unavailable("record the image that was built", err)
+		}
+		desc, err := s.settle(ctx, to, record.Target, b.Bases, b.Epoch)
+		if err != nil {
+			return err
+		}
+		if err := s.pin(ctx, desc, "build", names...); err != nil {
+			return err
+		}
+		if err := service.Delete(ctx, b.Temporary); err != nil && !errdefs.IsNotFound(err) {
+			return unavailable("record the image that was built", err)
+		}
+		d, err := s.Show(ctx, desc.Digest.String())
+		img = d.Image
+		return err
+	})
+	return img, err
 }
 
 // serverLabel marks the containers that are servers.

@@ -3,10 +3,11 @@ package builder
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"net"
 	"path/filepath"
+	"strconv"
 	"sync"
+	"time"
 
 	controlapi "github.com/moby/buildkit/api/services/control"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
@@ -51,11 +52,11 @@ func (b *build) run(ctx context.Context, conn net.Conn, p buildcontext.Preamble)
 		defer close(watched)
 		b.follow(ctx, ref, trace)
 	}()
-	resp, err := b.worker.control.Solve(ctx, b.solveRequest(ref, ids[0]))
+	_, err := b.worker.control.Solve(ctx, b.solveRequest(ref, ids[0]))
 	if err == nil {
 		// The record of the trace ends with the solve; what it said last counts.
 		<-watched
-		return b.finish(ctx, ref, resp, watch.parents())
+		return b.finish(ctx, ref, watch.parents())
 	}
 	if ctx.Err() == nil {
 		<-watched
@@ -75,9 +76,9 @@ func (b *build) follow(ctx context.Context, ref string, t *trace) {
 // the same content differ is fixed: times are those of the epoch 0.
 func (b *build) solveRequest(ref, session string) *controlapi.SolveRequest {
 	attrs := map[string]string{
-		"filename":                    filepath.Base(b.req.Containerfile),
-		"image-resolve-mode":          "local",
-		"build-arg:SOURCE_DATE_EPOCH": "0",
+		"filename":              filepath.Base(b.req.Containerfile),
+		"image-resolve-mode":    "local",
+		"build-arg:" + epochArg: "0",
 	}
 	if b.req.Target != "" {
 		attrs["target"] = b.req.Target
@@ -85,8 +86,7 @@ func (b *build) solveRequest(ref, session string) *controlapi.SolveRequest {
 	if b.req.NoCache {
 		attrs["no-cache"] = ""
 	}
-	args := maps.Clone(b.req.Args)
-	for k, v := range args {
+	for k, v := range b.req.Args {
 		attrs["build-arg:"+k] = v
 	}
 	return &controlapi.SolveRequest{
@@ -101,19 +101,32 @@ func (b *build) solveRequest(ref, session string) *controlapi.SolveRequest {
 			string(exptypes.OptKeyUnpack):           "false",
 			string(exptypes.OptKeyOCITypes):         "true",
 			string(exptypes.OptKeyLayerCompression): "zstd",
-			string(exptypes.OptKeyRewriteTimestamp): "true",
 		}}},
 	}
 }
 
 // finish records what was built.
-func (b *build) finish(ctx context.Context, ref string, resp *controlapi.SolveResponse, parents []model.Parent) (Result, error) {
-	img, err := b.store.Adopt(ctx, image.TemporaryName(ref), "build", b.req.Name)
+func (b *build) finish(ctx context.Context, ref string, parents []model.Parent) (Result, error) {
+	made := image.Built{Temporary: image.TemporaryName(ref), Name: b.req.Name, Epoch: b.epoch()}
+	for _, p := range parents {
+		made.Bases = append(made.Bases, p.Digest)
+	}
+	img, err := b.store.Adopt(ctx, made)
 	if err != nil {
 		return Result{}, err
 	}
-	if want := resp.ExporterResponse[exptypes.ExporterImageDigestKey]; want != string(img.Digest) {
-		return Result{}, model.Errorf(model.Internal, "cannot build: BuildKit says it made %s, and stored %s", want, img.Digest)
-	}
 	return Result{Digest: img.Digest, Parents: parents, Size: img.Size}, nil
+}
+
+// epochArg is the build argument that says what no time in an image is later
+// than, in seconds since 1970.
+const epochArg = "SOURCE_DATE_EPOCH"
+
+// epoch returns the argument, which BuildKit has checked, or 0.
+func (b *build) epoch() time.Time {
+	seconds, err := strconv.ParseInt(b.req.Args[epochArg], 10, 64)
+	if err != nil {
+		return time.Unix(0, 0)
+	}
+	return time.Unix(seconds, 0)
 }
