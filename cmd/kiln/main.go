@@ -62,11 +62,10 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	// Ending takes a moment, and a second signal must not cut it short.
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	log := logger(os.Stderr, o.Debug, o.JSON)
 	return daemon.Run(ctx, daemon.Config{
 		DataDir: o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
-		ServerNet: o.ServerNet, Runtime: o.Runtime, Log: log,
-	}, func() { log.Info("daemon is ready", "socket", o.Socket, "data_dir", o.DataDir) })
+		ServerNet: o.ServerNet, Runtime: o.Runtime, Log: logger(os.Stderr, o.Debug, o.JSON),
+	}, func() {})
 }
 
 func logger(w io.Writer, debug, asJSON bool) *slog.Logger {

@@ -69,10 +69,13 @@ func Lost(err error) bool {
 
 func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
-	if err != nil {
-		return nil, &contactError{err: err}
+	if err == nil {
+		return conn, nil
 	}
-	return conn, nil
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // the rest is the socket's path, which is said anyway
+	}
+	return nil, &contactError{err: err}
 }
 
 // unreachable says in words why there was no answer.

@@ -47,7 +47,7 @@ func (a *app) watch(ctx context.Context, id model.DeploymentID, result api.Resul
 		defer cancel()
 	}
 	began := a.Now()
-	v := a.view(result.Service)
+	v := a.view(result.Service, id)
 	fallen := false
 	err := a.api().Watch(ctx, id, func(p api.Progress) error {
 		v.show(p)

@@ -105,14 +105,17 @@ func (a *app) servers(servers []api.ServerStatus, indent string) {
 		}
 	})
 	for _, s := range servers {
+		if s.InService && s.Healthy {
+			continue
+		}
 		said := s.Reason
-		if said == "" && !s.Healthy {
+		if !s.Healthy && s.Health != "" && !s.Parked {
 			said = s.Health
 		}
 		if said != "" {
 			a.printf("%s%s: %s\n", indent, s.ID, printable(said))
 		}
-		if s.Until != nil {
+		if s.Until != nil && (s.Parked || s.Phase == model.PhaseWarm) {
 			a.printf("%s%s: stays until %s\n", indent, s.ID, stamp(*s.Until))
 		}
 	}

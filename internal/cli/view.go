@@ -9,6 +9,7 @@ import (
 	"golang.org/x/term"
 
 	"kiln/internal/api"
+	"kiln/internal/model"
 )
 
 // printf writes a result for people.
@@ -30,6 +31,7 @@ func (a *app) colour(code, text string) string {
 type view struct {
 	app      *app
 	service  string
+	id       model.DeploymentID
 	live     bool
 	drawn    int // lines below which the cursor stands
 	last     string
@@ -37,9 +39,9 @@ type view struct {
 	failures []*api.Failure
 }
 
-func (a *app) view(service string) *view {
+func (a *app) view(service string, id model.DeploymentID) *view {
 	live := isTerminal(a.Stderr) && a.Env("TERM") != "dumb" && !a.opts.json
-	return &view{app: a, service: service, live: live, began: a.Now()}
+	return &view{app: a, service: service, id: id, live: live, began: a.Now()}
 }
 
 // keep holds a failure to be shown at the end, once for each server.
@@ -56,7 +58,8 @@ func (v *view) keep(f *api.Failure) {
 // show takes in one line of progress.
 func (v *view) show(p api.Progress) {
 	v.erase()
-	if p.Message != "" {
+	// That a deployment waits is a message too, and is shown as its state.
+	if p.Message != "" && !strings.HasPrefix(p.Message, "deployment "+string(v.id)+" is ") {
 		v.app.progressf("%s: %s", v.service, p.Message)
 	}
 	state := string(p.Phase)
@@ -67,7 +70,7 @@ func (v *view) show(p api.Progress) {
 		v.draw(state, p)
 		return
 	}
-	if state != v.last && state != "" && p.Result == nil {
+	if state != v.last && state != "" && p.Phase != model.DeployEnded {
 		v.app.progressf("%s: %s", v.service, state)
 	}
 	v.last = state
@@ -158,7 +161,7 @@ func (a *app) failure(f *api.Failure) {
 	}
 	field("last probe", f.Probe)
 	field("process", f.Exit)
-	if f.Port != 0 || len(f.Listening) > 0 {
+	if f.Exit == "" && f.Port != 0 || len(f.Listening) > 0 {
 		listening := "nothing"
 		if len(f.Listening) > 0 {
 			listening = strings.Join(f.Listening, ", ")
@@ -221,6 +224,9 @@ func (v *buildView) show(e api.BuildEvent) {
 		if v.app.opts.verbose {
 			v.app.progressf("    | %s", printable(l))
 		}
+	}
+	if strings.HasPrefix(e.Step, "[internal]") && e.State != "failed" && !v.app.opts.verbose {
+		return
 	}
 	took := ""
 	if e.TookMS > 0 {
