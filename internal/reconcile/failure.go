@@ -19,6 +19,7 @@ type failure struct {
 	lived  time.Duration
 	reboot bool // it ended because the machine did
 	unfit  bool // it lives, but did not pass its checks in time
+	stays  bool // it goes on as it is: it failed the checks of a release that wanted to take it over
 }
 
 func (f failure) dead() bool { return f.gone || f.exit != nil }
@@ -33,6 +34,10 @@ func (v *service) fail(failures []failure) {
 	laid := map[model.ServerID]bool{}
 	var blamed, early []failure
 	for _, f := range failures {
+		if f.stays {
+			blamed = append(blamed, f)
+			continue
+		}
 		made := v.madeBy(d, f.srv)
 		laid[f.srv.ID] = true
 		v.emit(v.lay(f, made))

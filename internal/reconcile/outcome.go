@@ -1,8 +1,6 @@
 package reconcile
 
 import (
-	"fmt"
-
 	"kiln/internal/model"
 )
 
@@ -34,10 +32,6 @@ func (v *service) noteOutcomes() {
 		}
 		srv := v.svc.Servers[o.Server]
 		switch {
-		case o.Verb == Prepare:
-			v.notePrepared(o)
-		case o.Verb == Publish:
-			v.notePublished(o)
 		case srv == nil:
 		case o.Verb == Provision && srv.Phase == model.PhaseCreated && says(o.Err):
 			failures = append(failures, failure{srv: srv, gone: true, reason: "it cannot be provisioned: " + o.Err.Message})
@@ -56,11 +50,22 @@ func (v *service) noteOutcomes() {
 		}
 	}
 	v.fail(failures)
+	for _, o := range v.obs.Outcomes {
+		switch {
+		case v.ended:
+			return
+		case o.Verb == Prepare && !noted[o.Key]:
+			v.notePrepared(o)
+			noted[o.Key] = true
+		case o.Verb == Publish:
+			v.notePublished(o)
+		}
+	}
 }
 
 func (v *service) notePrepared(o Outcome) {
 	d := v.svc.Deployment
-	if d == nil || d.Phase != model.DeployPreparing || v.target().Template.Image != o.Image || v.spoke() {
+	if d == nil || d.Phase != model.DeployPreparing || v.target().Template.Image != o.Image {
 		return
 	}
 	switch {
@@ -96,10 +101,7 @@ func (v *service) noteValidated(srv *model.Server, o Outcome) (failure, bool) {
 	if srv.Phase != model.PhaseRunning {
 		// It serves, or waits warm, and has passed the checks it was made
 		// with: the new ones fail the deployment alone.
-		if v.svc.Deployment != nil {
-			v.endDeployment(model.Failed, fmt.Sprintf("server %s: %s", srv.ID, o.Err.Message), nil)
-		}
-		return failure{}, false
+		return failure{srv: srv, stays: true, reason: o.Err.Message}, true
 	}
 	return failure{srv: srv, unfit: true, reason: o.Err.Message, lived: v.now.Elapsed.Sub(srv.RanSince)}, true
 }

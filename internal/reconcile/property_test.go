@@ -137,12 +137,8 @@ func (w *world) promisesOfAction(a Action) error {
 	case Stop:
 		o := w.servers[a.Server]
 		for _, r := range w.routers {
-			for _, svc := range r.table.Services {
-				for _, b := range svc.Backends {
-					if b.Server == a.Server && o != nil && o.State == model.Running {
-						return fmt.Errorf("promise 3: %s is stopped, and router %s still sends it requests", a.Server, r.id)
-					}
-				}
+			if r.sends(a.Server) && o != nil && o.State == model.Running {
+				return fmt.Errorf("promise 3: %s is stopped, and router %s still sends it requests", a.Server, r.id)
 			}
 			if srv != nil && o != nil && o.State == model.Running && r.flight[a.Server] > 0 && w.now.Elapsed < srv.DrainSince.Add(5*time.Minute) {
 				return fmt.Errorf("promise 3: %s is stopped with requests in flight before its drain is over", a.Server)

@@ -55,12 +55,13 @@ func (st *step) acknowledge() {
 	}
 }
 
-// publish decides on a new table where its content has changed, and notes the
-// generation that carries a deployment's switch.
+// publish decides on a new table where its content has changed, or where a
+// server awaits the acknowledgement of the next one, and notes the generation
+// that carries a deployment's switch.
 func (st *step) publish() {
 	table := Table(st.s)
 	generation := st.s.Table.Generation
-	if hash := tableHash(table); hash != st.s.Table.Hash {
+	if hash := tableHash(table); hash != st.s.Table.Hash || st.awaited() > generation {
 		generation++
 		st.emit(model.TablePublished{Generation: generation, Hash: hash})
 	}
@@ -73,6 +74,17 @@ func (st *step) publish() {
 			})
 		}
 	}
+}
+
+// awaited returns the newest generation whose acknowledgement a server awaits.
+func (st *step) awaited() uint64 {
+	newest := uint64(0)
+	for _, svc := range st.s.Services {
+		for _, srv := range svc.Servers {
+			newest = max(newest, srv.DrainGen)
+		}
+	}
+	return newest
 }
 
 // giveTable gives the published table to the routers that lack it.

@@ -205,7 +205,9 @@ func (w *world) happen(what string, plain []string, args map[string]string) erro
 		if cut, _ := strconv.Atoi(args["cut"]); cut > 0 {
 			r.cut[id] += uint64(cut)
 		}
-		r.flight[id] = n
+		if n == 0 || r.sends(id) {
+			r.flight[id] = n
+		}
 	case "router": // router add r2 · router silent r1 · router back r1 · router gone r1 · router refuses r1
 		return w.router(plain)
 	case "daemon": // the daemon is killed, and another starts

@@ -128,7 +128,11 @@ func (w *world) wait(d time.Duration) {
 		if w.now.Elapsed >= end {
 			return
 		}
-		next := min(end, w.now.Elapsed.Add(time.Second))
+		stride := time.Second
+		if d > 5*time.Minute && w.now.Elapsed > end.Add(2*time.Minute-d) {
+			stride = time.Minute // long quiet times: the wake-ups tell when something is due
+		}
+		next := min(end, w.now.Elapsed.Add(stride))
 		if wake := Step(w.s, w.observe(), w.now).Wake; wake > w.now.Elapsed {
 			next = min(next, wake)
 		}
@@ -158,6 +162,18 @@ func (w *world) observe() Observation {
 		}
 	}
 	return obs
+}
+
+// sends reports whether the router gives the server requests.
+func (r *fakeRouter) sends(id model.ServerID) bool {
+	for _, svc := range r.table.Services {
+		for _, b := range svc.Backends {
+			if b.Server == id {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (r *fakeRouter) status() model.RouterStatus {

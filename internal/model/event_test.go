@@ -1,0 +1,193 @@
+package model
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite the golden files of this package")
+
+// examples has one event of each kind, with every field set, so that a field
+// whose name or form changes changes its golden file.
+func examples() []Payload {
+	at := time.Date(2026, 11, 21, 3, 4, 5, 600, time.UTC)
+	template := Template{
+		Service: "shop", Image: "sha256:aa", Entrypoint: []string{"/app"}, Command: []string{"serve"}, User: "app",
+		Env: map[string]string{"LOG_LEVEL": "info"}, Port: 8080, Protocol: HTTP,
+		Resources: Resources{Memory: 1 << 28, CPU: 500, PIDs: 64}, Ephemeral: []Ephemeral{{Path: "/var/cache", Size: 1 << 20}},
+	}
+	second := Duration(time.Second)
+	policy := Policy{
+		Servers: 3, Routes: []Route{{Listen: ":80", Host: "shop.example.com", Path: "/a"}},
+		Health: Health{
+			Kind: CheckHTTP, Path: "/healthz", Port: 8081, Command: []string{"/check"}, Interval: second, Timeout: second,
+			Passes: 2, Fails: 3, Grace: 30 * second,
+		},
+		Validations: []Validation{{
+			Name: "home", Kind: CheckHTTP, Path: "/", Port: 8080, Headers: map[string]string{"Server": "shop"}, Status: 200,
+			Contains: "Shop", Matches: "S.op", Command: []string{"/app", "selftest"}, Timeout: 30 * second,
+		}},
+		Deploy: Deploy{
+			Strategy: BlueGreen, Deadline: 600 * second, KeepWarm: 600 * second, MaxUnavailable: 1, Overlap: true,
+			Drain: Drain{Requests: 30 * second, Streams: 120 * second, WebSockets: 300 * second},
+		},
+		StopSignal: "SIGQUIT", StopGrace: 10 * second,
+	}
+	provenance := Provenance{Commit: "c0ffee", Dirty: true, Parents: []Parent{{Name: "base/debian:12", Digest: "sha256:bb"}}}
+	exit := &Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true, At: at}
+	return []Payload{
+		InstanceCreated{Instance: "abcdef"},
+		DaemonStarted{Epoch: 2, Version: "1.0.0", BootID: "boot", BootOffset: 7},
+		HostChanged{Setting: "net.ipv4.ip_forward", From: "0", To: "1"},
+		ImageAdded{Image: Image{
+			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, CreatedAt: at, Author: "ann", Reason: "faster",
+			Source: "build", Provenance: provenance, Size: 1000,
+		}},
+		ReleaseCreated{Release: Release{
+			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,
+			CreatedAt: at, Author: "ann", Reason: "faster", Provenance: provenance, RollbackOf: 1,
+		}},
+		DeploymentStarted{Deployment: Deployment{
+			ID: "d-abcdef", Service: "shop", From: 1, To: 2, Strategy: BlueGreen, Phase: DeployPreparing, WaitingFor: "image",
+			Actor: "ann", StartedAt: at, Started: 1, Since: 2, Until: 3, Deadline: 4, Abort: "ann", Generation: 5, Switched: true,
+			Verdict: Failed, Reason: "r", EndedAt: at, TookMS: 6, Settled: true, Finished: 7, Cut: 8,
+		}},
+		DeploymentAdvanced{ID: "d-abcdef", Service: "shop", Phase: DeployChecking, WaitingFor: "health", Until: 9, Generation: 3},
+		DeploymentAborting{ID: "d-abcdef", Service: "shop", By: "ann: mistake"},
+		DeploymentEnded{ID: "d-abcdef", Service: "shop", Verdict: Succeeded, Reason: "in service", TookMS: 1200},
+		DeploymentSettled{ID: "d-abcdef", Service: "shop", Finished: 12, Cut: 1},
+		ServerCreated{ID: "shop-abcdef", Service: "shop", Release: 2, TemplateHash: "t", Cause: "deployment", Until: 4},
+		ServerAdvanced{
+			ID: "shop-abcdef", Phase: PhaseRunning, Reason: "runs", Until: 5, Address: "198.18.0.2:8080", StartedAt: at, Release: 2,
+			Exit: exit, Retired: "d-abcdef", DrainGen: 6, InFlight: 7, CutBefore: 8, Inspected: true,
+		},
+		ServerValidated{ID: "shop-abcdef", Checks: "c"},
+		ServerHealth{ID: "shop-abcdef", Status: Healthy, Detail: "200"},
+		ServerDrained{ID: "shop-abcdef", Finished: 12, Cut: 1},
+		ServerRecorded{Record: DeathRecord{
+			Server: "shop-abcdef", Service: "shop", Release: 2, Image: "sha256:aa", Reason: "replaced", Exit: exit, EndedAt: at,
+			Evidence: "sha256:ee", Missing: []string{"its log"},
+		}},
+		TablePublished{Generation: 3, Hash: "h"},
+		TableAcknowledged{Generation: 3},
+		ServiceSwitched{Service: "shop", Release: 2, Deployment: "d-abcdef"},
+		SwitchAbandoned{Service: "shop", Deployment: "d-abcdef", Reason: "its servers were lost"},
+		ServiceBackedOff{Service: "shop", Failures: 3, Until: 9, Reason: "crash loop"},
+		ServiceDestroying{Service: "shop"},
+		ServiceDestroyed{Service: "shop"},
+	}
+}
+
+// TestEventFormat holds the stored form of each kind to its golden file, and
+// reads it back. A golden file is only ever added: what is stored stays readable.
+func TestEventFormat(t *testing.T) {
+	seen := map[Kind]bool{}
+	for _, p := range examples() {
+		seen[p.Kind()] = true
+		event := Event{Seq: 7, Epoch: 2, At: time.Date(2026, 11, 21, 3, 4, 5, 0, time.UTC), Elapsed: 99, Actor: "ann", Data: p}
+		t.Run(string(p.Kind()), func(t *testing.T) {
+			requireFull(t, reflect.ValueOf(p), string(p.Kind()))
+			got := indented(t, event)
+			file := filepath.Join("testdata", "event", string(p.Kind())+".v1.json")
+			if *rewrite {
+				if err := os.WriteFile(file, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), string(got)); diff != "" {
+				t.Errorf("the stored form has changed (-want +got):\n%s", diff)
+			}
+			var read Event
+			if err := json.Unmarshal(want, &read); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(event, read); diff != "" {
+				t.Errorf("read back differently (-want +got):\n%s", diff)
+			}
+		})
+	}
+	for kind := range payloads {
+		if !seen[kind] {
+			t.Errorf("kind %s has no example and no golden file", kind)
+		}
+	}
+}
+
+func indented(t *testing.T, e Event) []byte {
+	t.Helper()
+	b, err := json.Marshal(e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, b, "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	out.WriteByte('\n')
+	return out.Bytes()
+}
+
+// requireFull fails for a field that the example leaves unset: its form would
+// not be held.
+func requireFull(t *testing.T, v reflect.Value, path string) {
+	t.Helper()
+	if v.Type() == reflect.TypeFor[time.Time]() {
+		if v.IsZero() {
+			t.Errorf("the example leaves %s unset", path)
+		}
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			requireFull(t, v.Field(i), path+"."+v.Type().Field(i).Name)
+		}
+	case reflect.Pointer:
+		if v.IsNil() {
+			t.Errorf("the example leaves %s unset", path)
+			return
+		}
+		requireFull(t, v.Elem(), path)
+	case reflect.Slice, reflect.Map:
+		if v.Len() == 0 {
+			t.Errorf("the example leaves %s unset", path)
+		}
+		if v.Kind() == reflect.Slice && v.Len() > 0 {
+			requireFull(t, v.Index(0), path+"[0]")
+		}
+	default:
+		if v.IsZero() {
+			t.Errorf("the example leaves %s unset", path)
+		}
+	}
+}
+
+// TestUnknownEventsAreRefused: a state that misses an event would be a guess.
+func TestUnknownEventsAreRefused(t *testing.T) {
+	for _, c := range []struct{ name, event, want string }{
+		{"kind", `{"seq":9,"epoch":1,"kind":"server.promoted","v":1,"at":"2026-01-01T00:00:00Z","elapsed":1,"data":{}}`, `kind "server.promoted" version 1`},
+		{"version", `{"seq":9,"epoch":1,"kind":"table.published","v":2,"at":"2026-01-01T00:00:00Z","elapsed":1,"data":{}}`, `kind "table.published" version 2`},
+		{"data", `{"seq":9,"epoch":1,"kind":"table.published","v":1,"at":"2026-01-01T00:00:00Z","elapsed":1,"data":{"generation":"x"}}`, "event 9 (table.published)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var e Event
+			err := json.Unmarshal([]byte(c.event), &e)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an error with %q", err, c.want)
+			}
+		})
+	}
+}
