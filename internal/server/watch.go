@@ -117,8 +117,8 @@ func (s *Server) sendEvents(ctx context.Context, out *ndjson, f found, after uin
 		for _, e := range entries {
 			after = e.Event.Seq
 			service, text := inWords(e.Event)
-			if f.release == nil || service != f.release.Service || e.Event.Data.Kind() == (model.DeploymentAdvanced{}).Kind() {
-				continue // where the deployment stands follows as a line of its own
+			if f.release == nil || service != f.release.Service || standing(e.Event.Data) {
+				continue
 			}
 			line := api.Progress{At: e.Event.At, Phase: f.progress.Phase, WaitingFor: f.progress.WaitingFor, Message: text}
 			if err := out.send(line); err != nil {
@@ -127,6 +127,17 @@ func (s *Server) sendEvents(ctx context.Context, out *ndjson, f found, after uin
 		}
 	}
 	return after, nil
+}
+
+// standing reports whether the event says where the deployment stands: that
+// follows as a line of its own.
+func standing(p model.Payload) bool {
+	switch p.(type) {
+	case model.DeploymentAdvanced, model.DeploymentEnded, model.DeploymentSettled:
+		return true
+	default:
+		return false
+	}
 }
 
 // failure gathers what helps to understand the first server that did not
@@ -160,6 +171,9 @@ func (s *Server) failure(ctx context.Context, f found) *api.Failure {
 func failureHint(srv *model.Server, t model.Template, e *engine.Evidence) string {
 	if hint := writeHint(e); hint != "" {
 		return hint
+	}
+	if srv.Exit != nil && len(e.Log) == 0 {
+		return "it wrote nothing before it ended"
 	}
 	if srv.Exit != nil {
 		return fmt.Sprintf("its log says why: kiln logs %s", srv.ID)
