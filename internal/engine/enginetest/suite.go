@@ -31,7 +31,7 @@ type Subject struct {
 
 // BuildProgram compiles the program of Subject.Image, without cgo, and returns
 // the path of the executable.
-func BuildProgram(t *testing.T) string {
+func BuildProgram(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "program")
 	build := exec.Command("go", "build", "-trimpath", "-o", path, "kiln/internal/engine/enginetest/program")

@@ -192,30 +192,29 @@ func (e *Engine) remove(ctx context.Context, id model.ServerID) error {
 	return nil
 }
 
+// deleteTries is how often a task is tried to be deleted that resists.
+const deleteTries = 5
+
 // deleteTask has containerd let go of the server's process, killing it if it
 // should still run; absent is done.
 func (e *Engine) deleteTask(ctx context.Context, id model.ServerID) error {
 	ctx = e.scoped(ctx)
-	service := e.client.TaskService()
+	// Two at once would fall over each other.
+	unlock, err := e.locks.lock(ctx, "task/"+id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	failures := 0
 	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
-		got, err := service.Get(ctx, &tasks.GetRequest{ContainerID: string(id)})
-		if err == nil && got.Process.Status == task.Status_STOPPED {
-			_, err = service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: string(id)})
-			if err == nil {
-				return nil
-			}
-		} else if err == nil {
-			// It runs, or has ended without the shim knowing yet: then there is
-			// no process to kill, which is no error.
-			_, err = service.Kill(ctx, &tasks.KillRequest{ContainerID: string(id), Signal: uint32(unix.SIGKILL), All: true})
-			if errdefs.IsNotFound(errgrpc.ToNative(err)) {
-				err = nil
-			}
-		}
-		if err := errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+		gone, err := e.tryDeleteTask(ctx, id)
+		if gone {
 			return nil
-		} else if err != nil {
-			return containerdError(err, "end a task")
+		}
+		if err != nil {
+			if failures++; failures == deleteTries || errdefs.IsUnavailable(err) {
+				return containerdError(err, "end a task")
+			}
 		}
 		select {
 		case <-time.After(pause):
@@ -223,6 +222,26 @@ func (e *Engine) deleteTask(ctx context.Context, id model.ServerID) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// tryDeleteTask takes one step: what runs is killed, what has ended deleted.
+func (e *Engine) tryDeleteTask(ctx context.Context, id model.ServerID) (gone bool, err error) {
+	service := e.client.TaskService()
+	got, err := service.Get(ctx, &tasks.GetRequest{ContainerID: string(id)})
+	if err == nil && got.Process.Status == task.Status_STOPPED {
+		_, err = service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: string(id)})
+		gone = err == nil
+	} else if err == nil {
+		// It runs, or has ended without the shim knowing yet: then there is no
+		// process to kill, which is no error.
+		_, err = service.Kill(ctx, &tasks.KillRequest{ContainerID: string(id), Signal: uint32(unix.SIGKILL), All: true})
+		if errdefs.IsNotFound(errgrpc.ToNative(err)) {
+			err = nil
+		}
+	} else if errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		return true, nil
+	}
+	return gone, errgrpc.ToNative(err)
 }
 
 // removeBundle removes the directories in which containerd keeps a task: they

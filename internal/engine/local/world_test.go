@@ -25,6 +25,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
+	"kiln/internal/engine"
 	"kiln/internal/engine/enginetest"
 	"kiln/internal/model"
 )
@@ -47,7 +48,7 @@ type world struct {
 
 // newWorld starts an instance's containerd, and checks at the end that nothing
 // of the instance is left on the machine.
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("servers need root: run the tests as root")
@@ -70,7 +71,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) startContainerd(t *testing.T) {
+func (w *world) startContainerd(t testing.TB) {
 	t.Helper()
 	path, args, err := ContainerdCommand(w.Config)
 	if err != nil {
@@ -88,7 +89,7 @@ func (w *world) startContainerd(t *testing.T) {
 }
 
 // killContainerd ends containerd as a crash would.
-func (w *world) killContainerd(t *testing.T) {
+func (w *world) killContainerd(t testing.TB) {
 	t.Helper()
 	if w.daemon == nil {
 		return
@@ -101,7 +102,7 @@ func (w *world) killContainerd(t *testing.T) {
 }
 
 // end removes everything of the instance, and checks that the engine can.
-func (w *world) end(t *testing.T, dir string) {
+func (w *world) end(t testing.TB, dir string) {
 	if w.daemon == nil {
 		w.startContainerd(t)
 	}
@@ -111,11 +112,7 @@ func (w *world) end(t *testing.T, dir string) {
 	if err != nil {
 		t.Errorf("cannot open the engine to clean up: %v", err)
 	} else {
-		for id := range e.servers {
-			if err := e.remove(ctx, id); err != nil {
-				t.Errorf("cannot remove %s: %v", id, err)
-			}
-		}
+		w.destroyAll(ctx, t, e)
 		if err := e.Purge(ctx); err != nil {
 			t.Errorf("Purge: %v", err)
 		}
@@ -130,7 +127,25 @@ func (w *world) end(t *testing.T, dir string) {
 	}
 }
 
-func (w *world) checkNothingLeft(t *testing.T) {
+func (w *world) destroyAll(ctx context.Context, t testing.TB, e *Engine) {
+	t.Helper()
+	snapshot, err := e.Observe(ctx)
+	if err != nil {
+		t.Errorf("Observe: %v", err)
+		return
+	}
+	for _, s := range snapshot.Servers {
+		ref := engine.Ref{Epoch: e.epoch, ID: s.ID}
+		if err := e.Stop(ctx, ref, "", 0); err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+		if err := e.Destroy(ctx, ref); err != nil {
+			t.Errorf("Destroy: %v", err)
+		}
+	}
+}
+
+func (w *world) checkNothingLeft(t testing.TB) {
 	t.Helper()
 	for _, pattern := range []string{
 		"/sys/class/net/" + w.linkPrefix() + "*", filepath.Join(cgroupRoot, "*", w.cgroup()), filepath.Join(cgroupRoot, w.cgroup()),
@@ -147,7 +162,7 @@ func (w *world) checkNothingLeft(t *testing.T) {
 }
 
 // open opens the instance's engine until the test ends.
-func (w *world) open(t *testing.T) *Engine {
+func (w *world) open(t testing.TB) *Engine {
 	t.Helper()
 	e, err := New(t.Context(), w.Config)
 	if err != nil {
@@ -165,7 +180,7 @@ type file struct {
 
 // addImage writes an image of one layer into containerd's store, as the image
 // store of kiln does, and returns its digest.
-func (w *world) addImage(t *testing.T, config ocispec.ImageConfig, files ...file) model.Digest {
+func (w *world) addImage(t testing.TB, config ocispec.ImageConfig, files ...file) model.Digest {
 	t.Helper()
 	e, err := client.New(w.socket(), client.WithDefaultNamespace(w.namespace()))
 	if err != nil {
@@ -203,7 +218,7 @@ func (w *world) addImage(t *testing.T, config ocispec.ImageConfig, files ...file
 	return d
 }
 
-func writeBlob(ctx context.Context, t *testing.T, store content.Store, mediaType string, b []byte, labels map[string]string) ocispec.Descriptor {
+func writeBlob(ctx context.Context, t testing.TB, store content.Store, mediaType string, b []byte, labels map[string]string) ocispec.Descriptor {
 	t.Helper()
 	d := ocispec.Descriptor{MediaType: mediaType, Digest: digest.FromBytes(b), Size: int64(len(b))}
 	err := content.WriteBlob(ctx, store, fmt.Sprintf("test-%x", sha256.Sum256(b)), bytes.NewReader(b), d, content.WithLabels(labels))
@@ -213,7 +228,7 @@ func writeBlob(ctx context.Context, t *testing.T, store content.Store, mediaType
 	return d
 }
 
-func encode(t *testing.T, v any) []byte {
+func encode(t testing.TB, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -222,7 +237,7 @@ func encode(t *testing.T, v any) []byte {
 	return b
 }
 
-func layerTar(t *testing.T, files []file) []byte {
+func layerTar(t testing.TB, files []file) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -245,7 +260,7 @@ func layerTar(t *testing.T, files []file) []byte {
 }
 
 // addSuiteImage adds the image of the conformance suite.
-func (w *world) addSuiteImage(t *testing.T) model.Digest {
+func (w *world) addSuiteImage(t testing.TB) model.Digest {
 	t.Helper()
 	program, err := os.ReadFile(enginetest.BuildProgram(t))
 	if err != nil {
