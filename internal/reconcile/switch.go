@@ -21,8 +21,8 @@ func (v *service) switchOver() {
 		v.endDeployment(model.Succeeded, fmt.Sprintf("release %d is in service", t.Number), nil)
 	case d.Generation == 0:
 		// publish gives it its generation in this very step
-	case v.routers.acknowledged(d.Generation):
-		v.completeSwitch(t, d.ID, d.Generation)
+	case v.routers.acknowledged(d.Generation) && v.tableInUse():
+		v.completeSwitch(t, d.ID, v.s.Table.Generation)
 		v.endDeployment(model.Succeeded, fmt.Sprintf("release %d is in service: every router has acknowledged it", t.Number), nil)
 	case v.overdueDeployment() && v.routers.silent == 0 && v.routers.live > 0 && v.routers.most < d.Generation:
 		v.endDeployment(model.Failed, "no router took the new table within "+model.Duration(switchTimeout).String(), nil)
@@ -160,7 +160,7 @@ func (v *service) resolvePending() {
 				v.emit(v.becomeDraining(srv, "the switch to it was abandoned: "+lost, v.s.Table.Generation+1, p.Deployment))
 			}
 		}
-	case v.routers.acknowledged(p.Generation):
-		v.completeSwitch(t, p.Deployment, p.Generation)
+	case v.routers.acknowledged(p.Generation) && v.tableInUse():
+		v.completeSwitch(t, p.Deployment, v.s.Table.Generation)
 	}
 }
