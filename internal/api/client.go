@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"kiln/internal/model"
@@ -24,9 +25,12 @@ const retryEvery = 200 * time.Millisecond
 // at once. Errors are *model.Error; those that say how contact was had satisfy
 // Unreachable or Lost.
 type Client struct {
+	answered atomic.Bool // a daemon has answered once
 	socket   string
 	http     *http.Client
 	patience time.Duration
+	// OnLost, where it is set, is called when the daemon is lost and tried again.
+	OnLost func()
 }
 
 // NewClient returns a client for the socket. It connects when it is first used.
@@ -39,6 +43,10 @@ func NewClient(socket string) *Client {
 	}}
 	return c
 }
+
+// Answered reports whether a daemon has answered once: from then on one that
+// cannot be reached has gone away.
+func (c *Client) Answered() bool { return c.answered.Load() }
 
 // Close lets go of idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
@@ -123,6 +131,7 @@ func (c *Client) do(ctx context.Context, method, target string, query url.Values
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
+	c.answered.Store(true)
 	if resp.StatusCode >= 300 {
 		defer resp.Body.Close()
 		return nil, problem(resp)
@@ -229,17 +238,20 @@ func stream[T any](c *Client, resp *http.Response, each func(T) error) error {
 // whenever it hears from the daemon. Contact that was never had is not waited
 // for.
 func (c *Client) again(ctx context.Context, f func(alive func()) error) error {
-	reached := false
+	reached, waiting := false, false
 	last := time.Now()
 	for {
-		err := f(func() { reached, last = true, time.Now() })
+		err := f(func() { reached, waiting, last = true, false, time.Now() })
 		if err == nil || (!Lost(err) && !Unreachable(err)) {
 			return err
 		}
 		if Unreachable(err) && !reached {
 			return err
 		}
-		reached = true
+		if !waiting && c.OnLost != nil {
+			c.OnLost()
+		}
+		reached, waiting = true, true
 		if time.Since(last) > c.patience {
 			contact, _ := errors.AsType[*contactError](err)
 			return model.Errorf(model.Unavailable, "lost the daemon at %s for more than %s: %w", c.socket, c.patience, &contactError{err: contact.err, sent: true}).

@@ -142,7 +142,6 @@ func (a *app) submit(ctx context.Context, service string, send func() (*api.Depl
 	if !api.Lost(err) && !api.Unreachable(err) {
 		return acc, err
 	}
-	a.progressf("lost the daemon before it answered, trying again for %s", api.Patience)
 	if err := a.api().Await(ctx); err != nil {
 		return nil, err
 	}
@@ -175,7 +174,6 @@ func (a *app) newest(ctx context.Context, service string) (api.ReleaseEntry, err
 		return err
 	})
 	if model.CodeOf(err) == model.NotFound {
-		a.reached = true
 		return api.ReleaseEntry{}, nil
 	}
 	if err != nil || len(out.Releases) == 0 {

@@ -20,7 +20,6 @@ func (a *app) follow(ctx context.Context, service string, start func() (*api.Dep
 	if err != nil {
 		return a.refused(service, err)
 	}
-	a.reached = true
 	result := api.Result{Deployment: acc.Deployment, Service: service, Release: acc.Release, Image: acc.Image, Verdict: acc.Verdict, Reason: acc.Message}
 	switch {
 	case acc.Deployment == nil:

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/cobra/doc"
 	"golang.org/x/term"
 
 	"kiln/internal/api"
@@ -57,10 +58,9 @@ type DaemonOptions struct {
 // app is the state of one run.
 type app struct {
 	Program
-	opts    options
-	client  *api.Client
-	reached bool // the daemon has answered once
-	ran     bool // a command began: what fails from then on is not its usage
+	opts   options
+	client *api.Client
+	ran    bool // a command began: what fails from then on is not its usage
 }
 
 // options are the flags that every command takes.
@@ -145,8 +145,23 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
 		a.evidenceCommand(), a.imagesCommand(), a.destroyCommand(), a.versionCommand(),
+		manCommand(),
 	)
 	return root
+}
+
+// manCommand writes the manual pages, for whoever packages kiln.
+func manCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "man DIRECTORY",
+		Short:   "Write the manual pages",
+		Example: "  kiln man /usr/share/man/man1",
+		Hidden:  true,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return doc.GenManTree(cmd.Root(), &doc.GenManHeader{Title: "KILN", Section: "1", Source: "kiln", Manual: "kiln"}, args[0])
+		},
+	}
 }
 
 // knownCommand refuses what is not the name of a command, and says what may be
@@ -201,6 +216,7 @@ func (a *app) socket() string {
 func (a *app) api() *api.Client {
 	if a.client == nil {
 		a.client = api.NewClient(a.socket())
+		a.client.OnLost = func() { a.progressf("lost the daemon, trying again for %s", api.Patience) }
 	}
 	return a.client
 }
@@ -209,15 +225,11 @@ func (a *app) api() *api.Client {
 // goes away is waited for.
 func (a *app) steady(ctx context.Context, call func() error) error {
 	err := call()
-	if a.reached && (api.Unreachable(err) || api.Lost(err)) {
-		a.progressf("lost the daemon, trying again for %s", api.Patience)
+	if a.api().Answered() && (api.Unreachable(err) || api.Lost(err)) {
 		if err := a.api().Await(ctx); err != nil {
 			return err
 		}
-		err = call()
-	}
-	if err == nil {
-		a.reached = true
+		return call()
 	}
 	return err
 }

@@ -232,8 +232,8 @@ func source(commit string, dirty bool) string {
 }
 
 func about(r api.ReleaseEntry) string {
-	if r.RollbackOf == nil {
-		return r.Reason
+	if r.RollbackOf == nil || strings.HasPrefix(r.Reason, "rollback ") {
+		return r.Reason // the daemon's own words say what it goes back to
 	}
 	back := fmt.Sprintf("rollback to %d", *r.RollbackOf)
 	if r.Reason == "" {
@@ -264,7 +264,6 @@ func (a *app) destroy(ctx context.Context, service string) error {
 	if err != nil {
 		return err
 	}
-	a.reached = true
 	if !a.detached() {
 		if err := a.untilGone(ctx, service); err != nil {
 			return err
