@@ -31,14 +31,18 @@ import (
 
 // TestMain lets the test binary be the builder process too.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 5 && os.Args[1] == "builder-role" {
+	if len(os.Args) == 6 && os.Args[1] == "builder-role" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
+		idle, err := time.ParseDuration(os.Args[5])
+		if err != nil {
+			os.Exit(2)
+		}
 		shim, runc, err := local.Programs(os.Args[3])
 		if err == nil {
 			err = builder.Run(ctx, builder.Config{
 				Instance: model.InstanceID(os.Args[4]), RunDir: os.Args[2], DataDir: os.Args[3],
-				ShimPath: shim, RuncPath: runc,
+				ShimPath: shim, RuncPath: runc, Idle: idle,
 				Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 			})
 		}
@@ -69,7 +73,7 @@ func newBench(t testing.TB) *bench {
 
 func (b *bench) startBuilder(t testing.TB) {
 	t.Helper()
-	b.cmd = exec.Command(os.Args[0], "builder-role", b.RunDir, b.DataDir, string(b.Instance))
+	b.cmd = b.command(0)
 	b.cmd.Stdout, b.cmd.Stderr = os.Stderr, os.Stderr
 	if err := b.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -81,6 +85,11 @@ func (b *bench) startBuilder(t testing.TB) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// command is the builder process.
+func (b *bench) command(idle time.Duration) *exec.Cmd {
+	return exec.Command(os.Args[0], "builder-role", b.RunDir, b.DataDir, string(b.Instance), idle.String())
 }
 
 func (b *bench) stopBuilder() {

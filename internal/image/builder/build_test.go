@@ -4,13 +4,25 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"kiln/internal/image/builder"
 	"kiln/internal/image/imagetest"
@@ -35,7 +47,10 @@ func TestBuilds(t *testing.T) {
 	t.Run("network", func(t *testing.T) { testNetwork(t, b) })
 	t.Run("cancelled", func(t *testing.T) { testCancelled(t, b) })
 	t.Run("parallel", func(t *testing.T) { testParallel(t, b) })
+	t.Run("registry", func(t *testing.T) { testRegistry(t, b, base) })
+	t.Run("second builder", func(t *testing.T) { testSecond(t, b) })
 	t.Run("killed", func(t *testing.T) { testKilled(t, b) })
+	t.Run("idle", func(t *testing.T) { testIdle(t, b) })
 }
 
 // testIncremental: a warm build asks the client only for what changed.
@@ -76,6 +91,9 @@ func testReproducible(t *testing.T, b *bench) {
 		at := time.Unix(1600000000+int64(i)*1000, 0)
 		for _, p := range []string{"app", "app/run", "app/deep", "app/deep/file"} {
 			if err := os.Chtimes(filepath.Join(dir, p), at, at); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chown(filepath.Join(dir, p), i*1000, i*1000); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -238,12 +256,15 @@ func testNetwork(t *testing.T, b *bench) {
 		script = append(script, "shun "+net.JoinHostPort(ip, port))
 	}
 	outside := b.newOutside(t)
-	script = append(script, "reach "+outside)
+	script = append(script, "reach "+outside, "reach 169.254.1.53:53")
 	dir := t.TempDir()
-	write(t, dir, map[string]string{"Containerfile": "FROM base/sh:1\nRUN " + strings.Join(script, " && ") + "\n"})
+	write(t, dir, map[string]string{"Containerfile": "FROM base/sh:1\nRUN cat /etc/resolv.conf && " + strings.Join(script, " && ") + "\n"})
 	r, err := b.build(t.Context(), dir, builder.Request{NoCache: true})
 	if err != nil {
 		t.Errorf("%v\n%s", err, r.notes())
+	}
+	if !strings.Contains(r.notes(), "nameserver 169.254.1.53") {
+		t.Errorf("the step's name server is not the builder's:\n%s", r.notes())
 	}
 	select {
 	case <-accepted:
@@ -315,6 +336,93 @@ func testKilled(t *testing.T, b *bench) {
 	b.startBuilder(t)
 	b.noRemnants(t, 0)
 	testIncremental(t, b)
+}
+
+// testRegistry: a base that names its registry is fetched from there, also one
+// on the host's loopback, which no step reaches.
+func testRegistry(t *testing.T, b *bench, base model.Image) {
+	srv := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
+	defer srv.Close()
+	ref := strings.TrimPrefix(srv.URL, "http://") + "/x/sh:1"
+	img, err := mutate.AppendLayers(empty.Image, static.NewLayer(imagetest.Rootfs(t, "../imagetest"), types.DockerUncompressedLayer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err = mutate.ConfigFile(img, platformOf(t, img))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed, err := name.ParseReference(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(parsed, img); err != nil {
+		t.Fatal(err)
+	}
+	want, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"Containerfile": "FROM " + ref + "\nRUN write /x " + ref + "\n"})
+	r := b.must(t, dir, builder.Request{})
+	if len(r.Parents) != 1 || r.Parents[0] != (model.Parent{Name: ref, Digest: model.Digest(want.String())}) {
+		t.Errorf("parents are %v, want %s", r.Parents, want)
+	}
+	write(t, dir, map[string]string{"Containerfile": "FROM " + strings.Replace(ref, "sh:1", "sh:2", 1) + "\n"})
+	_, err = b.build(t.Context(), dir, builder.Request{})
+	wantError(t, err, model.Invalid, "x/sh:2", "neither kiln nor its registry has it")
+}
+
+func platformOf(t *testing.T, img v1.Image) *v1.ConfigFile {
+	t.Helper()
+	c, err := img.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c = c.DeepCopy()
+	c.OS, c.Architecture = "linux", imagetest.Architecture
+	return c
+}
+
+// testSecond: two builders of an instance do not share a cache or a network.
+func testSecond(t *testing.T, b *bench) {
+	out, err := b.command(0).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another one uses") {
+		t.Errorf("a second builder ended with %v: %s", err, out)
+	}
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"Containerfile": "FROM base/sh:1\nRUN cat /etc/resolv.conf\n"})
+	b.must(t, dir, builder.Request{NoCache: true})
+}
+
+// testIdle: a builder that nobody uses ends and leaves nothing on the machine.
+func testIdle(t *testing.T, b *bench) {
+	b.stopBuilder()
+	cmd := b.command(300 * time.Millisecond)
+	cmd.Stderr = os.Stderr
+	begun := time.Now()
+	if err := cmd.Run(); err != nil || time.Since(begun) < 300*time.Millisecond {
+		t.Errorf("an idle builder ended with %v after %s", err, time.Since(begun))
+	}
+	wantError(t, b.client.Ping(t.Context()), model.Unavailable, "cannot reach the builder")
+	links, err := net.Interfaces()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links {
+		if strings.Contains(l.Name, string(b.Instance)) && !strings.HasSuffix(l.Name, "out") {
+			t.Errorf("the link %s is left", l.Name)
+		}
+	}
+	tables, err := exec.Command("nft", "list", "tables").CombinedOutput()
+	if err != nil || strings.Contains(string(tables), string(b.Instance)) {
+		t.Errorf("left are (%v):\n%s", err, tables)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil || strings.Contains(string(mounts), b.RunDir+"/builder") {
+		t.Errorf("a mount is left: %v", err)
+	}
 }
 
 func wantError(t *testing.T, err error, code model.Code, parts ...string) {

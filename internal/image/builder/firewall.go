@@ -30,14 +30,14 @@ func (n *netns) filter() error {
 		c.AddRule(r)
 	}
 	input := chain("input", nftables.ChainHookInput, nftables.ChainPriorityFilter, nftables.ChainTypeFilter)
-	rule(input, from(n.link), verdict(expr.VerdictDrop))
+	rule(input, from(n.link), refused())
 
 	forward := chain("forward", nftables.ChainHookForward, nftables.ChainPriorityFilter, nftables.ChainTypeFilter)
 	rule(forward, to(n.link), answers(), verdict(expr.VerdictAccept))
 	rule(forward, to(n.link), verdict(expr.VerdictDrop))
-	rule(forward, from(n.link), notIPv4(), verdict(expr.VerdictDrop))
+	rule(forward, from(n.link), notIPv4(), refused())
 	for _, p := range forbidden() {
-		rule(forward, from(n.link), destination(p), verdict(expr.VerdictDrop))
+		rule(forward, from(n.link), destination(p), refused())
 	}
 
 	post := chain("postrouting", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource, nftables.ChainTypeNAT)
@@ -127,6 +127,11 @@ func addressIn(offset uint32, p netip.Prefix) []expr.Any {
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mask[:], Xor: make([]byte, 4)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: base[:]},
 	)
+}
+
+// refused tells the sender, so that a step fails at once instead of waiting.
+func refused() []expr.Any {
+	return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED}}
 }
 
 func verdict(k expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: k}} }

@@ -118,6 +118,10 @@ func (n *netns) configureInside(inside *os.File, next net.HardwareAddr) (net.Har
 		if err := netlink.LinkSetUp(lo); err != nil {
 			return err
 		}
+		names := &net.IPNet{IP: nameserver().AsSlice(), Mask: net.CIDRMask(32, 32)}
+		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: names}); err != nil {
+			return err
+		}
 		link, err := netlink.LinkByName(insideLink)
 		if err != nil {
 			return err

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/moby/buildkit/executor/oci"
 
 	"kiln/internal/image"
 )
@@ -81,6 +80,3 @@ func (n *netns) dialLiteral(ctx context.Context, network, address string) (conn 
 	})
 	return conn, failed
 }
-
-// dns is what steps find in resolv.conf: nil is what the host has.
-func (n *netns) dns() *oci.DNSConfig { return nil }

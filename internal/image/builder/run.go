@@ -55,6 +55,12 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer netns.remove()
+	stopDNS, err := netns.startDNS()
+	if err != nil {
+		return model.Errorf(model.Unavailable, "cannot start the builder's name server: %w", err)
+	}
+	defer stopDNS()
+	resolveInside()
 	store, err := image.Open(ctx, image.Config{Instance: cfg.Instance, RunDir: cfg.RunDir, Log: cfg.Log})
 	if err != nil {
 		return err
