@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -76,10 +77,9 @@ func (c *control) handler() http.Handler {
 }
 
 func (c *control) putTable(w http.ResponseWriter, req *http.Request) {
-	d := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxTableBytes))
-	var t model.Table
-	if err := d.Decode(&t); err != nil {
-		writeError(w, model.Errorf(model.Invalid, "cannot read table: %v", err))
+	t, err := decodeTable(http.MaxBytesReader(w, req.Body, maxTableBytes))
+	if err != nil {
+		writeError(w, err)
 		return
 	}
 	st, err := c.router.Apply(t)
@@ -88,6 +88,13 @@ func (c *control) putTable(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	writeJSON(w, st)
+}
+
+func decodeTable(r io.Reader) (t model.Table, err error) {
+	if err := json.NewDecoder(r).Decode(&t); err != nil {
+		return t, model.Errorf(model.Invalid, "cannot read table: %v", err)
+	}
+	return t, nil
 }
 
 func (c *control) followAccess(w http.ResponseWriter, req *http.Request) {
