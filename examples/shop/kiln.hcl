@@ -10,7 +10,7 @@ service "shop" {
   protocol = "http"
 
   route {
-    listen = "127.0.0.1:8080"
+    listen = "127.0.0.1:18080"
   }
 
   health "http" {
@@ -46,6 +46,6 @@ service "shop" {
 
   resources {
     memory = "128MiB"
-    cpus   = 0.5
+    cpus   = 1
   }
 }

@@ -9,7 +9,7 @@ service "site" {
   port    = 8080
 
   route {
-    listen = "127.0.0.1:8081"
+    listen = "127.0.0.1:18081"
   }
 
   health "http" {
@@ -36,7 +36,7 @@ service "site" {
 
   resources {
     memory = "128MiB"
-    cpus   = 0.5
+    cpus   = 1
   }
 
   # nginx keeps uploads and answers that do not fit in memory here.
