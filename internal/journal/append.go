@@ -13,10 +13,10 @@ import (
 // when they are durable. Each event carries its sequence number and the epoch.
 //
 // Conflict: another writer was first (a newer epoch, or other events behind
-// expectedSeq). Internal: the events cannot follow from the state; nothing was
-// stored. Unavailable: either nothing was stored, or the outcome is unknown
-// and every further append fails until the journal is opened again, which then
-// shows what became of them.
+// expectedSeq). Unavailable: nothing was stored; it may work later. Internal:
+// the writer must not go on, because the events cannot follow from the state,
+// or because nobody knows whether they were stored; then every further append
+// fails until the journal is opened again, which shows what became of them.
 func (j *Journal) Append(ctx context.Context, epoch, expectedSeq uint64, events []model.Event) error {
 	if err := ctx.Err(); err != nil {
 		return model.Errorf(model.Unavailable, "cannot append to the journal: %w", err)
@@ -50,7 +50,11 @@ func (j *Journal) storeLocked(ctx context.Context, entries []Entry) error {
 	if err := j.opts.reach(stepAdmitted); err != nil {
 		return err
 	}
-	if err := j.store.insert(ctx, entries); err != nil {
+	err := j.store.insert(ctx, entries)
+	if isFull(err) && j.giveUpReserve() {
+		err = j.store.insert(ctx, entries)
+	}
+	if err != nil {
 		return err
 	}
 	if err := j.opts.reach(stepCommitted); err != nil {
@@ -79,9 +83,9 @@ func (j *Journal) failLocked(entries []Entry, err error) error {
 	first, last := entries[0].Event.Seq, entries[len(entries)-1].Event.Seq
 	if !errors.Is(err, errUnknown) {
 		return model.Errorf(model.Unavailable, "cannot append events %d to %d to the journal: %w", first, last, err).
-			WithHint("Nothing was stored. Is the disk full, or read-only?")
+			WithHint("Nothing was stored. Servers and traffic go on. Look at the disk that holds %s: is it full, or read-only?", j.dir)
 	}
-	j.failed = model.Errorf(model.Unavailable, "cannot append to the journal: it is unknown whether events %d to %d were stored: %w", first, last, err).
+	j.failed = model.Errorf(model.Internal, "cannot append to the journal: it is unknown whether events %d to %d were stored: %w", first, last, err).
 		WithHint("Start the daemon again: opening the journal shows what became of them.")
 	return j.failed
 }
@@ -102,6 +106,8 @@ func (j *Journal) signDue(entries []Entry, signed map[uint64]SignedHead) error {
 			return fmt.Errorf("cannot sign the head: %w", err)
 		}
 		j.headsLength = length
+		j.growHeads()
+		j.makeReserve()
 		if j.opts.OnSignedHead != nil {
 			j.opts.OnSignedHead(head)
 		}
@@ -134,7 +140,7 @@ func (j *Journal) refoldLocked(ctx context.Context) error {
 		err = fmt.Errorf("event %d is not the one that was acknowledged", at.Seq)
 	}
 	if err != nil {
-		j.failed = model.Errorf(model.Unavailable, "cannot read the journal again: %w", err)
+		j.failed = model.Errorf(model.Internal, "cannot read the journal again: %w", err)
 		return j.failed
 	}
 	j.ledger.state, j.ledger.ahead = start.state, false

@@ -45,6 +45,9 @@ func capture(t testing.TB, dir string) files {
 	}
 	all := files{}
 	for _, e := range entries {
+		if e.Name() == "reserve" { // holds nothing
+			continue
+		}
 		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
 			t.Fatal(err)
@@ -388,5 +391,80 @@ func TestWriterProcess(t *testing.T) {
 		appendTo(t, j, seq, n)
 		seq += uint64(n)
 		fmt.Println(seq)
+	}
+}
+
+// TestFullDisk runs itself in a mount namespace of its own, on a small tmpfs.
+func TestFullDisk(t *testing.T) {
+	if dir := os.Getenv("KILN_TEST_FULL_DISK"); dir != "" {
+		onFullDisk(t, dir)
+		return
+	}
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestFullDisk$", "-test.v")
+	cmd.Env = append(os.Environ(), "KILN_TEST_FULL_DISK="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}},
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil || !bytes.Contains(out, []byte("--- PASS: TestFullDisk")) {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func onFullDisk(t *testing.T, mount string) {
+	if err := syscall.Mount("none", mount, "tmpfs", 0, "size=10m"); err != nil {
+		t.Fatal(err)
+	}
+	dir, reserve := filepath.Join(mount, "j"), filepath.Join(mount, "j", "reserve")
+	j := openIn(t, dir, journal.Options{})
+	fillDisk(t, mount)
+	seq := uint64(0)
+	for have := true; have; seq += 10 {
+		if seq > 100_000 {
+			t.Fatal("the disk does not get full: this test tests nothing")
+		}
+		appendTo(t, j, seq, 10)
+		_, err := os.Stat(reserve)
+		have = err == nil
+	}
+	fillDisk(t, mount)
+	var err error
+	for ; err == nil; seq += 10 {
+		if seq > 200_000 {
+			t.Fatal("the disk does not get full: this test tests nothing")
+		}
+		err = j.Append(t.Context(), 1, seq, journaltest.Script(1, seq, 10))
+	}
+	seq -= 10
+	if model.CodeOf(err) != model.Unavailable || !strings.Contains(model.HintOf(err), "is it full") {
+		t.Fatalf("on a full disk: %v (%s)", err, model.CodeOf(err))
+	}
+	wantState(t, j, seq)
+	if err := os.Remove(filepath.Join(mount, "filler")); err != nil {
+		t.Fatal(err)
+	}
+	appendTo(t, j, seq, 10) // it goes on by itself
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	whole(t, dir, seq+10, seq+10)
+	if _, err := os.Stat(reserve); err != nil {
+		t.Fatalf("with room again there is no reserve: %v", err)
+	}
+}
+
+func fillDisk(t *testing.T, mount string) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(mount, "filler"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for {
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			return
+		}
 	}
 }

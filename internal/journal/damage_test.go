@@ -107,6 +107,23 @@ func rewrite(t *testing.T, dir string, upTo uint64) {
 	}
 }
 
+// TestRewrittenWithItsOldHead rewrites a journal that is too short to have
+// signed heads, and leaves journal.head as it was.
+func TestRewrittenWithItsOldHead(t *testing.T) {
+	dir := t.TempDir()
+	j := openIn(t, dir, journal.Options{})
+	appendTo(t, j, 0, 20)
+	head := j.Head()
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rewrite(t, dir, 20)
+	if err := journal.WriteHeadFile(dir, head); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, dir, "event 20 is not the one that was acknowledged")
+}
+
 func TestSignedHeadsShowARewrite(t *testing.T) {
 	live, dir := inMemory(t), inMemory(t)
 	var told []journal.SignedHead
@@ -218,12 +235,12 @@ func TestUnknownOutcomeStopsAppends(t *testing.T) {
 	appendTo(t, j, 3, 2) // nothing was stored, so it goes on
 
 	fail[journal.StepCommitted] = errors.New("the disk is gone")
-	if err := j.Append(t.Context(), 1, 5, journaltest.Script(1, 5, 2)); model.CodeOf(err) != model.Unavailable {
+	if err := j.Append(t.Context(), 1, 5, journaltest.Script(1, 5, 2)); model.CodeOf(err) != model.Internal {
 		t.Fatal(err)
 	}
 	delete(fail, journal.StepCommitted)
 	err = j.Append(t.Context(), 1, 5, journaltest.Script(1, 5, 2))
-	if model.CodeOf(err) != model.Unavailable || !strings.Contains(err.Error(), "unknown whether events 6 to 7 were stored") {
+	if model.CodeOf(err) != model.Internal || !strings.Contains(err.Error(), "unknown whether events 6 to 7 were stored") {
 		t.Fatalf("an append after an unknown outcome: %v", err)
 	}
 	if entries, err := j.Events(t.Context(), 0, 100); err != nil || len(entries) != 5 {

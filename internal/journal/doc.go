@@ -9,6 +9,7 @@
 //	journal.head  the last acknowledged {seq, hash}, written after the events and before the acknowledgement
 //	heads.log     every thousandth head, signed
 //	key, key.pub  the Ed25519 key that signs them, made when the journal is
+//	reserve       room that is given up when the disk is full
 //	lock          the lock, with the process id of its holder
 //
 // raw is the stored JSON of an event, and hash is SHA-256(previous hash ‖ raw);

@@ -142,6 +142,8 @@ func (j *Journal) openFiles(ctx context.Context, x *examination) (err error) {
 	if j.headFile, err = openHead(j.dir, x.seals.files); err != nil {
 		return err
 	}
+	j.growHeads()
+	j.makeReserve()
 	return j.acknowledgeTail(ctx, x)
 }
 
@@ -252,7 +254,7 @@ func (x *examination) refusal(dir string) error {
 	}
 	return model.Errorf(model.Precondition, "cannot open journal %s: %s%s", dir, problems[0].What, more).
 		WithHint("Servers and traffic go on without the daemon. Nothing in %s was changed. Keep a copy of it, put the directory "+
-			"back as it was from a backup, all files of it together, and start the daemon again. "+
+			"back as it was from a backup (a copy made while the daemon was stopped), all files of it together, and start the daemon again. "+
 			"kiln audit verify lists everything that is wrong with it.", dir)
 }
 

@@ -61,12 +61,12 @@ func encode(prev Head, epoch uint64, e model.Event) (Entry, error) {
 		return Entry{}, model.Errorf(model.Internal, "cannot append event %d of epoch %d (%s) to the journal: event %d of epoch %d is due",
 			e.Seq, e.Epoch, e.Data.Kind(), prev.Seq+1, epoch)
 	}
-	raw, err := json.Marshal(e)
+	raw, err := e.MarshalJSON() // as json.Marshal, without its second look at the result
 	if err != nil {
 		return Entry{}, model.Errorf(model.Internal, "cannot encode event %d (%s): %w", e.Seq, e.Data.Kind(), err)
 	}
 	entry := Entry{Hash: link(prev.Hash, raw), Raw: raw}
-	if err := json.Unmarshal(raw, &entry.Event); err != nil {
+	if err := entry.Event.UnmarshalJSON(raw); err != nil {
 		return Entry{}, model.Errorf(model.Internal, "cannot read back event %d (%s): %w", e.Seq, e.Data.Kind(), err)
 	}
 	return entry, nil

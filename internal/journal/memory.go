@@ -68,7 +68,7 @@ func (m *Memory) Append(ctx context.Context, epoch, expectedSeq uint64, events [
 }
 
 func (m *Memory) failLocked(first, last uint64, err error) error {
-	m.failed = model.Errorf(model.Unavailable, "cannot append to the journal: it is unknown whether events %d to %d were stored: %w", first, last, err)
+	m.failed = model.Errorf(model.Internal, "cannot append to the journal: it is unknown whether events %d to %d were stored: %w", first, last, err)
 	return m.failed
 }
 

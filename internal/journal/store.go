@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strings"
 
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 const (
@@ -44,7 +46,6 @@ type store struct {
 func openStore(ctx context.Context, path string) (*store, error) {
 	s, err := connect(path, url.Values{
 		"_pragma": {"locking_mode(EXCLUSIVE)", "journal_mode(WAL)", "synchronous(FULL)", "trusted_schema(OFF)", "cell_size_check(ON)"},
-		"_txlock": {"immediate"},
 	})
 	if err != nil {
 		return nil, err
@@ -93,25 +94,54 @@ func (s *store) version(ctx context.Context) (int, error) {
 
 func (s *store) close() error { return s.db.Close() }
 
-// insert stores the entries, all or none. If the error is errUnknown, perhaps
-// all.
+// insert stores the entries, all or none. If the error is errUnknown, nobody
+// knows which.
 func (s *store) insert(ctx context.Context, entries []Entry) error {
-	tx, err := s.db.BeginTx(ctx, nil)
+	return s.transact(ctx, func(conn *sql.Conn) error {
+		for _, e := range entries {
+			_, err := conn.ExecContext(ctx, `INSERT INTO events (seq, hash, raw) VALUES (?, ?, ?)`, int64(e.Event.Seq), e.Hash[:], e.Raw)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// transact runs do in a transaction. A failed commit leaves it unknown whether
+// it took place, but for a full disk: then the frame that makes a transaction
+// valid, the last one that is written, did not find room.
+func (s *store) transact(ctx context.Context, do func(*sql.Conn) error) (err error) {
+	conn, err := s.db.Conn(ctx)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if _, err := tx.ExecContext(ctx, `INSERT INTO events (seq, hash, raw) VALUES (?, ?, ?)`, int64(e.Event.Seq), e.Hash[:], e.Raw); err != nil {
-			if undo := tx.Rollback(); undo != nil {
-				return errors.Join(errUnknown, err, undo)
-			}
-			return err
-		}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if _, err := conn.ExecContext(ctx, `BEGIN IMMEDIATE`); err != nil {
+		return err
 	}
-	if err := tx.Commit(); err != nil {
+	err, unknown := do(conn), false
+	if err == nil {
+		_, err = conn.ExecContext(ctx, `COMMIT`)
+		unknown = err != nil && !isFull(err)
+	}
+	if err == nil {
+		return nil
+	}
+	// SQLite may have rolled back by itself: then there is nothing to undo.
+	if _, undo := conn.ExecContext(ctx, `ROLLBACK`); undo != nil && !strings.Contains(undo.Error(), "no transaction is active") {
+		err, unknown = errors.Join(err, undo), true
+	}
+	if unknown {
 		return errors.Join(errUnknown, err)
 	}
-	return nil
+	return err
+}
+
+// isFull reports whether there was no room on the disk.
+func isFull(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // scan calls row for up to limit events after the given one, in their order.
@@ -161,17 +191,12 @@ func (s *store) snapshot(ctx context.Context) (storedSnapshot, bool, error) {
 
 // replaceSnapshot makes snap the only one.
 func (s *store) replaceSnapshot(ctx context.Context, snap storedSnapshot) error {
-	tx, err := s.db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `DELETE FROM snapshots`)
-	if err == nil {
-		_, err = tx.ExecContext(ctx, `INSERT INTO snapshots (seq, hash, build, state, signature) VALUES (?, ?, ?, ?, ?)`,
+	return s.transact(ctx, func(conn *sql.Conn) error {
+		if _, err := conn.ExecContext(ctx, `DELETE FROM snapshots`); err != nil {
+			return err
+		}
+		_, err := conn.ExecContext(ctx, `INSERT INTO snapshots (seq, hash, build, state, signature) VALUES (?, ?, ?, ?, ?)`,
 			int64(snap.head.Seq), snap.head.Hash[:], snap.build, snap.state, snap.signature)
-	}
-	if err != nil {
-		return errors.Join(err, tx.Rollback())
-	}
-	return tx.Commit()
+		return err
+	})
 }

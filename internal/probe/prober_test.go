@@ -166,6 +166,26 @@ func TestProvenServerBecomesUnhealthy(t *testing.T) {
 	})
 }
 
+func TestServerThatIsProvenLater(t *testing.T) {
+	var refuse atomic.Bool
+	var dials atomic.Int64
+	refuse.Store(true)
+	bubble(t, refusing(&refuse, &dials), func(p *Prober, _ func() time.Duration) {
+		target := tcpTarget(time.Second, 1, 2)
+		p.Sync([]Target{target})
+		time.Sleep(5 * time.Second)
+		if status(p) != model.HealthUnknown {
+			t.Fatal(status(p))
+		}
+		target.Proven = true
+		p.Sync([]Target{target})
+		time.Sleep(2 * time.Second)
+		if status(p) != model.Unhealthy {
+			t.Fatalf("a server that serves, and fails, is %s", status(p))
+		}
+	})
+}
+
 func TestSyncStartsAndStops(t *testing.T) {
 	var refuse atomic.Bool
 	var dials atomic.Int64
