@@ -114,7 +114,8 @@ func (a *app) root() *cobra.Command {
 it, moves traffic to them in one step, and replaces them when anything must change.
 
 Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
-(contact lost, or the watching ended first); 4 the daemon cannot be reached.`,
+(contact lost, or the watching ended first); 4 the daemon cannot be reached;
+5 plan --detailed-exitcode found changes. Of several services the highest counts.`,
 		Example:       "  kiln init\n  kiln daemon &\n  kiln deploy",
 		SilenceErrors: true,
 		SilenceUsage:  true,

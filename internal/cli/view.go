@@ -36,6 +36,7 @@ type view struct {
 	drawn    int // lines below which the cursor stands
 	last     string
 	began    time.Time
+	servers  []api.ServerStatus // as they were seen last
 	failures []*api.Failure
 }
 
@@ -58,8 +59,10 @@ func (v *view) keep(f *api.Failure) {
 // show takes in one line of progress.
 func (v *view) show(p api.Progress) {
 	v.erase()
-	// That a deployment waits is a message too, and is shown as its state.
-	if p.Message != "" && !strings.HasPrefix(p.Message, "deployment "+string(v.id)+" is ") {
+	// That a deployment waits is a message too, and is shown as its state. The
+	// table tells what happens to each server.
+	told := v.live && !v.app.opts.verbose
+	if !told && p.Message != "" && !strings.HasPrefix(p.Message, "deployment "+string(v.id)+" is ") {
 		v.app.progressf("%s: %s", v.service, p.Message)
 	}
 	state := string(p.Phase)
@@ -67,7 +70,10 @@ func (v *view) show(p api.Progress) {
 		state += ": " + p.WaitingFor
 	}
 	if v.live {
-		v.draw(state, p)
+		if p.Message == "" {
+			v.servers = p.Servers
+		}
+		v.draw(state)
 		return
 	}
 	if state != v.last && state != "" && p.Phase != model.DeployEnded {
@@ -77,9 +83,9 @@ func (v *view) show(p api.Progress) {
 }
 
 // draw writes the table of the servers below the messages.
-func (v *view) draw(state string, p api.Progress) {
+func (v *view) draw(state string) {
 	lines := []string{v.app.colour("1", fmt.Sprintf("%s  %s  %s", v.service, state, v.app.Now().Sub(v.began).Round(100*time.Millisecond)))}
-	for _, s := range p.Servers {
+	for _, s := range v.servers {
 		lines = append(lines, v.server(s))
 	}
 	width := v.width()
@@ -99,10 +105,11 @@ func (v *view) server(s api.ServerStatus) string {
 	case s.Healthy:
 		mark = v.app.colour("32", "✓")
 	}
-	text := fmt.Sprintf("  %s %-24s release %-4d %-10s %s", mark, s.ID, s.Release, s.Phase, s.Address)
-	if s.Reason != "" {
+	text := fmt.Sprintf("  %s %-16s release %-4d %-10s %s", mark, s.ID, s.Release, s.Phase, s.Address)
+	switch {
+	case s.Parked:
 		text += "  " + s.Reason
-	} else if !s.Healthy && s.Health != "" {
+	case !s.Healthy && s.Health != "":
 		text += "  " + s.Health
 	}
 	return text

@@ -75,9 +75,7 @@ func (b *body) image(s *Service) {
 		}
 	}
 	in.place("context", &build.Context, &build.ContextAt)
-	if in.place("containerfile", &build.Containerfile, &build.ContainerfileAt) && path.IsAbs(build.Containerfile) {
-		in.errorf(build.ContainerfileAt, "write it from the context, as \"Containerfile\"", "containerfile is not within the context")
-	}
+	in.place("containerfile", &build.Containerfile, &build.ContainerfileAt)
 	in.str("target", &build.Target)
 	in.texts("args", &build.Args)
 	switch ref := in.reference(s); {
@@ -102,16 +100,14 @@ func (b *body) reference(s *Service) bool {
 }
 
 // place reads a path that must not be empty.
-func (b *body) place(name string, into *string, at *Position) bool {
+func (b *body) place(name string, into *string, at *Position) {
 	if !b.str(name, into) {
-		return false
+		return
 	}
 	*at = b.at(name)
 	if *into == "" || strings.ContainsRune(*into, 0) {
-		b.errorf(*at, "", "%s is empty", name)
-		return false
+		b.errorf(*at, "", "%s is not a path", name)
 	}
-	return true
 }
 
 // process reads what runs in a server.

@@ -228,3 +228,23 @@ func checkService(t *testing.T, s *Service) {
 		t.Fatalf("%s: ephemeral %v", s.Name, s.Template.Ephemeral)
 	}
 }
+
+// The table of the documentation is made from Defaults.
+func TestDefaultsAreDocumented(t *testing.T) {
+	const path, begin, end = "../../docs/declaration.md", "<!-- defaults:begin -->\n", "<!-- defaults:end -->"
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, found := strings.Cut(string(page), begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !found || !closed {
+		t.Fatalf("%s has no place for the defaults", path)
+	}
+	var table strings.Builder
+	table.WriteString("| key | default | meaning |\n|---|---|---|\n")
+	for _, d := range Defaults() {
+		table.WriteString("| `" + d.Key + "` | " + d.Value + " | " + d.Meaning + " |\n")
+	}
+	golden(t, path, before+begin+table.String()+end+after)
+}
