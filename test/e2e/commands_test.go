@@ -39,7 +39,7 @@ func commands() map[string]command {
 	return map[string]command{
 		"daemon": daemon, "end": end, "kiln": kiln, "code": code, "eventually": eventually,
 		"http": httpCommand, "json": jsonCommand, "jsonvar": jsonvar, "signal": signal,
-		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "flip": flip, "load": loadCommand,
+		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 	}
 }
 
@@ -251,6 +251,16 @@ func expand(ts *testscript.TestScript, _ bool, args []string) {
 		text := os.Expand(ts.ReadFile(file), ts.Getenv)
 		check(ts, os.WriteFile(ts.MkAbs(file), []byte(text), 0o644))
 	}
+}
+
+// edit replaces a text in a file, which has to be there.
+func edit(ts *testscript.TestScript, _ bool, args []string) {
+	want(ts, len(args) == 3, "edit FILE OLD NEW")
+	text := ts.ReadFile(args[0])
+	if !strings.Contains(text, args[1]) {
+		check(ts, fmt.Errorf("%s does not contain %q", args[0], args[1]))
+	}
+	check(ts, os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Replace(text, args[1], args[2], 1)), 0o644))
 }
 
 // flip inverts one bit of a file, at an offset, or at the place of a text.
