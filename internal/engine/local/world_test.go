@@ -269,3 +269,117 @@ func (w *world) addSuiteImage(t testing.TB) model.Digest {
 	return w.addImage(t, ocispec.ImageConfig{Entrypoint: []string{"/program"}, Env: []string{"PATH=/"}},
 		file{name: "/program", content: string(program), mode: 0o755})
 }
+
+// addProgram adds an image that holds this engine's test program, a user
+// database, and the given files.
+func (w *world) addProgram(t testing.TB, config ocispec.ImageConfig, files ...file) model.Digest {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	build := exec.Command("go", "build", "-trimpath", "-o", path, "kiln/internal/engine/local/testprogram")
+	build.Env = append(build.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the test program: %v\n%s", err, out)
+	}
+	program, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Entrypoint = []string{"/bin/program"}
+	return w.addImage(t, config, append([]file{
+		{name: "/bin/program", content: string(program), mode: 0o755},
+		{name: "/etc/passwd", content: "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home/web:/bin/sh\n", mode: 0o644},
+		{name: "/etc/group", content: "root:x:0:\nweb:x:34:\nlogs:x:40:web\n", mode: 0o644},
+	}, files...)...)
+}
+
+// servers makes servers for a test.
+type servers struct {
+	t     testing.TB
+	e     *Engine
+	image model.Digest
+	count uint64
+}
+
+func (w *world) servers(t testing.TB, e *Engine, image model.Digest) *servers {
+	t.Helper()
+	if err := e.Prepare(t.Context(), image); err != nil {
+		t.Fatalf("Prepare: %v", err)
+	}
+	return &servers{t: t, e: e, image: image}
+}
+
+func (s *servers) ref() engine.Ref {
+	s.count++
+	return engine.Ref{Epoch: 1, ID: model.ServerID("test-" + model.Sixes(s.e.Instance, s.count))}
+}
+
+func (s *servers) template(arguments ...string) model.Template {
+	return model.Template{Service: "test", Image: s.image, Command: arguments}
+}
+
+// start provisions a server that runs the program with the arguments.
+func (s *servers) start(edit func(*model.Template), arguments ...string) engine.Ref {
+	s.t.Helper()
+	template := s.template(arguments...)
+	if edit != nil {
+		edit(&template)
+	}
+	ref := s.ref()
+	if err := s.e.Provision(s.t.Context(), ref, template); err != nil {
+		s.t.Fatalf("Provision: %v", err)
+	}
+	return ref
+}
+
+// serving provisions a server that accepts connections on port 8080.
+func (s *servers) serving(edit func(*model.Template)) engine.Ref {
+	s.t.Helper()
+	ref := s.start(edit, "serve", "8080")
+	awaitPort(s.t, s.e, ref.ID, 8080)
+	return ref
+}
+
+// run runs the program in the server and returns what it wrote and its status.
+func (s *servers) run(ref engine.Ref, arguments ...string) (string, int) {
+	s.t.Helper()
+	r, err := s.e.Exec(s.t.Context(), ref, engine.Exec{Command: append([]string{"program"}, arguments...)})
+	if err != nil {
+		s.t.Fatalf("Exec %q: %v", arguments, err)
+	}
+	return string(r.Output), r.Code
+}
+
+// observe returns what is seen of the server.
+func (s *servers) observe(ref engine.Ref) *model.Observed {
+	s.t.Helper()
+	snapshot, err := s.e.Observe(s.t.Context())
+	if err != nil {
+		s.t.Fatalf("Observe: %v", err)
+	}
+	return snapshot.Server(ref.ID)
+}
+
+// awaitExit waits until the server is seen to have ended.
+func (s *servers) awaitExit(ref engine.Ref) *model.Exit {
+	s.t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		o := s.observe(ref)
+		if o == nil {
+			s.t.Fatalf("%s is absent", ref.ID)
+		}
+		if o.State == model.Exited {
+			return o.Exit
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s does not end", ref.ID)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// pid returns the server's main process as the machine sees it.
+func (s *servers) pid(ref engine.Ref) int {
+	_, r := s.e.lookup(ref.ID)
+	return r.Process.PID
+}
