@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -201,6 +202,14 @@ func TestAcknowledgedIsNeverLost(t *testing.T) {
 	refused(t, dir, "journal.head is missing")
 	after.with("journal.head", before["journal.head"]).restore(t, dir)
 	whole(t, dir, 25, 25) // as after a crash before the acknowledgement
+
+	// What opening the journal has shown is acknowledged from then on.
+	after.with("journal.head", before["journal.head"]).restore(t, dir)
+	j = openIn(t, dir, journal.Options{})
+	if err := errors.Join(j.SQL(t.Context(), `DELETE FROM events WHERE seq > 20`), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	refused(t, dir, "events 21 to 25 are missing: acknowledged")
 }
 
 // TestPowerCutInACheckpoint mixes pages of the database file from before and

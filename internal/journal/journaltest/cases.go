@@ -3,6 +3,8 @@ package journaltest
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -171,4 +173,67 @@ func verification(t *testing.T, j Journal, reopen func() Journal) {
 		}
 		j = reopen()
 	}
+}
+
+// readers reads while somebody writes: what is seen is always whole.
+func readers(t *testing.T, j Journal, _ func() Journal) {
+	const events = 120
+	var reading sync.WaitGroup
+	written := make(chan struct{})
+	until := func(look func() error) {
+		reading.Go(func() {
+			for {
+				if err := look(); err != nil {
+					t.Error(err)
+					return
+				}
+				select {
+				case <-written:
+					return
+				default:
+				}
+			}
+		})
+	}
+	until(func() error {
+		report, err := j.Verify(t.Context())
+		if err == nil && !report.Whole() {
+			err = fmt.Errorf("%v", report.Problems)
+		}
+		return err
+	})
+	until(func() error {
+		s, err := j.Load(t.Context())
+		if err == nil && s.Seq%4 != 0 {
+			err = fmt.Errorf("a state in the middle of a batch: %d", s.Seq)
+		}
+		return err
+	})
+	until(func() error { return followTo(t.Context(), j, events) })
+	for seq := 0; seq < events; seq += 4 {
+		appendScript(t, j, 1, uint64(seq), 4)
+	}
+	close(written)
+	reading.Wait()
+}
+
+// followTo reads the journal from its beginning as it grows.
+func followTo(ctx context.Context, j Journal, end uint64) error {
+	for after := uint64(0); after < end; {
+		changed := j.Changed()
+		entries, err := j.Events(ctx, after, 7)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if e.Event.Seq != after+1 {
+				return fmt.Errorf("event %d follows event %d", e.Event.Seq, after)
+			}
+			after++
+		}
+		if len(entries) == 0 {
+			<-changed
+		}
+	}
+	return nil
 }

@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) (j Journal, reopen func() Journal
 		"a state is the caller's own":           ownState,
 		"an ended context stores nothing":       endedContext,
 		"verification counts":                   verification,
+		"readers see whole batches":             readers,
 	} {
 		t.Run(name, func(t *testing.T) {
 			j, reopen := open(t)
