@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -98,10 +99,7 @@ func Abort(s *model.State, req AbortRequest, _ model.Now) ([]model.Payload, erro
 	if d.Abort != "" {
 		return nil, nil
 	}
-	by := req.Actor
-	if by == "" {
-		by = "somebody"
-	}
+	by := cmp.Or(req.Actor, "somebody")
 	if req.Reason != "" {
 		by += ": " + req.Reason
 	}
@@ -216,11 +214,7 @@ func routesFree(s *model.State, req DeployRequest) error {
 }
 
 func routeText(r model.Route) string {
-	host := r.Host
-	if host == "" {
-		host = "*"
-	}
-	return r.Listen + " " + host + r.Path
+	return r.Listen + " " + cmp.Or(r.Host, "*") + r.Path
 }
 
 // start numbers the release and starts its deployment, unless nothing would

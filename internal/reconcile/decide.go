@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"slices"
 
 	"kiln/internal/model"
@@ -131,23 +132,7 @@ func serversOf(svc *model.Service) []*model.Server {
 }
 
 func byAge(a, b *model.Server) int {
-	switch {
-	case a.Created != b.Created:
-		return compare(a.Created, b.Created)
-	default:
-		return compare(a.ID, b.ID)
-	}
-}
-
-func compare[T ~int64 | ~string | ~int](a, b T) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
-		return 0
-	}
+	return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(a.ID, b.ID))
 }
 
 // observed returns what the engine saw of the server, and whether anything was

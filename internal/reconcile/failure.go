@@ -12,14 +12,14 @@ func timesOf(n int) time.Duration { return time.Duration(max(1, n)) }
 
 // failure is a server that ended, or did not become what it was made for.
 type failure struct {
-	srv    *model.Server
-	reason string
-	exit   *model.Exit // set when its process has ended
-	gone   bool        // nothing of it is there
-	lived  time.Duration
-	reboot bool // it ended because the machine did
-	unfit  bool // it lives, but did not pass its checks in time
-	stays  bool // it goes on as it is: it failed the checks of a release that wanted to take it over
+	srv     *model.Server
+	reason  string
+	exit    *model.Exit // set when its process has ended
+	gone    bool        // nothing of it is there
+	lived   time.Duration
+	excused bool // it ended because the machine or the daemon did
+	unfit   bool // it lives, but did not pass its checks in time
+	stays   bool // it goes on as it is: it failed the checks of a release that wanted to take it over
 }
 
 func (f failure) dead() bool { return f.gone || f.exit != nil }
@@ -42,7 +42,7 @@ func (v *service) fail(failures []failure) {
 		laid[f.srv.ID] = true
 		v.emit(v.lay(f, made))
 		switch {
-		case made && !f.reboot:
+		case made && !f.excused:
 			blamed = append(blamed, f)
 		case v.counts(f):
 			early = append(early, f)
@@ -64,7 +64,7 @@ func (v *service) lay(f failure, made bool) model.Payload {
 	unproven := srv.Phase == model.PhaseRunning || srv.Phase == model.PhaseReady ||
 		srv.Phase == model.PhaseCreated && f.exit != nil
 	inTable := v.leavingGeneration(srv) != 0
-	park := unproven && !inTable && !f.gone && !f.reboot && (made || f.unfit && !v.hasParked())
+	park := unproven && !inTable && !f.gone && !f.excused && (made || f.unfit && !v.hasParked())
 	switch {
 	case park:
 		return v.becomeParked(srv, f.reason, f.exit)
@@ -111,7 +111,7 @@ func lastProbe(f failure) string {
 func (v *service) counts(f failure) bool {
 	switch f.srv.Phase {
 	case model.PhaseCreated, model.PhaseRunning, model.PhaseReady, model.PhaseServing:
-		return !f.reboot && (f.unfit || f.lived < v.earlyWindow(f.srv))
+		return !f.excused && (f.unfit || f.lived < v.earlyWindow(f.srv))
 	default:
 		return false
 	}

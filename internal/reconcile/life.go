@@ -166,7 +166,9 @@ func (v *service) died(srv *model.Server, o *model.Observed) failure {
 	}
 	switch {
 	case srv.BootID != "" && srv.BootID != v.s.BootID:
-		f.reason, f.reboot = "the machine was rebooted", true
+		f.reason, f.excused = "the machine was rebooted", true
+	case srv.Phase == model.PhaseCreated && !exit.Known && srv.Created < v.s.DaemonSince:
+		f.reason, f.excused = "it was being made when the daemon ended", true
 	case o == nil:
 		f.reason = "it is gone: nothing of it was found any more"
 	default:

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"slices"
 
 	"kiln/internal/model"
@@ -23,7 +24,7 @@ func members(svc *model.Service, release *model.Release) []*model.Server {
 			set = append(set, srv)
 		}
 	}
-	slices.SortStableFunc(set, func(a, b *model.Server) int { return compare(rank(a), rank(b)) })
+	slices.SortStableFunc(set, func(a, b *model.Server) int { return cmp.Compare(rank(a), rank(b)) })
 	return set[:min(len(set), release.Policy.Servers)]
 }
 

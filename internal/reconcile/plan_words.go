@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -17,15 +18,8 @@ func policyLines(p model.Policy) []string {
 		"validate " + validationsText(p.Validations),
 		fmt.Sprintf("deploy %s, deadline %s, keep_warm %s, max_unavailable %d, overlap %t", d.Strategy, d.Deadline, d.KeepWarm, d.MaxUnavailable, d.Overlap),
 		fmt.Sprintf("drain requests %s, streams %s, websockets %s", d.Drain.Requests, d.Drain.Streams, d.Drain.WebSockets),
-		fmt.Sprintf("stop signal %s, grace %s", otherwise(p.StopSignal, "of the image"), p.StopGrace),
+		fmt.Sprintf("stop signal %s, grace %s", cmp.Or(p.StopSignal, "of the image"), p.StopGrace),
 	}
-}
-
-func otherwise(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
 }
 
 func routesText(routes []model.Route) string {
@@ -33,28 +27,28 @@ func routesText(routes []model.Route) string {
 	for _, r := range routes {
 		words = append(words, routeText(r))
 	}
-	return otherwise(strings.Join(words, ", "), "none")
+	return cmp.Or(strings.Join(words, ", "), "none")
 }
 
 func healthText(h model.Health) string {
 	if h.Kind == model.CheckNone || h.Kind == "" {
 		return fmt.Sprintf("none: the process runs, for %s", model.Duration(h.Interval.D()*timesOf(h.Passes)))
 	}
-	asks := otherwise(h.Path, strings.Join(h.Command, " "))
+	asks := cmp.Or(h.Path, strings.Join(h.Command, " "))
 	port := ""
 	if h.Port != 0 {
 		port = fmt.Sprintf(" on port %d", h.Port)
 	}
 	return fmt.Sprintf("%s %s%s every %s, timeout %s, %d passes, %d fails, grace %s",
-		h.Kind, otherwise(asks, "connect"), port, h.Interval, h.Timeout, h.Passes, h.Fails, h.Grace)
+		h.Kind, cmp.Or(asks, "connect"), port, h.Interval, h.Timeout, h.Passes, h.Fails, h.Grace)
 }
 
 func validationsText(list []model.Validation) string {
 	var words []string
 	for _, v := range list {
-		words = append(words, fmt.Sprintf("%q (%s %s, timeout %s)", v.Name, v.Kind, otherwise(v.Path, strings.Join(v.Command, " ")), v.Timeout))
+		words = append(words, fmt.Sprintf("%q (%s %s, timeout %s)", v.Name, v.Kind, cmp.Or(v.Path, strings.Join(v.Command, " ")), v.Timeout))
 	}
-	return otherwise(strings.Join(words, ", "), "none")
+	return cmp.Or(strings.Join(words, ", "), "none")
 }
 
 func resourcesText(r model.Resources) string {
@@ -68,7 +62,7 @@ func resourcesText(r model.Resources) string {
 	if r.PIDs != 0 {
 		words = append(words, fmt.Sprintf("pids %d", r.PIDs))
 	}
-	return otherwise(strings.Join(words, ", "), "unbounded")
+	return cmp.Or(strings.Join(words, ", "), "unbounded")
 }
 
 func ephemeralText(list []model.Ephemeral) string {

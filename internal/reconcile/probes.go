@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"strings"
 
 	"kiln/internal/model"
@@ -38,7 +39,7 @@ func ProbeTargets(s *model.State) []ProbeTarget {
 				continue
 			}
 			address := ""
-			if port := firstPort(health.Port, release.Template.Port); port != 0 && health.Kind != model.CheckExec {
+			if port := cmp.Or(health.Port, release.Template.Port); port != 0 && health.Kind != model.CheckExec {
 				address = withPort(hostOf(srv.Address, release.Template.Port), port)
 			}
 			targets = append(targets, ProbeTarget{
@@ -48,15 +49,6 @@ func ProbeTargets(s *model.State) []ProbeTarget {
 		}
 	}
 	return targets
-}
-
-func firstPort(ports ...int) int {
-	for _, p := range ports {
-		if p != 0 {
-			return p
-		}
-	}
-	return 0
 }
 
 // hostOf undoes withPort.

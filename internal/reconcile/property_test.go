@@ -54,7 +54,7 @@ func drawCommand(t *rapid.T) string {
 	n := func(label string, most int) string { return fmt.Sprint(rapid.IntRange(0, most).Draw(t, label)) }
 	switch rapid.IntRange(0, 19).Draw(t, "what") {
 	case 0, 1, 2, 3:
-		return "deploy shop image=" + pick("image", "1", "2", "3", "4-sick", "5-crash", "6-wrong", "7-impossible", "8-missing", "9-sickening") +
+		return "deploy shop image=" + pick("image", "1", "2", "3", "4-sick", "5-crash", "6-wrong", "7-impossible", "8-missing", "9-sickening", "a-hanging") +
 			" servers=" + pick("servers", "1", "2", "3") + pick("checks", "", " validate=home") +
 			pick("warm", "", " keep_warm=0s", " keep_warm=20s") + pick("wait", "", " wait=no") + pick("route", "", "", "", " route=none")
 	case 4:
@@ -148,6 +148,11 @@ func (w *world) promisesOfAction(a Action) error {
 		if srv != nil && srv.Phase != model.PhaseRecorded {
 			return fmt.Errorf("promise 5: %s is destroyed and is %s", a.Server, srv.Phase)
 		}
+		for _, r := range w.routers {
+			if r.sends(a.Server) || srv != nil && r.flight[a.Server] > 0 && w.now.Elapsed < srv.Since.Add(drainSlack) {
+				return fmt.Errorf("the address of %s is set free while router %s uses it", a.Server, r.id)
+			}
+		}
 	case Provision:
 		if srv == nil || a.Template.Hash() != srv.TemplateHash {
 			return fmt.Errorf("promise 6: %s gets another template", a.Server)
@@ -184,7 +189,14 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 		case model.ServerAdvanced:
 			srv := w.s.Server(p.ID)
 			healthy := srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy
+			if p.Phase == model.PhaseDestroyed && w.servers[p.ID] != nil {
+				return fmt.Errorf("promise 8: %s is said to be destroyed and is there", p.ID)
+			}
 			taken = taken || healthy && (p.Phase == model.PhaseDraining || p.Phase == model.PhaseWarm || p.Phase == model.PhaseStopping)
+		case model.DeploymentAdvanced:
+			if err := w.freshlyWarm(p); err != nil {
+				return err
+			}
 		case model.ServiceSwitched:
 			switched = true
 		case model.DeploymentEnded:
@@ -212,6 +224,22 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 	v := &service{step: &step{s: w.s}, svc: before}
 	if taken && !svc.Destroying && !(v.stopsFirst() && !switched) && Budget(svc) < 0 {
 		return fmt.Errorf("promise 2: ready servers were taken, and %d are missing now", -Budget(svc))
+	}
+	return nil
+}
+
+// freshlyWarm: a warm server takes over only with a healthy probe no older than
+// two intervals.
+func (w *world) freshlyWarm(p model.DeploymentAdvanced) error {
+	svc := w.s.Services[p.Service]
+	if p.Phase != model.DeploySwitching || svc.Deployment.Phase == model.DeploySwitching {
+		return nil
+	}
+	for _, srv := range members(svc, svc.Release(svc.Deployment.To)) {
+		health := w.observe().Health[srv.ID]
+		if srv.Phase == model.PhaseWarm && (health.Status != model.Healthy || w.now.Elapsed.Sub(health.At) > 2*time.Second) {
+			return fmt.Errorf("%s takes over from warm, last seen %s at %d", srv.ID, health.Status, health.At)
+		}
 	}
 	return nil
 }

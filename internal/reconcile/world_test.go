@@ -29,7 +29,7 @@ type world struct {
 	events   []model.Event
 	out      strings.Builder
 	nextIP   int
-	refused  map[Key]bool // actions that failed the last time
+	refused  map[Key]bool                          // actions that failed the last time
 	check    func(before *model.State, d Decision) // called for each decision
 }
 
@@ -211,6 +211,9 @@ func (w *world) do(a Action) {
 	o := Outcome{Key: a.Key, Verb: a.Verb, Server: a.Server, Image: a.Image}
 	switch a.Verb {
 	case Prepare:
+		if w.behaves[a.Image] == "hanging" {
+			return
+		}
 		if w.behaves[a.Image] == "missing" {
 			o.Err = model.Errorf(model.NotFound, "image %s is not here", a.Image.Short())
 		} else {
