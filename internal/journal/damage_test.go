@@ -316,3 +316,13 @@ func TestUnknownKindIsNotDamage(t *testing.T) {
 		t.Fatalf("%v (hint: %s)", err, model.HintOf(err))
 	}
 }
+
+// TestDurableSettings holds what no test can see without cutting the power.
+func TestDurableSettings(t *testing.T) {
+	j := openIn(t, t.TempDir(), journal.Options{})
+	for name, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "locking_mode": "exclusive"} {
+		if got, err := j.Pragma(t.Context(), name); err != nil || got != want {
+			t.Errorf("%s is %q (%v), want %q", name, got, err, want)
+		}
+	}
+}

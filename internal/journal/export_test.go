@@ -73,3 +73,9 @@ func Link(prev Hash, raw []byte) Hash { return link(prev, raw) }
 
 // SlotSize is that of a slot of journal.head.
 const SlotSize = slotSize
+
+// Pragma returns a setting of the journal's store.
+func (j *Journal) Pragma(ctx context.Context, name string) (value string, err error) {
+	err = j.store.db.QueryRowContext(ctx, `PRAGMA `+name).Scan(&value)
+	return value, err
+}

@@ -99,6 +99,9 @@ func (j *Journal) open(ctx context.Context) error {
 		return model.Errorf(model.Unavailable, "cannot read journal %s: %w", j.dir, err)
 	}
 	if err := x.refusal(j.dir); err != nil {
+		for _, p := range x.report.Problems {
+			j.opts.Log.Error("journal damaged", "dir", j.dir, "seq", p.Seq, "problem", p.What)
+		}
 		return err
 	}
 	j.ledger = ledger{head: x.end, state: x.state}
@@ -255,7 +258,7 @@ func (x *examination) refusal(dir string) error {
 	return model.Errorf(model.Precondition, "cannot open journal %s: %s%s", dir, problems[0].What, more).
 		WithHint("Servers and traffic go on without the daemon. Nothing in %s was changed. Keep a copy of it, put the directory "+
 			"back as it was from a backup (a copy made while the daemon was stopped), all files of it together, and start the daemon again. "+
-			"kiln audit verify lists everything that is wrong with it.", dir)
+			"The log lists everything that is wrong with it.", dir)
 }
 
 // exists reports whether there is a file at path.

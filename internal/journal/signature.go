@@ -49,7 +49,7 @@ func signHead(key ed25519.PrivateKey, e Entry) SignedHead {
 }
 
 func publicKey(key ed25519.PrivateKey) ed25519.PublicKey {
-	return key.Public().(ed25519.PublicKey) //nolint:forcetypeassert // documented by ed25519
+	return key.Public().(ed25519.PublicKey) // as its documentation says
 }
 
 // readHeads reads heads.log. The length is that of its whole lines: a crash

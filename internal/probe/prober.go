@@ -171,5 +171,5 @@ func (p *Prober) record(w *watch, passed bool, detail string) (starting bool) {
 
 // jittered spreads the probes of many servers: up to a tenth less or more.
 func jittered(d time.Duration) time.Duration {
-	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d)) //nolint:gosec // no secret
+	return d + time.Duration((rand.Float64()-0.5)*0.2*float64(d))
 }

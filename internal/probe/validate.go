@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -73,7 +74,7 @@ func (a *answer) expect(v model.Validation) error {
 	case v.Status != 0 && a.status != v.Status:
 		return fmt.Errorf("%s; expected status %d", a, v.Status)
 	}
-	for _, name := range sortedKeys(v.Headers) {
+	for _, name := range slices.Sorted(maps.Keys(v.Headers)) {
 		if err := a.expectHeader(name, v.Headers[name]); err != nil {
 			return err
 		}
@@ -112,13 +113,4 @@ func (a *answer) looked() string {
 		return ""
 	}
 	return " in its first MiB"
-}
-
-func sortedKeys(m map[string]string) []string {
-	keys := make([]string, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }
