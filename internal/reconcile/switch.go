@@ -42,6 +42,9 @@ func (v *service) lostMembers(t *model.Release) string {
 		if !proven(srv.Phase) {
 			return fmt.Sprintf("server %s was lost", srv.ID)
 		}
+		if srv.Checks != t.ChecksHash {
+			return fmt.Sprintf("a server was lost; server %s has not passed the checks of release %d", srv.ID, t.Number)
+		}
 		if srv.Health == model.Unhealthy {
 			return fmt.Sprintf("server %s became unhealthy: %s", srv.ID, srv.HealthDetail)
 		}

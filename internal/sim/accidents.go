@@ -16,6 +16,7 @@ func accidentVerbs() []verb {
 		accident("server runs out of memory", 3, func(w *world, n uint64) bool {
 			return w.killServer(n, model.Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true})
 		}),
+		accident("server dies in a deployment", 25, (*world).killTakenOver),
 		accident("server vanishes", 4, (*world).vanish),
 		accident("server returns", 4, (*world).returns),
 		accident("server gets sick", 8, (*world).sicken),
@@ -58,6 +59,21 @@ func (w *world) killServer(n uint64, exit model.Exit) bool {
 	w.fact(o.ID).wasGone = true
 	w.hint(n)
 	return true
+}
+
+// killTakenOver ends a server in service whose service is being deployed.
+func (w *world) killTakenOver(n uint64) bool {
+	for _, o := range w.machine.Observed(w.wall()) {
+		srv, svc := w.server(o.ID)
+		if srv == nil || svc.Deployment == nil || srv.Phase != model.PhaseServing || o.State == model.Exited {
+			continue
+		}
+		w.machine.Kill(o.ID, model.Exit{Known: true, Code: 2, At: w.wall()})
+		w.fact(o.ID).wasGone = true
+		w.hint(n)
+		return true
+	}
+	return false
 }
 
 // hint tells the daemon at once, or leaves it to its next observation.

@@ -96,7 +96,7 @@ func (v validator) Validate(ctx context.Context, ref engine.Ref, _ model.Templat
 }
 
 func (v validator) one(ctx context.Context, id model.ServerID, c model.Validation) error {
-	answers := v.w.between("validation", time.Millisecond, time.Second)
+	answers := v.w.between("validation", time.Millisecond, 4*time.Second)
 	fault := v.w.meet("validate")
 	if fault == "validation hangs" {
 		answers = hang

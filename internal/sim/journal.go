@@ -3,10 +3,10 @@ package sim
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
+	"time"
 
 	"kiln/internal/model"
 )
@@ -73,13 +73,13 @@ func (j *journal) open() (*model.State, error) {
 	return s, nil
 }
 
-// trace identifies what the journal holds.
+// trace prints what the journal holds.
 func (j *journal) trace() string {
-	h := sha256.New()
+	var b strings.Builder
 	for _, e := range j.stored {
-		fmt.Fprintf(h, "%d %d %d %+v\n", e.Seq, e.Epoch, e.Elapsed, e.Data)
+		fmt.Fprintf(&b, "%d\t%s\tepoch %d\t%s\t%+v\n", e.Seq, time.Duration(e.Elapsed), e.Epoch, e.Data.Kind(), e.Data)
 	}
-	return hex.EncodeToString(h.Sum(nil))
+	return b.String()
 }
 
 // same reports whether two states are equal in all that is written of them.

@@ -38,7 +38,7 @@ func (w *world) judgeStop(ref engine.Ref) {
 		return
 	}
 	f := w.fact(ref.ID)
-	if f.named {
+	if f.named && !f.wasGone { // one that had vanished and came back is an orphan
 		w.violate(3, "server %s is stopped while a router may send requests to it", ref.ID)
 	}
 	srv, svc := w.server(ref.ID)
@@ -48,7 +48,7 @@ func (w *world) judgeStop(ref engine.Ref) {
 	if srv.Phase != model.PhaseStopping {
 		w.violate(8, "server %s is stopped, and the journal says that it is %s", ref.ID, srv.Phase)
 	}
-	if f.unnamed == 0 {
+	if f.unnamed == 0 || f.wasGone {
 		return
 	}
 	drain := svc.Release(srv.Release).Policy.Deploy.Drain

@@ -31,7 +31,7 @@ func (w *world) noteVerdict(p model.DeploymentEnded, s *model.State) {
 			w.violate(4, "deployment %s succeeded, and a router does not serve release %d", d.ID, d.To)
 		}
 	case model.Unknown:
-		if routed && len(w.routers.live) > 0 && w.everyRouter(p.Service, to) && !w.anySilent() {
+		if routed && w.everyRouter(p.Service, to) && !w.anySilent() && w.newestTable(s) {
 			w.violate(4, "deployment %s ends as unknown, and every router serves release %d", d.ID, d.To)
 		}
 	default:
@@ -41,7 +41,7 @@ func (w *world) noteVerdict(p model.DeploymentEnded, s *model.State) {
 
 // judgeFailed: a failed deployment left the release in service untouched (4).
 func (w *world) judgeFailed(d *model.Deployment, svc *model.Service) {
-	if svc.InService != d.From && svc.Pending == nil {
+	if d.Switched || svc.InService != d.From && !lateSwitch(svc) {
 		w.violate(4, "deployment %s failed; release %d was in service, now it is %d", d.ID, d.From, svc.InService)
 	}
 	from, to := svc.Release(d.From), svc.Release(d.To)
@@ -53,6 +53,14 @@ func (w *world) judgeFailed(d *model.Deployment, svc *model.Service) {
 			w.violate(4, "deployment %s failed, and it took server %s out of service", d.ID, srv.ID)
 		}
 	}
+}
+
+// lateSwitch reports whether the release in service came there by a switch that
+// was acknowledged after its verdict.
+func lateSwitch(svc *model.Service) bool {
+	return slices.ContainsFunc(svc.Deployments, func(d *model.Deployment) bool {
+		return d.To == svc.InService && d.Verdict == model.Unknown && d.Switched
+	})
 }
 
 // everyRouter reports whether every live router sends every request for the
@@ -68,6 +76,13 @@ func (w *world) everyRouter(service string, release *model.Release) bool {
 		}
 	}
 	return true
+}
+
+// newestTable reports whether every live router uses the newest table.
+func (w *world) newestTable(s *model.State) bool {
+	return !slices.ContainsFunc(w.routers.live, func(r *router) bool {
+		return r.acked != s.Table.Generation || r.epoch != w.journal.epoch
+	})
 }
 
 func (w *world) anySilent() bool {
@@ -93,6 +108,10 @@ func (w *world) judgeAccepted(r model.Release) {
 	// Where every server exists already nothing but the switch is timed.
 	svc := w.journal.replay.Services[r.Service]
 	existing := 0
+	if svc == nil {
+		w.violate(8, "release %d of %s was acknowledged, and the journal does not have it", r.Number, r.Service)
+		return
+	}
 	for _, srv := range svc.Servers {
 		if srv.TemplateHash == r.Template.Hash() && srv.Phase.Alive() {
 			existing++
@@ -133,7 +152,7 @@ func (w *world) judgeStep(d *daemon, wake model.Instant) {
 			w.violate(10, "deployment %s is %s, and nobody asks again before its deadline", run.ID, run.Phase)
 		}
 	}
-	if w.cover[[2]string{"count", "steps of control"}]%250 == 0 {
+	if w.stepsOfControl()%250 == 0 {
 		w.judgeState(d)
 	}
 }

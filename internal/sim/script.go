@@ -122,16 +122,17 @@ func (p *playbook) draw(r *rand.Rand, faults bool) string {
 	return p.verbs[0].name
 }
 
-// newScript draws a script of so many steps. Some runs are stormy, some calm.
-func (p *playbook) newScript(seed uint64, steps int) Script {
+// newScript draws a script of so many operations. Some runs are stormy, some
+// calm.
+func (p *playbook) newScript(seed uint64, length int) Script {
 	r := rand.New(rand.NewPCG(seed, 0x6b696c6e))
 	storm := []float64{0.03, 0.12, 0.3}[r.IntN(3)]
-	script := make(Script, steps)
+	script := make(Script, length)
 	for i := range script {
 		o := op{verb: "nothing", n: r.Uint64()}
 		switch x := r.Float64(); {
-		case i == 0:
-			o.verb, o.n = "deploy", o.n&^0xff // something is declared from the start
+		case i < 2: // something good is declared from the start
+			o.verb, o.n = "deploy", o.n&(1<<44-1)&^0xff|uint64(i)<<44
 		case x < storm:
 			o.verb = p.draw(r, true)
 		case x < storm+0.2:

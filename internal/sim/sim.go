@@ -12,21 +12,25 @@ type Result struct {
 	Coverage Coverage
 	Broken   *Violation // nil: every promise held
 	Steps    int        // of control: observe, decide, write down, act
-	Trace    string     // identifies everything that was journalled, and when
+	Trace    string     // the journal in words, if the simulation is traced
 }
 
 // Simulation runs scripts.
 type Simulation struct {
 	book *playbook
+	// Steps is how often every run makes control observe, decide and act, at
+	// least.
+	Steps int
 	// Traced asks for Result.Trace.
 	Traced bool
 }
 
-// New returns a Simulation.
-func New() *Simulation { return &Simulation{book: newPlaybook()} }
+// New returns a Simulation whose runs have at least so many steps.
+func New(steps int) *Simulation { return &Simulation{book: newPlaybook(), Steps: steps} }
 
-// Script returns the script of a seed.
-func (s *Simulation) Script(seed uint64, steps int) Script { return s.book.newScript(seed, steps) }
+// Script returns the script of a seed. Every operation is followed by several
+// steps, so it has fewer of them.
+func (s *Simulation) Script(seed uint64) Script { return s.book.newScript(seed, max(2, s.Steps*2/5)) }
 
 // Run plays a script. The same seed and script give the same run.
 func (s *Simulation) Run(seed uint64, script Script) (result Result) {
@@ -36,7 +40,7 @@ func (s *Simulation) Run(seed uint64, script Script) (result Result) {
 			w.broken = &Violation{At: w.now, Message: fmt.Sprintf("panic: %v\n%s", r, debug.Stack())}
 		}
 		w.close()
-		result = Result{Coverage: w.cover, Broken: w.broken, Steps: w.cover[[2]string{"count", "steps of control"}]}
+		result = Result{Coverage: w.cover, Broken: w.broken, Steps: w.stepsOfControl()}
 		if s.Traced {
 			result.Trace = w.journal.trace()
 		}
@@ -53,9 +57,15 @@ func (s *Simulation) Run(seed uint64, script Script) (result Result) {
 		}
 		w.cover.met("count", "steps")
 	}
+	for n := w.stepsOfControl(); n < s.Steps && w.broken == nil; n = w.stepsOfControl() {
+		w.play(w.now + time.Second)
+	}
 	w.calm()
 	return result
 }
+
+// stepsOfControl counts how often control has observed, decided and acted.
+func (w *world) stepsOfControl() int { return w.cover[[2]string{"count", "steps of control"}] }
 
 func (w *world) occur(v verb, n uint64) {
 	happened := v.do(w, n)

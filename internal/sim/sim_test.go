@@ -16,10 +16,11 @@ import (
 )
 
 var (
-	seedCount = flag.Int("seeds", envInt("KILN_SIM_SEEDS", 400), "how many seeds to run")
-	stepCount = flag.Int("steps", 200, "steps of each script")
+	seedCount = flag.Int("seeds", envInt("KILN_SIM_SEEDS", 200), "how many seeds to run")
+	stepCount = flag.Int("steps", 200, "how often control observes, decides and acts in each run, at least")
 	firstSeed = flag.Uint64("first", 1, "what the seeds follow from")
 	oneSeed   = flag.Uint64("seed", 0, "run this seed alone and print its script")
+	untilOne  = flag.Bool("until-broken", false, "end with the first seed that breaks a promise, and do not shorten its script")
 	coverage  = flag.Bool("coverage", false, "print what was covered, whatever the number of seeds")
 )
 
@@ -39,8 +40,9 @@ const (
 
 func TestSeeds(t *testing.T) {
 	debug.SetGCPercent(400) // runs are short, and leave nothing behind
-	s := sim.New()
+	s := sim.New(*stepCount)
 	if *oneSeed != 0 {
+		s.Traced = true
 		report(t, s, *oneSeed)
 		return
 	}
@@ -70,6 +72,7 @@ func TestSeeds(t *testing.T) {
 func runAll(s *sim.Simulation, seeds []uint64) (sim.Coverage, []uint64) {
 	var (
 		next    atomic.Int64
+		found   atomic.Bool
 		mu      sync.Mutex
 		workers sync.WaitGroup
 		total   = sim.Coverage{}
@@ -78,9 +81,10 @@ func runAll(s *sim.Simulation, seeds []uint64) (sim.Coverage, []uint64) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			mine := sim.Coverage{}
-			for i := next.Add(1) - 1; i < int64(len(seeds)); i = next.Add(1) - 1 {
-				r := s.Run(seeds[i], s.Script(seeds[i], *stepCount))
+			for i := next.Add(1) - 1; i < int64(len(seeds)) && !(*untilOne && found.Load()); i = next.Add(1) - 1 {
+				r := s.Run(seeds[i], s.Script(seeds[i]))
 				failed[i] = r.Broken != nil
+				found.Store(found.Load() || failed[i])
 				mine.Add(r.Coverage)
 			}
 			mu.Lock()
@@ -101,23 +105,30 @@ func runAll(s *sim.Simulation, seeds []uint64) (sim.Coverage, []uint64) {
 // report fails the test with the shortest script that still breaks a promise.
 func report(t *testing.T, s *sim.Simulation, seed uint64) {
 	t.Helper()
-	script := s.Script(seed, *stepCount)
+	script := s.Script(seed)
 	first := s.Run(seed, script)
 	if first.Broken == nil {
 		t.Logf("seed %d holds", seed)
 		return
 	}
+	if *untilOne {
+		t.Errorf("seed %d breaks %v", seed, first.Broken)
+		return
+	}
 	script, broken := s.Minimise(seed, script, 300)
+	if s.Traced {
+		t.Log("the journal of the shortest script:\n" + s.Run(seed, script).Trace)
+	}
 	t.Errorf("seed %d breaks %v\nThe shortest script found that breaks it: %v\n%s\nrun it again: go test ./internal/sim -run TestSeeds -seed=%d",
 		seed, first.Broken, broken, script, seed)
 }
 
 // TestReproducible runs seeds twice: both times the same must happen.
 func TestReproducible(t *testing.T) {
-	s := sim.New()
+	s := sim.New(*stepCount)
 	s.Traced = true
 	for _, seed := range sim.Seeds(7, 20) {
-		script := s.Script(seed, *stepCount)
+		script := s.Script(seed)
 		a, b := s.Run(seed, script), s.Run(seed, script)
 		if a.Trace == "" || a.Trace != b.Trace {
 			t.Errorf("seed %d gave two different runs", seed)

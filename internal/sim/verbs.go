@@ -15,9 +15,9 @@ var serviceNames = []string{"shop", "site", "work"}
 func commandVerbs() []verb {
 	return []verb{
 		{name: "deploy", weight: 10, do: (*world).deploy},
-		{name: "deploy again", weight: 1, do: (*world).deployAgain},
+		{name: "deploy again", weight: 5, do: (*world).deployAgain},
 		{name: "scale", weight: 3, do: (*world).scale},
-		{name: "rollback", weight: 5, do: (*world).rollback},
+		{name: "rollback", weight: 6, do: (*world).rollback},
 		{name: "abort", weight: 2, do: (*world).abort},
 		{name: "destroy", weight: 1, do: (*world).destroy},
 		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
