@@ -20,28 +20,7 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the golden files of this pack
 // whose name or form changes changes its golden file.
 func examples() []Payload {
 	at := time.Date(2026, 11, 21, 3, 4, 5, 600, time.UTC)
-	template := Template{
-		Service: "shop", Image: "sha256:aa", Entrypoint: []string{"/app"}, Command: []string{"serve"}, User: "app",
-		Env: map[string]string{"LOG_LEVEL": "info"}, Port: 8080, Protocol: HTTP,
-		Resources: Resources{Memory: 1 << 28, CPU: 500, PIDs: 64}, Ephemeral: []Ephemeral{{Path: "/var/cache", Size: 1 << 20}},
-	}
-	second := Duration(time.Second)
-	policy := Policy{
-		Servers: 3, Routes: []Route{{Listen: ":80", Host: "shop.example.com", Path: "/a"}},
-		Health: Health{
-			Kind: CheckHTTP, Path: "/healthz", Port: 8081, Command: []string{"/check"}, Interval: second, Timeout: second,
-			Passes: 2, Fails: 3, Grace: 30 * second,
-		},
-		Validations: []Validation{{
-			Name: "home", Kind: CheckHTTP, Path: "/", Port: 8080, Headers: map[string]string{"Server": "shop"}, Status: 200,
-			Contains: "Shop", Matches: "S.op", Command: []string{"/app", "selftest"}, Timeout: 30 * second,
-		}},
-		Deploy: Deploy{
-			Strategy: BlueGreen, Deadline: 600 * second, KeepWarm: 600 * second, MaxUnavailable: 1, Overlap: true,
-			Drain: Drain{Requests: 30 * second, Streams: 120 * second, WebSockets: 300 * second},
-		},
-		StopSignal: "SIGQUIT", StopGrace: 10 * second,
-	}
+	template, policy := exampleTemplate(), examplePolicy()
 	provenance := Provenance{Commit: "c0ffee", Dirty: true, Parents: []Parent{{Name: "base/debian:12", Digest: "sha256:bb"}}}
 	exit := &Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true, At: at}
 	return []Payload{
@@ -84,6 +63,34 @@ func examples() []Payload {
 		ServiceBackedOff{Service: "shop", Failures: 3, Until: 9, Reason: "crash loop"},
 		ServiceDestroying{Service: "shop"},
 		ServiceDestroyed{Service: "shop"},
+	}
+}
+
+func exampleTemplate() Template {
+	return Template{
+		Service: "shop", Image: "sha256:aa", Entrypoint: []string{"/app"}, Command: []string{"serve"}, User: "app",
+		Env: map[string]string{"LOG_LEVEL": "info"}, Port: 8080, Protocol: HTTP,
+		Resources: Resources{Memory: 1 << 28, CPU: 500, PIDs: 64}, Ephemeral: []Ephemeral{{Path: "/var/cache", Size: 1 << 20}},
+	}
+}
+
+func examplePolicy() Policy {
+	second := Duration(time.Second)
+	return Policy{
+		Servers: 3, Routes: []Route{{Listen: ":80", Host: "shop.example.com", Path: "/a"}},
+		Health: Health{
+			Kind: CheckHTTP, Path: "/healthz", Port: 8081, Command: []string{"/check"}, Interval: second, Timeout: second,
+			Passes: 2, Fails: 3, Grace: 30 * second,
+		},
+		Validations: []Validation{{
+			Name: "home", Kind: CheckHTTP, Path: "/", Port: 8080, Headers: map[string]string{"Server": "shop"}, Status: 200,
+			Contains: "Shop", Matches: "S.op", Command: []string{"/app", "selftest"}, Timeout: 30 * second,
+		}},
+		Deploy: Deploy{
+			Strategy: BlueGreen, Deadline: 600 * second, KeepWarm: 600 * second, MaxUnavailable: 1, Overlap: true,
+			Drain: Drain{Requests: 30 * second, Streams: 120 * second, WebSockets: 300 * second},
+		},
+		StopSignal: "SIGQUIT", StopGrace: 10 * second,
 	}
 }
 

@@ -66,7 +66,7 @@ func drawCommand(t *rapid.T) string {
 	case 8:
 		return pick("rare", "wait 1s", "wait 1s", "destroy shop")
 	case 9, 10:
-		return "wait " + pick("time", "500ms", "1s", "3s", "12s", "31s", "2m")
+		return "wait " + pick("time", "500ms", "1s", "3s", "12s", "31s", "2m", "11m")
 	case 11:
 		return "kill shop " + n("server", 3)
 	case 12:
@@ -82,7 +82,7 @@ func drawCommand(t *rapid.T) string {
 	case 17:
 		return "engine " + pick("engine", "silent", "back", "back")
 	case 18:
-		return "probes " + pick("probes", "off", "on", "on")
+		return "probes " + pick("probes", "off", "stall", "on", "on", "on")
 	default:
 		return "run"
 	}
@@ -199,6 +199,9 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 			}
 		case model.ServiceSwitched:
 			switched = true
+			if err := w.everyRouterUses(p); err != nil {
+				return err
+			}
 		case model.DeploymentEnded:
 			verdict = p.Verdict
 			if p.Reason == "" {
@@ -224,6 +227,20 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 	v := &service{step: &step{s: w.s}, svc: before}
 	if taken && !svc.Destroying && !(v.stopsFirst() && !switched) && Budget(svc) < 0 {
 		return fmt.Errorf("promise 2: ready servers were taken, and %d are missing now", -Budget(svc))
+	}
+	return nil
+}
+
+// everyRouterUses: a switch is complete when every live router, silent or not,
+// sends requests to the new set alone.
+func (w *world) everyRouterUses(p model.ServiceSwitched) error {
+	release := w.s.Services[p.Service].Release(p.Release)
+	for _, r := range w.routers {
+		for _, svc := range r.table.Services {
+			if svc.Name == p.Service && svc.Release != release.Number {
+				return fmt.Errorf("promise 3: %s is switched to release %d, and router %s serves release %d", p.Service, p.Release, r.id, svc.Release)
+			}
+		}
 	}
 	return nil
 }
@@ -269,7 +286,7 @@ func (w *world) deadlines() error {
 // heal ends every disturbance and lets an hour pass.
 func (w *world) heal() {
 	fmt.Fprintln(&w.out, "> heal")
-	w.blind, w.noProbes = false, false
+	w.blind, w.noProbes, w.stalled = false, false, false
 	for _, r := range w.routers {
 		r.silent, r.refuse = false, ""
 		r.flight = map[model.ServerID]int{}

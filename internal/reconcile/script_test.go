@@ -222,7 +222,7 @@ func (w *world) happen(what string, plain []string, args map[string]string) erro
 		id := model.ServerID(plain[0])
 		w.servers[id] = &model.Observed{ID: id, Epoch: 1, State: model.Running}
 	case "probes":
-		w.noProbes = plain[0] == "off"
+		w.noProbes, w.stalled = plain[0] == "off", plain[0] == "stall"
 	case "engine":
 		w.blind = plain[0] == "silent"
 	case "image": // image 2 behaves NAME

@@ -24,7 +24,8 @@ type world struct {
 	routers  []*fakeRouter
 	free     int64
 	blind    bool // the engine cannot be observed
-	noProbes bool // the daemon has no fresh probes
+	noProbes bool // the daemon has no probes
+	stalled  bool // the probes stand still: what they say gets old
 	outcomes []Outcome
 	events   []model.Event
 	out      strings.Builder
@@ -186,6 +187,9 @@ func (r *fakeRouter) status() model.RouterStatus {
 
 // probe sets what the health checks say, by what the image does.
 func (w *world) probe() {
+	if w.stalled {
+		return
+	}
 	for _, target := range ProbeTargets(w.s) {
 		o := w.servers[target.Server]
 		if o == nil || o.State != model.Running {
