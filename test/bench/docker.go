@@ -72,7 +72,7 @@ func (d *docker) host() string { return "unix://" + filepath.Join(d.dir, "sock")
 // run runs a docker command and returns what it printed.
 func (d *docker) run(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "docker", append([]string{"-H", d.host()}, args...)...)
-	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=1", "HOME="+d.dir)
+	cmd.Env = append(os.Environ(), "DOCKER_BUILDKIT=0", "HOME="+d.dir)
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"kiln/internal/daemon"
 	"kiln/internal/engine"
 	"kiln/internal/engine/local"
 	"kiln/internal/model"
@@ -41,7 +40,7 @@ func provision(ctx context.Context, b *bench) (*section, error) {
 	if err := b.kiln.Kill(); err != nil {
 		return nil, err
 	}
-	eng, err := local.New(ctx, local.Config{Instance: v.Instance, DataDir: b.kiln.Data, RunDir: daemon.RunDir(v.Instance)})
+	eng, err := local.New(ctx, local.Config{Instance: v.Instance, DataDir: b.kiln.Data, RunDir: runDir(v.Instance)})
 	if err != nil {
 		return nil, err
 	}
@@ -57,6 +56,9 @@ func provision(ctx context.Context, b *bench) (*section, error) {
 	}
 	return s, err
 }
+
+// runDir returns where an instance has its sockets and its state.
+func runDir(id model.InstanceID) string { return filepath.Join("/run/kiln", string(id)) }
 
 // shopImage builds version 1 of the shop and returns its digest.
 func (b *bench) shopImage(ctx context.Context) (model.Digest, error) {
@@ -195,7 +197,7 @@ type bare struct {
 // with a network namespace of its own.
 func (p *provisioner) bare(ctx context.Context, id model.ServerID) (*bare, error) {
 	r := &bare{bundle: filepath.Join(p.dir, "bundle"), root: filepath.Join(p.dir, "runc"), netns: "kbare" + p.kiln.ID()}
-	from := filepath.Join(daemon.RunDir(model.InstanceID(p.kiln.ID())), "containerd",
+	from := filepath.Join(runDir(model.InstanceID(p.kiln.ID())), "containerd",
 		"io.containerd.runtime.v2.task", "kiln-"+p.kiln.ID(), string(id))
 	if err := os.MkdirAll(r.bundle, 0o755); err != nil {
 		return nil, err
