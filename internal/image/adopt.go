@@ -93,9 +93,29 @@ func (s *Store) Sweep(ctx context.Context) error {
 	return nil
 }
 
+// HasContainer reports whether there is a container of this id.
+func (s *Store) HasContainer(ctx context.Context, id string) (bool, error) {
+	_, err := s.client.ContainerService().Get(s.scoped(ctx), id)
+	if errdefs.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, unavailable("look for container "+id, err)
+	}
+	return true, nil
+}
+
+// taskPatience is how long a container without a task may be one whose task is
+// just being made.
+const taskPatience = 2 * time.Second
+
 // discard kills a container's task, if there is one, and removes both.
 func (s *Store) discard(ctx context.Context, c client.Container) error {
 	task, err := c.Task(ctx, nil)
+	for deadline := time.Now().Add(taskPatience); errdefs.IsNotFound(err) && time.Now().Before(deadline); {
+		time.Sleep(taskPatience / 40)
+		task, err = c.Task(ctx, nil)
+	}
 	if err == nil {
 		if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
 			return err

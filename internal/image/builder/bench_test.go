@@ -216,6 +216,31 @@ func (b *bench) noRemnants(t testing.TB, within time.Duration) {
 	}
 }
 
+// processes returns the processes of steps, and their shims.
+func (b *bench) processes(t testing.TB) []string {
+	t.Helper()
+	var left []string
+	files, err := filepath.Glob("/sys/fs/cgroup/*/kiln-" + string(b.Instance) + "/build/*/*/cgroup.procs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if text, err := os.ReadFile(f); err == nil && len(text) > 0 {
+			left = append(left, f+": "+string(text))
+		}
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range lines {
+		if text, err := os.ReadFile(f); err == nil && strings.Contains(string(text), "shim") && strings.Contains(string(text), "kiln-"+string(b.Instance)) {
+			left = append(left, strings.ReplaceAll(string(text), "\x00", " "))
+		}
+	}
+	return left
+}
+
 // newOutside makes a host beyond this machine, which is a network namespace
 // with a link to it, and returns the address of its TCP service.
 func (b *bench) newOutside(t testing.TB) string {

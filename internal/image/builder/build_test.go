@@ -335,6 +335,9 @@ func testKilled(t *testing.T, b *bench) {
 	_ = b.cmd.Wait()
 	b.startBuilder(t)
 	b.noRemnants(t, 0)
+	if left := b.processes(t); len(left) > 0 {
+		t.Errorf("processes are left: %v", left)
+	}
 	testIncremental(t, b)
 }
 
@@ -418,6 +421,9 @@ func testIdle(t *testing.T, b *bench) {
 	tables, err := exec.Command("nft", "list", "tables").CombinedOutput()
 	if err != nil || strings.Contains(string(tables), string(b.Instance)) {
 		t.Errorf("left are (%v):\n%s", err, tables)
+	}
+	if groups, _ := filepath.Glob("/sys/fs/cgroup/*/kiln-" + string(b.Instance) + "/build"); len(groups) > 0 {
+		t.Errorf("control groups are left: %v", groups)
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil || strings.Contains(string(mounts), b.RunDir+"/builder") {

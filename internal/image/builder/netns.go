@@ -55,7 +55,7 @@ func enterNetwork(cfg Config, lockPath string) (*netns, error) {
 	if v := os.Getenv(insideEnv); v != "" {
 		return n, n.inherit(v)
 	}
-	lock, err := lock(lockPath)
+	lock, err := lock(lockPath, filepath.Join(cfg.RunDir, SocketName))
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer store.Close()
-	if err := store.Sweep(ctx); err != nil {
+	if err := removeRemnants(ctx, cfg, store); err != nil {
 		return err
 	}
 	// The worker outlives ctx, so that builds under way can be told why they end.
@@ -76,6 +76,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	defer removeCgroups(cfg.Instance, cfg.Log)
 	defer w.close()
 	ln, err := listen(filepath.Join(cfg.RunDir, SocketName))
 	if err != nil {
@@ -85,20 +86,39 @@ func Run(ctx context.Context, cfg Config) error {
 	return newServer(w, store, cfg).serve(ctx, ln)
 }
 
-// lock takes the cache for this process, until the file is closed.
-func lock(path string) (*os.File, error) {
+// lockPatience is how long a builder waits for one that is about to end.
+const lockPatience = 10 * time.Second
+
+// lock takes the cache for this process, until the file is closed. One that
+// does not answer any more at socket, but still holds the cache, is waited for.
+func lock(path, socket string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot start the builder: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, model.Errorf(model.Conflict, "cannot start the builder: another one uses %s", filepath.Dir(path))
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 100) {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f, nil
 		}
-		return nil, model.Errorf(model.Unavailable, "cannot lock %s: %w", path, err)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			break
+		}
+		err = model.Errorf(model.Conflict, "cannot start the builder: another one uses %s", filepath.Dir(path))
+		if conn, derr := net.Dial("unix", socket); derr == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			break
+		}
 	}
-	return f, nil
+	f.Close()
+	var known *model.Error
+	if errors.As(err, &known) {
+		return nil, err
+	}
+	return nil, model.Errorf(model.Unavailable, "cannot lock %s: %w", path, err)
 }
 
 // listen binds the socket, over one that a killed builder left: the lock says

@@ -41,7 +41,9 @@ func (s *server) serve(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if s.idle > 0 {
-		s.quiet = time.AfterFunc(s.idle, cancel)
+		s.mu.Lock()
+		s.quiet = time.AfterFunc(s.idle, func() { s.rest(ln) })
+		s.mu.Unlock()
 		defer s.quiet.Stop()
 	}
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
@@ -77,6 +79,16 @@ func (s *server) busy(delta int) {
 		s.quiet.Reset(s.idle)
 	} else {
 		s.quiet.Stop()
+	}
+}
+
+// rest stops accepting when nobody is connected; one who was accepted at the
+// last moment is served.
+func (s *server) rest(ln net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active == 0 {
+		ln.Close()
 	}
 }
 

@@ -102,7 +102,7 @@ func workerOpt(cfg Config, root string, netns *netns) (base.WorkerOpt, error) {
 		Address:         image.SocketPath(cfg.RunDir),
 		SnapshotterName: image.Snapshotter,
 		Namespace:       image.Namespace(cfg.Instance),
-		CgroupParent:    "/kiln-" + string(cfg.Instance) + "/build",
+		CgroupParent:    cgroupParent(cfg.Instance),
 		NetworkOpt:      netproviders.Opt{Mode: "host", CNI: cniprovider.Opt{Root: root}},
 	}
 	opt, err := bkcontainerd.NewWorkerOpt(opts)
@@ -127,7 +127,7 @@ func workerOpt(cfg Config, root string, netns *netns) (base.WorkerOpt, error) {
 		Runtime: &containerdexecutor.RuntimeInfo{
 			Name:    runtimeName,
 			Path:    cfg.ShimPath,
-			Options: &runcoptions.Options{BinaryName: cfg.RuncPath},
+			Options: &runcoptions.Options{BinaryName: cfg.RuncPath, Root: filepath.Join(cfg.RunDir, "runc")},
 		},
 	})
 	opt.RegistryHosts = registryHosts(netns)

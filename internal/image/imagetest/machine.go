@@ -40,7 +40,13 @@ func Start(t testing.TB) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(run) })
+	t.Cleanup(func() {
+		os.RemoveAll(run)
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/kiln-" + string(id))
+		for _, g := range append(groups, "/sys/fs/cgroup/kiln-"+string(id)) {
+			_ = os.Remove(g) // what is in it is the tested program's to remove
+		}
+	})
 	m := &Machine{
 		Instance: id,
 		RunDir:   run,
