@@ -62,17 +62,16 @@ func (v *service) prepare() {
 		return
 	}
 	t := v.target()
-	set := members(v.svc, t)
 	if missing(v.svc, t) > 0 {
 		return
 	}
-	for _, srv := range set {
+	for _, srv := range members(v.svc, t) {
 		if !proven(srv.Phase) {
 			v.becomeProvisioning()
 			return
 		}
 	}
-	if v.allPassed(set) {
+	if v.unprovenMembers() == "" {
 		v.becomeSwitching()
 	} else {
 		v.becomeValidating()
@@ -111,17 +110,19 @@ func (v *service) provision() {
 		return
 	}
 	d, t := v.svc.Deployment, v.target()
-	for range missing(v.svc, t) {
+	n := missing(v.svc, t)
+	for range n {
 		v.create(t, "deployment "+string(d.ID))
 	}
-	if v.spoke() {
-		return
-	}
-	if late := namesOf(members(v.svc, t), model.PhaseCreated); late != "" {
+	late := namesOf(members(v.svc, t), model.PhaseCreated)
+	switch {
+	case n > 0:
+		v.waitFor(fmt.Sprintf("%d new servers to run", n))
+	case late == "":
+		v.becomeChecking()
+	case !strings.HasSuffix(d.WaitingFor, " to run"):
 		v.waitFor(late + " to run")
-		return
 	}
-	v.becomeChecking()
 }
 
 // create decides that a server shall exist.
@@ -188,13 +189,9 @@ func (v *service) prover() {
 	if !v.judgeWarm() || v.spoke() {
 		return
 	}
-	set := members(v.svc, t)
-	sick := namesWhere(set, func(srv *model.Server) bool {
-		return srv.Phase == model.PhaseRunning && srv.Health != model.Healthy && srv.Checks == ""
-	})
-	unproven := namesWhere(set, func(srv *model.Server) bool { return !v.passed(srv) })
+	sick, unproven := v.unhealthyMembers(), v.unprovenMembers()
 	switch {
-	case missing(v.svc, t) > 0 || namesOf(set, model.PhaseCreated) != "":
+	case missing(v.svc, t) > 0 || namesOf(members(v.svc, t), model.PhaseCreated) != "":
 		v.becomeProvisioning()
 	case d.Phase == model.DeployChecking && sick != "":
 		v.waitFor(sick + " to become healthy")
@@ -207,14 +204,20 @@ func (v *service) prover() {
 	}
 }
 
+func (v *service) unhealthyMembers() string {
+	return namesWhere(members(v.svc, v.target()), func(srv *model.Server) bool {
+		return srv.Phase == model.PhaseRunning && srv.Health != model.Healthy && srv.Checks == ""
+	})
+}
+
+func (v *service) unprovenMembers() string {
+	return namesWhere(members(v.svc, v.target()), func(srv *model.Server) bool { return !v.passed(srv) })
+}
+
 // passed reports whether the server has passed the checks of the release that
 // the deployment wants in service.
 func (v *service) passed(srv *model.Server) bool {
 	return proven(srv.Phase) && srv.Checks == v.target().ChecksHash
-}
-
-func (v *service) allPassed(set []*model.Server) bool {
-	return namesWhere(set, func(srv *model.Server) bool { return !v.passed(srv) }) == ""
 }
 
 func namesOf(set []*model.Server, phase model.ServerPhase) string {

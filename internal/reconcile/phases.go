@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -116,11 +117,11 @@ func (v *service) becomeProvisioning() {
 }
 
 func (v *service) becomeChecking() {
-	v.advance(model.DeployChecking, "the new servers to become healthy")
+	v.advance(model.DeployChecking, cmp.Or(v.unhealthyMembers(), "the new servers")+" to become healthy")
 }
 
 func (v *service) becomeValidating() {
-	v.advance(model.DeployValidating, "the new servers to pass the validations")
+	v.advance(model.DeployValidating, cmp.Or(v.unprovenMembers(), "the new servers")+" to pass the validations")
 }
 
 func (v *service) becomeSwitching() {
