@@ -184,7 +184,9 @@ func TestPowerCutInAnAppend(t *testing.T) {
 func TestAcknowledgedIsNeverLost(t *testing.T) {
 	live, dir := inMemory(t), inMemory(t)
 	j := openIn(t, live, journal.Options{})
-	appendTo(t, j, 0, 20)
+	appendTo(t, j, 0, 10)
+	early := capture(t, live)
+	appendTo(t, j, 10, 10)
 	before := capture(t, live)
 	appendTo(t, j, 20, 5)
 	after := capture(t, live)
@@ -202,6 +204,12 @@ func TestAcknowledgedIsNeverLost(t *testing.T) {
 	refused(t, dir, "journal.head is missing")
 	after.with("journal.head", before["journal.head"]).restore(t, dir)
 	whole(t, dir, 25, 25) // as after a crash before the acknowledgement
+
+	// The head of event 25 is torn, the one before is not.
+	torn := bytes.Clone(after["journal.head"])
+	clear(torn[bytes.Index(torn, []byte(`{"seq":25`)):][:40])
+	after.with("journal.head", torn).with("journal.db-wal", early["journal.db-wal"]).restore(t, dir)
+	refused(t, dir, "events 11 to 20 are missing: acknowledged")
 
 	// What opening the journal has shown is acknowledged from then on.
 	after.with("journal.head", before["journal.head"]).restore(t, dir)

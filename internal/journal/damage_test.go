@@ -252,6 +252,35 @@ func TestUnknownOutcomeStopsAppends(t *testing.T) {
 	whole(t, dir, 7, 7)
 }
 
+// TestFailedCommit makes a commit fail, by a constraint that SQLite looks at
+// last of all.
+func TestFailedCommit(t *testing.T) {
+	dir := t.TempDir()
+	j := openIn(t, dir, journal.Options{})
+	appendTo(t, j, 0, 3)
+	for _, s := range []string{
+		`PRAGMA foreign_keys = ON`,
+		`CREATE TABLE p (id INTEGER PRIMARY KEY)`,
+		`CREATE TABLE c (id INTEGER REFERENCES p DEFERRABLE INITIALLY DEFERRED)`,
+		`CREATE TRIGGER t AFTER INSERT ON events BEGIN INSERT INTO c VALUES (1); END`,
+	} {
+		if err := j.SQL(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		err := j.Append(t.Context(), 1, 3, journaltest.Script(1, 3, 2))
+		if model.CodeOf(err) != model.Internal || !strings.Contains(err.Error(), "unknown whether events 4 to 5 were stored") {
+			t.Fatalf("a failed commit: %v (%s)", err, model.CodeOf(err))
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = openIn(t, dir, journal.Options{})
+	wantState(t, j, 3)
+}
+
 func TestSecondDaemonIsRefused(t *testing.T) {
 	dir := t.TempDir()
 	j := openIn(t, dir, journal.Options{})
