@@ -53,7 +53,10 @@ func (v *service) giveServer(srv *model.Server) {
 	case model.PhaseEnded:
 		v.give(Action{Key: recordKey(srv.ID), Verb: Record, Service: v.svc.Name, Server: srv.ID, Record: v.deathRecord(srv)})
 	case model.PhaseRecorded:
-		if known && v.addressIsFree(srv) {
+		switch {
+		case known && o != nil && o.State != model.Exited: // whatever it was taken for
+			v.give(Action{Key: stopKey(srv.ID), Verb: Stop, Service: v.svc.Name, Server: srv.ID, Policy: &release.Policy})
+		case known && v.addressIsFree(srv):
 			v.give(Action{Key: destroyKey(srv.ID), Verb: Destroy, Service: v.svc.Name, Server: srv.ID})
 		}
 	default:

@@ -32,6 +32,8 @@ func (v *service) noteOutcomes() {
 		}
 		srv := v.svc.Servers[o.Server]
 		switch {
+		case o.Verb == Prepare && says(o.Err):
+			failures = append(failures, v.withoutImage(o)...)
 		case srv == nil:
 		case o.Verb == Provision && srv.Phase == model.PhaseCreated && says(o.Err):
 			failures = append(failures, failure{srv: srv, gone: true, reason: "it cannot be provisioned: " + o.Err.Message})
@@ -61,6 +63,18 @@ func (v *service) noteOutcomes() {
 			v.notePublished(o)
 		}
 	}
+}
+
+// withoutImage are the servers that cannot be made because their image is not
+// to be had any more.
+func (v *service) withoutImage(o Outcome) []failure {
+	var lost []failure
+	for _, srv := range v.servers() {
+		if srv.Phase == model.PhaseCreated && v.release(srv).Template.Image == o.Image {
+			lost = append(lost, failure{srv: srv, gone: true, reason: "its image cannot be prepared: " + o.Err.Message})
+		}
+	}
+	return lost
 }
 
 func (v *service) notePrepared(o Outcome) {

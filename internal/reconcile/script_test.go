@@ -226,7 +226,11 @@ func (w *world) happen(what string, plain []string, args map[string]string) erro
 	case "engine":
 		w.blind = plain[0] == "silent"
 	case "image": // image 2 behaves NAME
-		w.behaves[model.Digest("sha256:"+strings.Repeat(plain[0], 64)[:64])] = plain[1]
+		digest := model.Digest("sha256:" + strings.Repeat(plain[0], 64)[:64])
+		w.behaves[digest] = plain[1]
+		if plain[1] == "missing" {
+			delete(w.images, digest)
+		}
 	case "servers":
 		w.list()
 	case "table":

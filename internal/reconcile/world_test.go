@@ -218,6 +218,7 @@ func (w *world) do(a Action) {
 		if w.behaves[a.Image] == "hanging" {
 			return
 		}
+		delete(w.images, a.Image)
 		if w.behaves[a.Image] == "missing" {
 			o.Err = model.Errorf(model.NotFound, "image %s is not here", a.Image.Short())
 		} else {
