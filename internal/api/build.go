@@ -39,6 +39,7 @@ func (c *Client) Build(ctx context.Context, in BuildRequest, serve BuildSession,
 				return err
 			}
 			serving = true
+			context.AfterFunc(ctx, func() { conn.Close() }) // a build that ends takes its session along
 			go func() { served <- serve(ctx, conn) }()
 		}
 		switch {

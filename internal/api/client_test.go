@@ -199,6 +199,27 @@ func TestBuildServesItsContext(t *testing.T) {
 	}
 }
 
+// A build that ends while its session is open ends the session too.
+func TestBuildEndsItsSession(t *testing.T) {
+	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == SessionProtocol {
+			conn, _, _ := http.NewResponseController(w).Hijack()
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: kiln-build\r\n\r\n")
+			t.Cleanup(func() { conn.Close() }) // never before the test ends
+			return
+		}
+		io.WriteString(w, "{\"build\":\"b1\"}\n{\"error\":{\"code\":\"precondition\",\"detail\":\"no\"}}\n")
+	})
+	serve := func(_ context.Context, conn net.Conn) error {
+		_, err := io.Copy(io.Discard, conn)
+		return err
+	}
+	_, err := c.Build(t.Context(), BuildRequest{}, serve, func(BuildEvent) error { return nil })
+	if model.CodeOf(err) != model.Precondition {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBuildErrors(t *testing.T) {
 	for name, body := range map[string]string{
 		"failed":   `{"error":{"code":"precondition","detail":"step 2 failed"}}`,

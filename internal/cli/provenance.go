@@ -19,6 +19,7 @@ func git(ctx context.Context, dir string, args ...string) (string, bool) {
 	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout = &out
+	cmd.WaitDelay = time.Second // what git leaves running may hold its output open
 	if cmd.Run() != nil {
 		return "", false
 	}
