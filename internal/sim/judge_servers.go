@@ -45,7 +45,10 @@ func (w *world) judgeStop(ref engine.Ref) {
 	if srv == nil {
 		return // an orphan
 	}
-	if srv.Phase != model.PhaseStopping {
+	if srv.Phase == model.PhaseRecorded {
+		return // its start came late: it was taken for dead, and is ended for good
+	}
+	if srv.Phase.Alive() && srv.Phase != model.PhaseStopping {
 		w.violate(8, "server %s is stopped, and the journal says that it is %s", ref.ID, srv.Phase)
 	}
 	if f.unnamed == 0 || f.wasGone {
