@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 
 	"kiln/internal/api"
 	"kiln/internal/journal"
@@ -33,11 +32,7 @@ func (h history) Verify(ctx context.Context) (api.AuditReport, error) {
 	}
 	out := api.AuditReport{Whole: report.Whole(), Events: report.Events, Head: report.Last.Hash.String(), Signed: report.Signed}
 	for _, p := range report.Problems {
-		text := p.What
-		if p.Seq != 0 {
-			text = fmt.Sprintf("event %d: %s", p.Seq, p.What)
-		}
-		out.Problems = append(out.Problems, text)
+		out.Problems = append(out.Problems, p.What)
 	}
 	return out, nil
 }

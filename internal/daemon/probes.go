@@ -22,17 +22,10 @@ func (p prober) Sync(targets []reconcile.ProbeTarget) {
 	for i, t := range targets {
 		out[i] = probe.Target{
 			Ref:     engine.Ref{Epoch: p.epoch, ID: t.Server},
-			Address: t.Address, Port: firstOf(t.Health.Port, t.Port), Protocol: t.Protocol, Health: t.Health, Proven: t.Proven,
+			Address: t.Address, Port: t.Port, Protocol: t.Protocol, Health: t.Health, Proven: t.Proven,
 		}
 	}
 	p.Prober.Sync(out)
-}
-
-func firstOf(a, b int) int {
-	if a != 0 {
-		return a
-	}
-	return b
 }
 
 // validator asks validations through the engine.

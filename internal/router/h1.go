@@ -20,8 +20,9 @@ type h1 struct {
 	closed bool
 }
 
-// maxIdle is how many connections to a server are kept.
-const maxIdle = 512
+// maxIdle is how many connections to a server are kept. Requests that may not
+// be repeated leave one behind each, so this bounds them rather than the load.
+const maxIdle = 256
 
 func newH1(r *Router, s *server) *h1 { return &h1{router: r, server: s} }
 
@@ -65,7 +66,7 @@ func (u *h1) put(conn *h1Conn) {
 	}
 	u.mu.Unlock()
 	if !keep {
-		_ = conn.Close()
+		conn.drop()
 	}
 }
 
@@ -96,9 +97,10 @@ func (u *h1) close() {
 
 // forward implements upstream.
 func (u *h1) forward(c *call) *failure {
-	// A body that streams cannot be sent twice, so it does not go where the
-	// first bytes of it might be lost: onto a connection that may be stale.
-	conn, err := u.take(c, c.fresh || c.body.stream != nil)
+	// What may not be asked twice does not go where it might be lost: onto a
+	// kept connection, which the server may be closing at this very moment.
+	// Acknowledged bytes do not tell whether the server has read them.
+	conn, err := u.take(c, c.fresh || !c.mayRepeat())
 	if err != nil {
 		f := &failure{err: err, again: true, suspect: c.req.Context().Err() == nil && !c.wasCut.Load()}
 		c.settle(f)
@@ -165,9 +167,7 @@ func (u *h1) exchange(c *call, conn *h1Conn) (f *failure, keep bool) {
 		// The server answers before it has the whole body. Whatever it does
 		// not take cannot be told from a next request, so both ends close.
 		res.Close = true
-		if c.req.ProtoMajor == 1 {
-			c.w.Header().Set("Connection", "close")
-		}
+		c.closeAfterwards()
 	}
 	f = c.respond(res, func() bool { return conn.br.Buffered() > 0 })
 	return f, f == nil && !res.Close && (sending == nil || sending.ended())
@@ -181,7 +181,7 @@ func (u *h1) lost(c *call, conn *h1Conn, mark uint64, err error) *failure {
 		return f
 	}
 	switch {
-	case c.body.started: // some of it is gone, and only the client has it
+	case c.body.started.Load(): // some of it is gone, and only the client has it
 	case conn.unsent(mark), c.mayRepeat():
 		f.again = true
 	}
@@ -274,7 +274,7 @@ type sender struct {
 
 func (c *call) send(conn *h1Conn) *sender {
 	s := &sender{c: c, conn: conn, done: make(chan struct{})}
-	c.body.started = true
+	c.body.started.Store(true)
 	go func() {
 		defer close(s.done)
 		s.err = conn.writeStream(c.body.stream, c.body.length, c.req.Trailer)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -156,11 +157,17 @@ func (u *h2) forward(c *call) *failure {
 		c.become(classStream)
 	}
 	out := u.request(ctx, c)
+	if body, ok := out.Body.(*h2Body); ok {
+		defer body.join()
+	}
 	res, err := u.transport.RoundTrip(out)
 	if err != nil {
 		f := u.lost(c, err)
 		c.settle(f)
 		return f
+	}
+	if c.body.unread() {
+		c.closeAfterwards()
 	}
 	f := c.respond(res, func() bool { return false })
 	c.settle(f)
@@ -191,6 +198,7 @@ func (u *h2) request(ctx context.Context, c *call) *http.Request {
 	switch {
 	case c.body.stream != nil:
 		out.Body = &h2Body{c: c}
+		out.Trailer = c.req.Trailer // the very map: it is filled when the body has ended
 	case len(c.body.buffered) > 0:
 		whole := c.body.buffered
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(whole)), nil }
@@ -210,22 +218,46 @@ func (u *h2) lost(c *call, err error) *failure {
 	case c.req.Context().Err() != nil:
 		f.client = true
 	case errors.Is(err, errServerOut):
-		f.err, f.again = errServerOut, !c.body.started
+		f.err, f.again = errServerOut, !c.body.started.Load()
 	case errors.As(err, &unreached):
-		f.again, f.suspect = !c.body.started, !c.wasCut.Load()
+		f.again, f.suspect = !c.body.started.Load(), !c.wasCut.Load()
 	case c.mayRepeat():
 		f.again = true
 	}
 	return f
 }
 
-// h2Body is the client's streaming body on its way to the library.
-type h2Body struct{ c *call }
+// h2Body is the client's streaming body on its way to the library, which reads
+// it on a goroutine of its own.
+type h2Body struct {
+	c      *call
+	mu     sync.Mutex // held while reading
+	closed atomic.Bool
+}
 
+// Read implements io.Reader.
 func (b *h2Body) Read(p []byte) (int, error) {
-	b.c.body.started = true
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
+	b.c.body.started.Store(true)
 	return b.c.body.stream.Read(p)
 }
 
-// Close implements io.Closer. The body is the HTTP server's to close.
-func (b *h2Body) Close() error { return nil }
+// Close implements io.Closer: the library closes a body that it does not want
+// to the end, and waits for a Read that is under way.
+func (b *h2Body) Close() error {
+	if !b.closed.Swap(true) && b.c.body.unread() {
+		_ = b.c.rc.SetReadDeadline(past)
+	}
+	return nil
+}
+
+// join returns when nobody reads the client's body any more.
+func (b *h2Body) join() {
+	_ = b.Close()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+}

@@ -177,9 +177,8 @@ func (c *call) refuse(status int, code, text string) {
 	h.Set("Kiln-Router", code)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
-	if c.body.unread() && c.req.ProtoMajor == 1 {
-		// What is left of the body must not be taken for the next request.
-		h.Set("Connection", "close")
+	if c.body.unread() {
+		c.closeAfterwards()
 	}
 	out := text + "\n"
 	h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -195,6 +194,14 @@ func (c *call) refuse(status int, code, text string) {
 	}
 	n, _ := io.WriteString(c.w, out) // the client may be gone, which is its right
 	c.bytesOut += int64(n)
+}
+
+// closeAfterwards ends the client's connection with this answer: what is left
+// of the body must not be taken for the next request. HTTP/2 needs no such care.
+func (c *call) closeAfterwards() {
+	if c.req.ProtoMajor == 1 {
+		c.w.Header().Set("Connection", "close")
+	}
 }
 
 // record counts the exchange and logs it.
@@ -229,8 +236,8 @@ type body struct {
 	pooled   *[]byte
 	stream   io.Reader // nil unless it streams
 	source   *clientBody
-	length   int64 // of what streams; -1: unknown
-	started  bool  // something of the stream was read
+	length   int64       // of what streams; -1: unknown
+	started  atomic.Bool // something of the stream was read
 }
 
 // unread reports whether the client has more to send.
