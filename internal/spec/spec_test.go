@@ -161,13 +161,13 @@ func TestMaxUnavailableIsOfTheServers(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	for name, src := range map[string]string{
-		"size":    strings.Repeat("#", maxSize+1),
-		"nesting": "a = " + strings.Repeat("[", maxNesting+1),
-		"quotes":  "a = " + strings.Repeat(`"${`, maxNesting+1),
+	for want, src := range map[string]string{
+		"larger than 256KiB":    strings.Repeat("#", maxSize+1),
+		"nested deeper than 64": "a = " + strings.Repeat("[", maxNesting+1),
+		"nested deeper than":    "a = " + strings.Repeat(`"${`, maxNesting+1),
 	} {
-		if f, diags := Parse("kiln.hcl", []byte(src)); f != nil || len(diags) != 1 {
-			t.Errorf("%s: %d diagnostics", name, len(diags))
+		if f, diags := Parse("kiln.hcl", []byte(src)); f != nil || len(diags) != 1 || !strings.Contains(diags[0].Message, want) {
+			t.Errorf("want %q, got %v", want, diags)
 		}
 	}
 }
