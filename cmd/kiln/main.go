@@ -47,8 +47,9 @@ func run(args []string) int {
 		Env: os.Getenv,
 		Now: time.Now,
 		Roles: cli.Roles{
-			Daemon:       runDaemon,
-			ServeContext: buildcontext.Serve,
+			Daemon:        runDaemon,
+			ServeContext:  buildcontext.Serve,
+			VerifyJournal: daemon.VerifyJournal,
 		},
 	}.Run(ctx, args)
 }

@@ -163,6 +163,8 @@ func (a *app) auditCommand() *cobra.Command {
 	verify := &cobra.Command{
 		Use:     "verify",
 		Short:   "Recompute the journal's chain and check its signed heads",
+		Long: `Recomputes the journal's chain and checks its signed heads. Where no daemon answers, the
+journal is read from the files in the data directory.`,
 		Example: "  kiln audit verify",
 		Args:    cobra.NoArgs,
 		RunE:    a.run(func(ctx context.Context, _ []string) error { return a.verify(ctx) }),
@@ -173,6 +175,13 @@ func (a *app) auditCommand() *cobra.Command {
 
 func (a *app) verify(ctx context.Context) error {
 	report, err := a.api().Verify(ctx)
+	if model.CodeOf(err) == model.Unavailable {
+		// A daemon that refuses a damaged journal cannot say what is wrong
+		// with it: then it is read from its files.
+		if found, offline := a.Roles.VerifyJournal(ctx, a.dataDir()); offline == nil {
+			report, err = found, nil
+		}
+	}
 	if err != nil {
 		return err
 	}

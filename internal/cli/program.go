@@ -40,6 +40,8 @@ type Program struct {
 type Roles struct {
 	// Daemon runs the daemon until ctx ends.
 	Daemon func(ctx context.Context, o DaemonOptions) error
+	// VerifyJournal verifies the journal of a data directory that no daemon holds.
+	VerifyJournal func(ctx context.Context, dataDir string) (*api.AuditReport, error)
 	// ServeContext offers a build context over conn, as package buildcontext does.
 	ServeContext func(ctx context.Context, conn net.Conn, dir, containerfile string) error
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"kiln/internal/api"
+	"kiln/internal/model"
 )
 
 // TestMain makes the test binary the program too.
@@ -35,6 +36,9 @@ func TestMain(m *testing.M) {
 				Daemon: func(_ context.Context, o DaemonOptions) error {
 					fmt.Printf("daemon %s %s %s debug=%t\n", o.DataDir, o.Socket, o.ServerNet, o.Debug)
 					return nil
+				},
+				VerifyJournal: func(_ context.Context, dir string) (*api.AuditReport, error) {
+					return nil, model.Errorf(model.NotFound, "there is no journal in %s", dir)
 				},
 				ServeContext: func(_ context.Context, conn net.Conn, dir, containerfile string) error {
 					defer conn.Close()

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"path/filepath"
 
 	"kiln/internal/api"
 	"kiln/internal/journal"
@@ -30,9 +31,23 @@ func (h history) Verify(ctx context.Context) (api.AuditReport, error) {
 	if err != nil {
 		return api.AuditReport{}, err
 	}
+	return auditReport(report), nil
+}
+
+// VerifyJournal verifies the journal of a data directory that no daemon holds.
+func VerifyJournal(ctx context.Context, dataDir string) (*api.AuditReport, error) {
+	report, err := journal.VerifyFile(ctx, filepath.Join(dataDir, "journal"))
+	if err != nil {
+		return nil, err
+	}
+	out := auditReport(report)
+	return &out, nil
+}
+
+func auditReport(report journal.Report) api.AuditReport {
 	out := api.AuditReport{Whole: report.Whole(), Events: report.Events, Head: report.Last.Hash.String(), Signed: report.Signed}
 	for _, p := range report.Problems {
 		out.Problems = append(out.Problems, p.What)
 	}
-	return out, nil
+	return out
 }
