@@ -51,7 +51,7 @@ const declaration = `service "shop" {
     command = ["/app", "selftest"]
   }
   deploy {
-    deadline  = "2m"
+    deadline  = "5m"
     keep_warm = "%[3]s"
     drain {
       requests   = "%[2]s"
