@@ -7,9 +7,9 @@ import (
 	"kiln/internal/reconcile"
 )
 
-// Actions whose failure says nothing (unavailable, internal) are decided again
-// at once. They are held back here, longer each time, so that what is down is
-// not hammered.
+// An action that failed may be decided again at once, where nothing else
+// follows from the failure. It is held back here, longer each time, so that
+// what is down is not hammered.
 const (
 	holdFirst = 50 * time.Millisecond
 	holdMost  = 5 * time.Second
@@ -26,7 +26,7 @@ type holds map[reconcile.Key]hold
 
 // note takes in how an action ended.
 func (h holds) note(out reconcile.Outcome, now model.Instant) {
-	if out.Err == nil || (out.Err.Code != model.Unavailable && out.Err.Code != model.Internal) {
+	if out.Err == nil {
 		delete(h, out.Key)
 		return
 	}
