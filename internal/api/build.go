@@ -27,12 +27,12 @@ func (c *Client) Build(ctx context.Context, in BuildRequest, serve BuildSession,
 			<-served
 		}
 	}()
-	resp, err := c.postStream(ctx, PathBuild, in)
+	call, err := sending(PathBuild, in)
 	if err != nil {
 		return nil, err
 	}
 	var last *BuildEvent
-	err = stream(c, resp, func(e BuildEvent) error {
+	err = stream(ctx, c, call, nil, func(e BuildEvent) error {
 		if e.Build != "" && !serving {
 			conn, err := c.upgrade(ctx, path(PathSession, e.Build))
 			if err != nil {

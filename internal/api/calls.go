@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 
@@ -74,12 +73,8 @@ func (c *Client) Deployment(ctx context.Context, id model.DeploymentID) (*Progre
 // lines tell how things stand, so that none that is missed is missing.
 func (c *Client) Watch(ctx context.Context, id model.DeploymentID, each func(Progress) error) error {
 	return c.again(ctx, func(alive func()) error {
-		resp, err := c.do(ctx, http.MethodGet, path(PathWatch, string(id)), nil, nil, "")
-		if err != nil {
-			return err
-		}
 		done := false
-		err = stream(c, resp, func(p Progress) error {
+		err := stream(ctx, c, call{target: path(PathWatch, string(id))}, nil, func(p Progress) error {
 			alive()
 			if err := each(p); err != nil || !p.Done {
 				return err
@@ -125,11 +120,7 @@ func (c *Client) Import(ctx context.Context, in ImportQuery, archive io.Reader) 
 	if in.Reason != "" {
 		query.Set("reason", in.Reason)
 	}
-	resp, err := c.do(ctx, http.MethodPost, PathImport, query, archive, "application/octet-stream")
-	if err != nil {
-		return nil, err
-	}
-	return decode[ImageResult](c, resp)
+	return answer[ImageResult](ctx, c, call{target: PathImport, query: query, body: archive, kind: "application/octet-stream"})
 }
 
 // Pull fetches an image of a registry.
@@ -174,12 +165,7 @@ func (q LogQuery) values() url.Values {
 // over a daemon that goes away and comes back.
 func (c *Client) Logs(ctx context.Context, q LogQuery, each func(LogLine) error) error {
 	return c.again(ctx, func(alive func()) error {
-		resp, err := c.do(ctx, http.MethodGet, PathLogs, q.values(), nil, "")
-		if err != nil {
-			return err
-		}
-		alive()
-		return stream(c, resp, func(l LogLine) error {
+		return stream(ctx, c, call{target: PathLogs, query: q.values()}, alive, func(l LogLine) error {
 			alive()
 			// Asked again, the daemon begins after the last line that came.
 			q.Since, q.Tail = l.At.Add(1).UTC().Format("2006-01-02T15:04:05.999999999Z07:00"), 0
@@ -222,12 +208,7 @@ func (c *Client) Audit(ctx context.Context, q EventQuery, each func(Event) error
 
 func (c *Client) events(ctx context.Context, target string, q EventQuery, each func(Event) error) error {
 	return c.again(ctx, func(alive func()) error {
-		resp, err := c.do(ctx, http.MethodGet, target, q.values(), nil, "")
-		if err != nil {
-			return err
-		}
-		alive()
-		err = stream(c, resp, func(e Event) error {
+		err := stream(ctx, c, call{target: target, query: q.values()}, alive, func(e Event) error {
 			alive()
 			q.After = max(q.After, e.Seq)
 			return each(e)

@@ -115,17 +115,29 @@ func path(pattern string, values ...string) string {
 	return pattern
 }
 
+// call is one request. Without a body it is a GET.
+type call struct {
+	target string
+	query  url.Values
+	body   io.Reader
+	kind   string // of body
+}
+
 // do sends a request and returns an answer of a good status.
-func (c *Client) do(ctx context.Context, method, target string, query url.Values, body io.Reader, kind string) (*http.Response, error) {
-	if len(query) > 0 {
-		target += "?" + query.Encode()
+func (c *Client) do(ctx context.Context, in call) (*http.Response, error) {
+	target, method := "http://kiln"+in.target, http.MethodGet
+	if len(in.query) > 0 {
+		target += "?" + in.query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://kiln"+target, body)
+	if in.body != nil {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, in.body)
 	if err != nil {
 		return nil, model.Errorf(model.Internal, "cannot make a request: %w", err)
 	}
-	if kind != "" {
-		req.Header.Set("Content-Type", kind)
+	if in.kind != "" {
+		req.Header.Set("Content-Type", in.kind)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
@@ -169,32 +181,33 @@ func (p *Problem) Err() *model.Error {
 
 // get decodes the answer to a GET.
 func get[T any](ctx context.Context, c *Client, target string, query url.Values) (*T, error) {
-	resp, err := c.do(ctx, http.MethodGet, target, query, nil, "")
-	if err != nil {
-		return nil, err
-	}
-	return decode[T](c, resp)
+	return answer[T](ctx, c, call{target: target, query: query})
 }
 
 // post sends in as JSON and decodes the answer.
 func post[T any](ctx context.Context, c *Client, target string, in any) (*T, error) {
-	resp, err := c.postStream(ctx, target, in)
+	call, err := sending(target, in)
 	if err != nil {
 		return nil, err
 	}
-	return decode[T](c, resp)
+	return answer[T](ctx, c, call)
 }
 
-// postStream sends in as JSON and returns the answer, still to be read.
-func (c *Client) postStream(ctx context.Context, target string, in any) (*http.Response, error) {
+// sending is the call that carries in as JSON.
+func sending(target string, in any) (call, error) {
 	raw, err := json.Marshal(in)
 	if err != nil {
-		return nil, model.Errorf(model.Internal, "cannot write a request: %w", err)
+		return call{}, model.Errorf(model.Internal, "cannot write a request: %w", err)
 	}
-	return c.do(ctx, http.MethodPost, target, nil, bytes.NewReader(raw), "application/json")
+	return call{target: target, body: bytes.NewReader(raw), kind: "application/json"}, nil
 }
 
-func decode[T any](c *Client, resp *http.Response) (*T, error) {
+// answer makes a call and decodes what comes back.
+func answer[T any](ctx context.Context, c *Client, in call) (*T, error) {
+	resp, err := c.do(ctx, in)
+	if err != nil {
+		return nil, err
+	}
 	defer resp.Body.Close()
 	out := new(T)
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
@@ -209,9 +222,17 @@ func decode[T any](c *Client, resp *http.Response) (*T, error) {
 // errEnough ends a stream without an error.
 var errEnough = errors.New("enough")
 
-// stream calls each for every line of the answer.
-func stream[T any](c *Client, resp *http.Response, each func(T) error) error {
+// stream makes a call and calls each for every line that comes back. opened,
+// if not nil, is called once the daemon has answered.
+func stream[T any](ctx context.Context, c *Client, in call, opened func(), each func(T) error) error {
+	resp, err := c.do(ctx, in)
+	if err != nil {
+		return err
+	}
 	defer resp.Body.Close()
+	if opened != nil {
+		opened()
+	}
 	dec := json.NewDecoder(resp.Body)
 	for {
 		var line T
@@ -220,8 +241,8 @@ func stream[T any](c *Client, resp *http.Response, each func(T) error) error {
 			return nil
 		}
 		if err != nil {
-			if ctxErr := resp.Request.Context().Err(); ctxErr != nil {
-				return ctxErr
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
 			return c.unreachable(&contactError{err: err, sent: true})
 		}

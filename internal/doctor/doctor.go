@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -155,12 +156,7 @@ func existing(path string) string {
 }
 
 func hasWord(text, word string) bool {
-	for _, w := range strings.Fields(text) {
-		if w == word {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(strings.Fields(text), word)
 }
 
 func seccomp() api.Check {
@@ -199,7 +195,7 @@ func controlGroups() api.Check {
 // mountedControllers returns the controllers of version 1 that are mounted.
 func mountedControllers(mounts string) string {
 	var all []string
-	for _, line := range strings.Split(mounts, "\n") {
+	for line := range strings.SplitSeq(mounts, "\n") {
 		f := strings.Fields(line)
 		if len(f) >= 4 && f[2] == "cgroup" {
 			all = append(all, strings.Split(f[3], ",")...)

@@ -206,7 +206,7 @@ func holder(port string) (command string, pid int) {
 // listen on the port.
 func listening(table string, port uint16) []string {
 	var inodes []string
-	for _, line := range strings.Split(table, "\n") {
+	for line := range strings.SplitSeq(table, "\n") {
 		f := strings.Fields(line)
 		if len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
 			inodes = append(inodes, f[9])

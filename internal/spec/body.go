@@ -129,18 +129,17 @@ func (b *body) number(name string, low, high float64) (*big.Float, bool) {
 	return n, true
 }
 
-func (b *body) integer(name string, low, high int, into *int) bool {
+func (b *body) integer(name string, low, high int, into *int) {
 	n, ok := b.number(name, float64(low), float64(high))
 	if !ok {
-		return false
+		return
 	}
 	if !n.IsInt() {
 		b.errorf(b.at(name), "", "%s takes a whole number", name)
-		return false
+		return
 	}
 	v, _ := n.Int64()
 	*into = int(v)
-	return true
 }
 
 // duration reads a duration of at least low.
@@ -195,18 +194,18 @@ func (b *body) quantity(name, what, unit string) (string, bool) {
 }
 
 // words reads a list of texts, as of a command.
-func (b *body) words(name string, into *[]string) bool {
+func (b *body) words(name string, into *[]string) {
 	v, ok := b.value(name)
 	if !ok {
-		return false
+		return
 	}
 	if v.Type() == cty.String {
 		b.errorf(b.at(name), commandHint(name, v.AsString()), "%s takes a list of words, not a text", name)
-		return false
+		return
 	}
 	if !v.Type().IsTupleType() && !v.Type().IsListType() {
 		b.errorf(b.at(name), `write it as ["/app", "--flag"]`, "%s takes a list of words, not %s", name, kindOf(v))
-		return false
+		return
 	}
 	var words []string
 	for it := v.ElementIterator(); it.Next(); {
@@ -214,16 +213,15 @@ func (b *body) words(name string, into *[]string) bool {
 		text, ok := scalar(e)
 		if !ok {
 			b.errorf(b.at(name), "", "%s takes a list of words; one of them is %s", name, kindOf(e))
-			return false
+			return
 		}
 		words = append(words, text)
 	}
 	if len(words) == 0 || words[0] == "" {
 		b.errorf(b.at(name), "leave the line out for the default", "%s is empty", name)
-		return false
+		return
 	}
 	*into = words
-	return true
 }
 
 func commandHint(name, text string) string {
