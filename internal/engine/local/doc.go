@@ -5,9 +5,9 @@
 //
 // containerd is compiled into the kiln binary (RunContainerd) and runs as a
 // process of its own. Every server runs under a shim and has a logger beside
-// it, both from one lean binary that is embedded and unpacked by digest, as is
-// runc. None of them is a child of the daemon: daemon and containerd may die
-// and come back while servers go on.
+// it; these and runc are embedded and unpacked by digest. None of them is a
+// child of the daemon: daemon and containerd may die and come back while servers
+// go on.
 //
 // # What is true
 //
@@ -27,5 +27,6 @@
 // the least with which a server that starts as root and gives its workers
 // another user, as Debian's nginx does, starts and stops them. Another user has
 // none. Nothing can gain more (no_new_privs), and system calls pass the default
-// seccomp profile. Every port may be bound by every user.
+// seccomp profile, those of 32-bit programs do not. Every port may be bound by
+// every user.
 package local

@@ -107,9 +107,7 @@ func checkELF(root string, f *os.File) error {
 		return fmt.Errorf("it is a damaged binary: %w", err)
 	}
 	if want, known := machines[runtime.GOARCH]; known && binary.Machine != want {
-		if runtime.GOARCH != "amd64" || binary.Machine != elf.EM_386 {
-			return fmt.Errorf("it is built for %s, this machine is %s", binary.Machine, runtime.GOARCH)
-		}
+		return fmt.Errorf("it is built for %s, this machine is %s", binary.Machine, runtime.GOARCH)
 	}
 	for _, p := range binary.Progs {
 		if p.Type != elf.PT_INTERP {

@@ -10,14 +10,14 @@ import (
 	"path/filepath"
 
 	"github.com/klauspost/compress/zstd"
-
-	"kiln/internal/engine/local/logfile"
 )
 
 // What servers run under, built and compressed by scripts/build-runtime.
 var (
 	//go:embed runtime/containerd-shim-runc-v2.zst
 	shimBinary []byte
+	//go:embed runtime/kiln-logger.zst
+	loggerBinary []byte
 	//go:embed runtime/runc.zst
 	runcBinary []byte
 )
@@ -31,12 +31,13 @@ type binaries struct {
 // unless they are there: what runs under another version keeps its own.
 func unpack(dir string) (binaries, error) {
 	sum := sha256.New()
-	sum.Write(shimBinary)
-	sum.Write(runcBinary)
+	for _, packed := range [][]byte{shimBinary, loggerBinary, runcBinary} {
+		sum.Write(packed)
+	}
 	home := filepath.Join(dir, hex.EncodeToString(sum.Sum(nil)))
 	b := binaries{
 		shim:   filepath.Join(home, "containerd-shim-runc-v2"),
-		logger: filepath.Join(home, logfile.LoggerName),
+		logger: filepath.Join(home, "kiln-logger"),
 		runc:   filepath.Join(home, "runc"),
 	}
 	if _, err := os.Stat(home); err == nil {
@@ -54,13 +55,10 @@ func unpack(dir string) (binaries, error) {
 	if err := os.Chmod(fresh, 0o755); err != nil {
 		return b, err
 	}
-	for path, packed := range map[string][]byte{b.shim: shimBinary, b.runc: runcBinary} {
+	for path, packed := range map[string][]byte{b.shim: shimBinary, b.logger: loggerBinary, b.runc: runcBinary} {
 		if err := decompress(filepath.Join(fresh, filepath.Base(path)), packed); err != nil {
 			return b, fmt.Errorf("cannot unpack %s: %w", filepath.Base(path), err)
 		}
-	}
-	if err := os.Symlink(filepath.Base(b.shim), filepath.Join(fresh, logfile.LoggerName)); err != nil {
-		return b, err
 	}
 	if err := os.Rename(fresh, home); err != nil && !os.IsExist(err) {
 		return b, err

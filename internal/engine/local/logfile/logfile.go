@@ -15,9 +15,6 @@ import (
 	"time"
 )
 
-// LoggerName is the name under which the shim's binary is the logger.
-const LoggerName = "kiln-logger"
-
 // Bounds of what is kept.
 const (
 	MaxLine = 16 << 10 // bytes of one line

@@ -42,7 +42,7 @@ func RunLogger(args []string) error {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 
 	if len(args) == 0 {
-		return errors.New("usage: " + LoggerName + " UID:GID:DIRECTORY")
+		return errors.New("usage: kiln-logger UID:GID:DIRECTORY")
 	}
 	uid, rest, _ := strings.Cut(args[0], ":")
 	gid, dir, ok := strings.Cut(rest, ":")

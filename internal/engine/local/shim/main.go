@@ -1,32 +1,21 @@
 // Command shim is what every server of the local engine runs under: containerd's
-// shim for OCI runtimes, built lean, and two things more. Started under the name
-// kiln-logger it keeps what a server writes; and it writes down how the server's
-// main process ended, so that this is known even when it happened while
-// containerd and the daemon were away.
+// shim for OCI runtimes, built lean. It does one thing more: it writes down how
+// the server's main process ended, so that this is known even when it happened
+// while containerd and the daemon were away.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task/plugin" // the task service registers itself
 	"github.com/containerd/containerd/v2/pkg/shim"
 
 	"kiln/internal/engine/local/exitfile"
-	"kiln/internal/engine/local/logfile"
 )
 
 func main() {
-	if filepath.Base(os.Args[0]) == logfile.LoggerName {
-		if err := logfile.RunLogger(os.Args[1:]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
 	recordExit()
 	shim.Run(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
 }
