@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
@@ -288,5 +290,32 @@ func TestOrphans(t *testing.T) {
 	snapshot, err = s.e.Observe(t.Context())
 	if err != nil || len(snapshot.Orphans) != 0 || len(snapshot.Servers) != 0 {
 		t.Errorf("an engine that was opened sees %+v (%v)", snapshot, err)
+	}
+}
+
+// TestBuildRemnants checks that what a killed builder leaves is removed, its
+// processes too, and nothing else.
+func TestBuildRemnants(t *testing.T) {
+	w := newWorld(t)
+	e := w.open(t)
+	s := w.servers(t, e, w.addProgram(t, ocispec.ImageConfig{}))
+	server, step := s.serving(nil), s.serving(nil)
+	ctx := e.scoped(t.Context())
+	// A step of a build is a container without the label.
+	_, err := e.client.ContainerService().Update(ctx, containers.Container{ID: string(step.ID)}, "labels."+serverLabel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.RemoveBuildRemnants(t.Context()); err != nil {
+		t.Fatalf("RemoveBuildRemnants: %v", err)
+	}
+	if exit := s.awaitExit(step); exit.Code != 137 {
+		t.Errorf("what was left of a build ended with %+v", exit)
+	}
+	if _, err := e.client.ContainerService().Get(ctx, string(step.ID)); !errdefs.IsNotFound(err) {
+		t.Errorf("its container is there: %v", err)
+	}
+	if o := s.observe(server); o.State != model.Running {
+		t.Errorf("a server is %+v", o)
 	}
 }

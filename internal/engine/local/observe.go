@@ -29,6 +29,10 @@ func (e *Engine) Observe(ctx context.Context) (*model.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What is found belongs to a server that was there before or is after: one
+	// that is made or removed meanwhile leaves no orphan.
+	known := map[string]bool{}
+	e.noteSixes(known)
 	remains, err := e.remains(ctx)
 	if err != nil {
 		return nil, err
@@ -39,24 +43,32 @@ func (e *Engine) Observe(ctx context.Context) (*model.Snapshot, error) {
 	}
 	e.sampleRunning()
 
-	// Servers last: what was made meanwhile explains what was seen of it.
+	e.noteSixes(known)
+
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := &model.Snapshot{Images: images, Capacity: model.Capacity{
 		MemoryTotal: total, MemoryFree: free, Addresses: max(0, e.network.capacity()-len(e.servers)),
 	}}
-	sixes := map[string]bool{}
-	for id, server := range e.servers {
+	for _, server := range e.servers {
 		s.Servers = append(s.Servers, server.record.observed())
-		sixes[id.Six()] = true
 	}
 	slices.SortFunc(s.Servers, func(a, b model.Observed) int { return cmp.Compare(a.ID, b.ID) })
 	for _, r := range remains {
-		if !sixes[r.six] {
+		if !known[r.six] {
 			s.Orphans = append(s.Orphans, r.String())
 		}
 	}
 	return s, nil
+}
+
+// noteSixes adds the sixes of the servers that there are.
+func (e *Engine) noteSixes(known map[string]bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id := range e.servers {
+		known[id.Six()] = true
+	}
 }
 
 // remain is something on the machine that bears the mark of a server.
@@ -132,11 +144,7 @@ func (e *Engine) sweep(ctx context.Context) error {
 		return err
 	}
 	known := map[string]bool{}
-	e.mu.Lock()
-	for id := range e.servers {
-		known[id.Six()] = true
-	}
-	e.mu.Unlock()
+	e.noteSixes(known)
 	for _, r := range remains {
 		if known[r.six] {
 			continue

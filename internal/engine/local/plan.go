@@ -62,16 +62,16 @@ func (c *planCache) forget(hash string) {
 
 // plan finds out what the template means, and refuses what can never run.
 func (e *Engine) plan(ctx context.Context, t model.Template) (*plan, error) {
-	image, config, chain, err := e.imageConfig(ctx, t.Image)
-	if err != nil {
-		return nil, err
-	}
 	hash := t.Hash()
 	if p := e.plans.lookup(hash); p != nil {
 		if _, err := e.client.SnapshotService(snapshotter).Stat(ctx, p.parent); err == nil {
 			return p, nil
 		}
 		e.plans.forget(hash)
+	}
+	image, config, chain, err := e.imageConfig(ctx, t.Image)
+	if err != nil {
+		return nil, err
 	}
 	p := &plan{args: commandOf(t, config), env: environment(t, config), cwd: path.Clean("/" + config.Config.WorkingDir), stopSignal: config.Config.StopSignal}
 	if len(p.args) == 0 {
