@@ -18,28 +18,22 @@ type BuildSession func(ctx context.Context, conn net.Conn) error
 // each for every line of progress, and returns the image. A build that is lost
 // is not taken up again; the same again is cheap.
 func (c *Client) Build(ctx context.Context, in BuildRequest, serve BuildSession, each func(BuildEvent) error) (*BuildEvent, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	served := make(chan error, 1)
-	serving := false
-	defer func() {
-		cancel()
-		if serving {
-			<-served
-		}
-	}()
 	call, err := sending(PathBuild, in)
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var served chan error // what became of the session, once there is one
 	var last *BuildEvent
 	err = stream(ctx, c, call, nil, func(e BuildEvent) error {
-		if e.Build != "" && !serving {
+		if e.Build != "" && served == nil {
 			conn, err := c.upgrade(ctx, path(PathSession, e.Build))
 			if err != nil {
 				return err
 			}
-			serving = true
 			context.AfterFunc(ctx, func() { conn.Close() }) // a build that ends takes its session along
+			served = make(chan error, 1)
 			go func() { served <- serve(ctx, conn) }()
 		}
 		switch {
@@ -50,11 +44,18 @@ func (c *Client) Build(ctx context.Context, in BuildRequest, serve BuildSession,
 		}
 		return each(e)
 	})
+	cancel()
+	if served != nil {
+		// A context that cannot be served is why the build failed.
+		if failed := <-served; err != nil && model.CodeOf(failed) == model.Invalid {
+			err = failed
+		}
+	}
+	if err == nil && last == nil {
+		err = c.unreachable(&contactError{err: io.ErrUnexpectedEOF, sent: true})
+	}
 	if err != nil {
 		return nil, err
-	}
-	if last == nil {
-		return nil, c.unreachable(&contactError{err: io.ErrUnexpectedEOF, sent: true})
 	}
 	return last, nil
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,20 +19,16 @@ import (
 // serve runs a handler on a socket and returns a client for it.
 func serve(t *testing.T, h http.HandlerFunc) (*Client, func()) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "kapi") // a socket's path is short
-	if err != nil {
-		t.Fatal(err)
-	}
-	socket := filepath.Join(dir, "s")
+	socket := filepath.Join(t.TempDir(), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: h}
 	done := make(chan struct{})
-	go func() { server.Serve(l); close(done) }()
-	stop := func() { server.Close(); <-done }
-	t.Cleanup(func() { stop(); os.RemoveAll(dir) })
+	go func() { _ = server.Serve(l); close(done) }()
+	stop := func() { _ = server.Close(); <-done }
+	t.Cleanup(stop)
 	c := NewClient(socket)
 	c.patience = 300 * time.Millisecond
 	t.Cleanup(c.Close)
@@ -43,7 +38,7 @@ func serve(t *testing.T, h http.HandlerFunc) (*Client, func()) {
 func TestErrorsKeepTheirClassAndHint(t *testing.T) {
 	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusConflict)
-		io.WriteString(w, `{"title":"Conflict","status":409,"detail":"busy","code":"conflict","hint":"wait"}`)
+		fmt.Fprint(w, `{"title":"Conflict","status":409,"detail":"busy","code":"conflict","hint":"wait"}`)
 	})
 	_, err := c.Status(t.Context())
 	if model.CodeOf(err) != model.Conflict || err.Error() != "busy" || model.HintOf(err) != "wait" {
@@ -96,7 +91,7 @@ func TestWatchGoesOnWhereTheStreamBreaks(t *testing.T) {
 
 func TestPatienceEnds(t *testing.T) {
 	c, stop := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "{\"phase\":\"checking\"}\n")
+		fmt.Fprint(w, "{\"phase\":\"checking\"}\n")
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	})
@@ -111,7 +106,7 @@ func TestPatienceEnds(t *testing.T) {
 
 func TestWatchEndsWithItsContext(t *testing.T) {
 	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "{\"phase\":\"checking\"}\n")
+		fmt.Fprint(w, "{\"phase\":\"checking\"}\n")
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	})
@@ -138,7 +133,7 @@ func TestNamesAreEscaped(t *testing.T) {
 	var got string
 	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		got = r.URL.EscapedPath()
-		io.WriteString(w, `{"digest":"sha256:1"}`)
+		fmt.Fprint(w, `{"digest":"sha256:1"}`)
 	})
 	if _, err := c.Image(t.Context(), "base/debian:12"); err != nil || got != "/v1/images/base%2Fdebian:12" {
 		t.Errorf("path %s, error %v", got, err)
@@ -173,15 +168,15 @@ func TestBuildServesItsContext(t *testing.T) {
 			conn, _, _ := http.NewResponseController(w).Hijack()
 			defer conn.Close()
 			// What comes with the head of the answer belongs to the session.
-			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: kiln-build\r\n\r\nask\n")
+			fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: kiln-build\r\n\r\nask\n")
 			line, _ := bufio.NewReader(conn).ReadString('\n')
 			session <- line
 			return
 		}
-		io.WriteString(w, "{\"build\":\"b1\"}\n")
+		fmt.Fprint(w, "{\"build\":\"b1\"}\n")
 		w.(http.Flusher).Flush()
 		fmt.Fprintf(w, "{\"log\":%q}\n", <-session)
-		io.WriteString(w, `{"result":{"image":"sha256:1"}}`+"\n")
+		fmt.Fprint(w, `{"result":{"image":"sha256:1"}}`+"\n")
 	})
 	serve := func(_ context.Context, conn net.Conn) error {
 		defer conn.Close()
@@ -204,11 +199,11 @@ func TestBuildEndsItsSession(t *testing.T) {
 	c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Upgrade") == SessionProtocol {
 			conn, _, _ := http.NewResponseController(w).Hijack()
-			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: kiln-build\r\n\r\n")
+			fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: kiln-build\r\n\r\n")
 			t.Cleanup(func() { conn.Close() }) // never before the test ends
 			return
 		}
-		io.WriteString(w, "{\"build\":\"b1\"}\n{\"error\":{\"code\":\"precondition\",\"detail\":\"no\"}}\n")
+		fmt.Fprint(w, "{\"build\":\"b1\"}\n{\"error\":{\"code\":\"precondition\",\"detail\":\"no\"}}\n")
 	})
 	serve := func(_ context.Context, conn net.Conn) error {
 		_, err := io.Copy(io.Discard, conn)
@@ -226,7 +221,7 @@ func TestBuildErrors(t *testing.T) {
 		"cut":      `{"step":"x"}`,
 		"no lines": ``,
 	} {
-		c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, body+"\n") })
+		c, _ := serve(t, func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, body+"\n") })
 		_, err := c.Build(t.Context(), BuildRequest{}, nil, func(BuildEvent) error { return nil })
 		if err == nil || Lost(err) == (name == "failed") {
 			t.Errorf("%s: got %v", name, err)

@@ -16,10 +16,10 @@ func invalid(format string, args ...any) *model.Error {
 
 // chosen returns the declared services with the names, all without names, in
 // the order of the file. What their images are made from is there.
-func (a *app) chosen(names []string) (*spec.File, []*spec.Service, error) {
+func (a *app) chosen(names []string) ([]*spec.Service, error) {
 	file, err := a.declaration()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	wanted := map[string]bool{}
 	for _, name := range names {
@@ -28,7 +28,7 @@ func (a *app) chosen(names []string) (*spec.File, []*spec.Service, error) {
 			if near := spec.Nearest(name, file.Names()); near != "" {
 				hint = "did you mean \"" + near + "\"?"
 			}
-			return nil, nil, invalid("%s declares no service %q", a.opts.file, name).WithHint("%s", hint)
+			return nil, invalid("%s declares no service %q", a.opts.file, name).WithHint("%s", hint)
 		}
 		wanted[name] = true
 	}
@@ -44,9 +44,9 @@ func (a *app) chosen(names []string) (*spec.File, []*spec.Service, error) {
 		}
 	}
 	if len(diags) > 0 {
-		return nil, nil, diags
+		return nil, diags
 	}
-	return file, services, nil
+	return services, nil
 }
 
 // contextDir returns the directory of a build context: the declaration's

@@ -22,7 +22,7 @@ the other, in the order of the declaration; one that fails does not stop the nex
 Standard output gets one JSON line for each service.`,
 		Example: "  kiln deploy\n  kiln deploy shop -m \"new prices\"\n  kiln deploy shop --detach",
 		RunE: a.run(func(ctx context.Context, names []string) error {
-			_, services, err := a.chosen(names)
+			services, err := a.chosen(names)
 			if err != nil {
 				return err
 			}

@@ -29,7 +29,7 @@ type evidence struct {
 const shownLines = 20 // of each kind of evidence, the last ones
 
 // record prints a death record.
-func (a *app) record(r *api.DeathRecord) error {
+func (a *app) record(r *api.DeathRecord) {
 	a.printf("%s  release %d of %s, image %s\n", r.Server, r.Release, r.Service, r.Image.Short())
 	a.printf("  ended    %s\n  reason   %s\n", stamp(r.EndedAt), r.Reason)
 	if r.Exit != nil {
@@ -39,14 +39,17 @@ func (a *app) record(r *api.DeathRecord) error {
 		a.printf("  missing  %s\n", m)
 	}
 	var e evidence
-	if len(r.Files) == 0 || json.Unmarshal(r.Files, &e) != nil {
-		return nil
+	if len(r.Files) == 0 {
+		return
+	}
+	if err := json.Unmarshal(r.Files, &e); err != nil {
+		a.printf("  what was collected cannot be read: %s\n", err)
+		return
 	}
 	section(a, "changed", e.Changes, func(i int) string { return e.Changes[i].Kind + " " + e.Changes[i].Path })
 	section(a, "listened", e.Listening, func(i int) string { return e.Listening[i].Network + " " + e.Listening[i].Address })
 	section(a, "processes", e.Processes, func(i int) string { return e.Processes[i].Command })
 	section(a, "last lines", e.Log, func(i int) string { return e.Log[i].Text })
-	return nil
 }
 
 func section[T any](a *app, title string, items []T, text func(int) string) {

@@ -31,8 +31,7 @@ func (a *app) follow(ctx context.Context, service string, start func() (*api.Dep
 	case a.detached():
 		result.Reason = "accepted; not watched"
 		a.progressf("%s: %s is under way; kiln status %s tells how it stands", service, *acc.Deployment, service)
-		a.line(result)
-		return exitDone
+		return a.last(result, exitDone)
 	}
 	return a.conclude(a.watch(ctx, *acc.Deployment, result))
 }
@@ -98,15 +97,23 @@ func (a *app) conclude(r api.Result) int {
 	default:
 		a.progressf("%s: %s: %s", r.Service, r.Verdict, r.Reason)
 	}
-	a.line(r)
 	switch r.Verdict {
 	case model.Succeeded, model.Unchanged:
-		return exitDone
+		return a.last(r, exitDone)
 	case model.Failed, model.Aborted:
-		return exitFailed
+		return a.last(r, exitFailed)
 	default:
-		return exitUnknown
+		return a.last(r, exitUnknown)
 	}
+}
+
+// last prints the line that a command ends with, and returns its exit code.
+func (a *app) last(r api.Result, code int) int {
+	if err := a.line(r); err != nil {
+		complain(a.Stderr, fmt.Errorf("cannot write the result: %w", err))
+		return max(code, exitFailed)
+	}
+	return code
 }
 
 // refused says why there is no deployment, and prints that as a result too.
@@ -117,6 +124,5 @@ func (a *app) refused(service string, err error) int {
 	if code == exitUnknown {
 		verdict = model.Unknown
 	}
-	a.line(api.Result{Service: service, Verdict: verdict, Reason: err.Error()})
-	return code
+	return a.last(api.Result{Service: service, Verdict: verdict, Reason: err.Error()}, code)
 }

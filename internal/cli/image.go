@@ -28,7 +28,7 @@ func (a *app) buildCommand() *cobra.Command {
 		Short:   "Build the images and bring nothing into service",
 		Example: "  kiln build\n  kiln build shop -v\n  kiln build shop --no-cache",
 		RunE: a.run(func(ctx context.Context, names []string) error {
-			_, services, err := a.chosen(names)
+			services, err := a.chosen(names)
 			if err != nil {
 				return err
 			}
@@ -43,7 +43,9 @@ func (a *app) buildCommand() *cobra.Command {
 					worst = max(worst, exitCode(err))
 					continue
 				}
-				a.built(s.Name, m)
+				if err := a.built(s.Name, m); err != nil {
+					return err
+				}
 			}
 			return exit(worst)
 		}),
@@ -53,16 +55,16 @@ func (a *app) buildCommand() *cobra.Command {
 }
 
 // built prints an image that was made.
-func (a *app) built(service string, m *made) {
+func (a *app) built(service string, m *made) error {
 	if a.opts.json {
-		a.line(struct {
+		return a.line(struct {
 			Service string `json:"service"`
 			api.ImageResult
 			Provenance model.Provenance `json:"provenance"`
 		}{service, m.result, m.provenance})
-		return
 	}
 	a.printf("%s  %s\n", service, m.digest)
+	return nil
 }
 
 func (a *app) image(ctx context.Context, s *spec.Service) (*made, error) {

@@ -144,7 +144,7 @@ func (a *app) validateCommand() *cobra.Command {
 }
 
 func (a *app) validate(names []string) error {
-	_, services, err := a.chosen(names)
+	services, err := a.chosen(names)
 	diags, wrong := errors.AsType[spec.Diagnostics](err)
 	if err != nil && !wrong {
 		return err

@@ -161,8 +161,8 @@ func (a *app) auditCommand() *cobra.Command {
 	}
 	list.Flags().Uint64Var(&after, "after", 0, "only what comes after this number")
 	verify := &cobra.Command{
-		Use:     "verify",
-		Short:   "Recompute the journal's chain and check its signed heads",
+		Use:   "verify",
+		Short: "Recompute the journal's chain and check its signed heads",
 		Long: `Recomputes the journal's chain and checks its signed heads. Where no daemon answers, the
 journal is read from the files in the data directory.`,
 		Example: "  kiln audit verify",
@@ -230,7 +230,8 @@ func (a *app) evidenceCommand() *cobra.Command {
 			if a.opts.json {
 				return a.document(record)
 			}
-			return a.record(record)
+			a.record(record)
+			return nil
 		}),
 	})
 	return cmd

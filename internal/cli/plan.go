@@ -20,7 +20,7 @@ do. Nothing that runs is touched.
 With --detailed-exitcode: 0 no change, 5 changes.`,
 		Example: "  kiln plan\n  kiln plan shop --detailed-exitcode",
 		RunE: a.run(func(ctx context.Context, names []string) error {
-			_, services, err := a.chosen(names)
+			services, err := a.chosen(names)
 			if err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -83,7 +84,7 @@ type options struct {
 // code.
 func (p Program) Run(ctx context.Context, args []string) int {
 	a := &app{Program: p}
-	root := a.root()
+	root := a.root() //nolint:contextcheck // cobra hands the context to the commands
 	root.SetArgs(args)
 	root.SetIn(p.Stdin)
 	root.SetOut(p.Stdout)
@@ -102,7 +103,7 @@ func (p Program) Run(ctx context.Context, args []string) int {
 	}
 	complain(p.Stderr, err)
 	if _, ok := errors.AsType[*usageError](err); ok && cmd != nil {
-		io.WriteString(p.Stderr, "  "+cmd.CommandPath()+" --help shows how it is used\n")
+		fmt.Fprintf(p.Stderr, "  %s --help shows how it is used\n", cmd.CommandPath())
 	}
 	return exitCode(err)
 }

@@ -58,13 +58,8 @@ func TestScripts(t *testing.T) {
 		Dir:           "testdata/script",
 		UpdateScripts: os.Getenv("UPDATE_SCRIPTS") != "",
 		Setup: func(env *testscript.Env) error {
-			// A unix socket's path is short, so it cannot lie in the work directory.
-			dir, err := os.MkdirTemp("", "kcli")
-			if err != nil {
-				return err
-			}
-			env.Defer(func() { os.RemoveAll(dir) })
-			env.Setenv("KILN_SOCKET", filepath.Join(dir, "s"))
+			// A unix socket's path is short, so it does not lie in the work directory.
+			env.Setenv("KILN_SOCKET", filepath.Join(t.TempDir(), "s"))
 			env.Setenv("KILN_AUTHOR", "ada")
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("GIT_CONFIG_NOSYSTEM", "1")
@@ -115,11 +110,10 @@ func interruptBackground(ts *testscript.TestScript, _ bool, args []string) {
 
 // answer is one answer of the fake daemon.
 type answer struct {
-	status  int
-	drop    bool // the connection is cut after the body
-	hang    bool // the connection stays open after the body
-	refused bool // the daemon goes away before this one, for half a second
-	body    string
+	status int
+	drop   bool // the connection is cut after the body
+	hang   bool // the connection stays open after the body
+	body   string
 }
 
 // fake is a daemon that answers from a file. Its answers to one request are
@@ -138,7 +132,7 @@ func startFake(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	f := &fake{answers: map[string][]answer{}, requests: log, session: make(chan string, 1)}
 	key := ""
-	for _, line := range strings.Split(ts.ReadFile(args[0]), "\n") {
+	for line := range strings.SplitSeq(ts.ReadFile(args[0]), "\n") {
 		if rest, ok := strings.CutPrefix(line, "## "); ok {
 			fields := strings.Fields(rest)
 			status, err := strconv.Atoi(fields[2])
@@ -157,13 +151,13 @@ func startFake(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	socket := ts.Getenv("KILN_SOCKET")
-	os.Remove(socket)
+	_ = os.Remove(socket)
 	l, err := net.Listen("unix", socket)
 	ts.Check(err)
 	server := &http.Server{Handler: f}
 	done := make(chan struct{})
-	go func() { server.Serve(l); close(done) }()
-	ts.Defer(func() { server.Close(); <-done; log.Close() })
+	go func() { _ = server.Serve(l); close(done) }()
+	ts.Defer(func() { _ = server.Close(); <-done; log.Close() })
 }
 
 func (f *fake) next(key string) (answer, bool) {
@@ -196,7 +190,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(a.status)
 	for i, line := range strings.SplitAfter(a.body, "\n") {
-		io.WriteString(w, line)
+		fmt.Fprint(w, line)
 		w.(http.Flusher).Flush()
 		if i == 0 && r.URL.Path == api.PathBuild {
 			f.note("session: %s\n", <-f.session)
@@ -236,7 +230,7 @@ func (f *fake) serveSession(w http.ResponseWriter) {
 	if err != nil {
 		panic(err)
 	}
-	io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.SessionProtocol+"\r\n\r\n")
+	fmt.Fprint(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.SessionProtocol+"\r\n\r\n")
 	line, _ := bufio.NewReader(conn).ReadString('\n')
 	f.session <- strings.TrimSpace(line)
 	conn.Close()

@@ -222,7 +222,7 @@ func (v *buildView) show(e api.BuildEvent) {
 	if e.Step != "" {
 		v.step = e.Step
 	}
-	for _, l := range strings.Split(strings.TrimRight(e.Log, "\n"), "\n") {
+	for l := range strings.SplitSeq(strings.TrimRight(e.Log, "\n"), "\n") {
 		if e.Log == "" {
 			break
 		}
