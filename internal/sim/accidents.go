@@ -17,8 +17,8 @@ func accidentVerbs() []verb {
 			return w.killServer(n, model.Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true})
 		}),
 		accident("server dies in a deployment", 25, (*world).killTakenOver),
-		accident("server vanishes", 4, (*world).vanish),
-		accident("server returns", 4, (*world).returns),
+		accident("server vanishes", 6, (*world).vanish),
+		accident("server returns", 14, (*world).returns),
 		accident("server gets sick", 8, (*world).sicken),
 		accident("all servers get sick", 2, (*world).sickenAll),
 		accident("engine blind", 5, func(w *world, n uint64) bool {
@@ -27,7 +27,7 @@ func accidentVerbs() []verb {
 		}),
 		accident("router silent", 6, (*world).silence),
 		accident("router dies", 5, (*world).killRouter),
-		accident("router hands over", 3, (*world).handOver),
+		accident("router hands over", 8, (*world).handOver),
 		accident("daemon crashes", 10, func(w *world, _ uint64) bool { return w.crashDaemon() }),
 		accident("daemon sleeps", 3, func(w *world, _ uint64) bool {
 			if w.daemon == nil || w.asleep != nil {
@@ -149,7 +149,10 @@ func (w *world) handOver(n uint64) bool {
 	}
 	old := w.routers.live[0]
 	w.routers.start()
-	w.after(time.Duration(n%uint64(30*time.Second)), func() {
+	if n>>40%2 == 0 { // one of the two may not answer meanwhile
+		w.routers.live[n>>41%2].silent = w.now + time.Duration(n>>8%uint64(time.Minute))
+	}
+	w.after(time.Duration(n%uint64(2*time.Minute)), func() {
 		if len(w.routers.live) > 1 && w.routers.live[0] == old {
 			w.routers.kill(0)
 			w.noteNames()

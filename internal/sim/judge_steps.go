@@ -179,11 +179,6 @@ func (w *world) judgeEnd() {
 		w.violate(8, "in calm weather it does not settle: %s", left)
 		return
 	}
-	for _, o := range w.machine.Observed(w.wall()) {
-		if s.Server(o.ID) == nil {
-			w.violate(8, "server %s is there, and nobody knows it", o.ID)
-		}
-	}
 	for _, p := range w.acks {
 		svc := s.Services[p.service]
 		if svc == nil || svc.Release(p.release) == nil {
@@ -214,8 +209,12 @@ func (w *world) unsettled() string {
 		}
 	}
 	for _, o := range w.machine.Observed(w.wall()) {
-		if w.journal.replay.Server(o.ID) == nil {
+		srv := w.journal.replay.Server(o.ID)
+		if srv == nil {
 			return "server " + string(o.ID) + " is an orphan"
+		}
+		if o.State != model.Exited && !srv.Phase.Alive() {
+			return "server " + string(o.ID) + " runs, and is said to be " + string(srv.Phase)
 		}
 	}
 	return ""

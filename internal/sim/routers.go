@@ -72,12 +72,13 @@ func (f *fleet) Apply(ctx context.Context, table model.Table) error {
 	if len(f.live) == 0 {
 		return model.Errorf(model.Unavailable, "cannot give the table: no router lives")
 	}
+	var first error
 	for _, r := range slices.Clone(f.live) {
-		if err := f.apply(ctx, r, table); err != nil {
-			return err
+		if err := f.apply(ctx, r, table); err != nil && first == nil {
+			first = err
 		}
 	}
-	return nil
+	return first
 }
 
 func (f *fleet) apply(ctx context.Context, r *router, table model.Table) error {

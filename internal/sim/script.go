@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -14,6 +15,9 @@ type op struct {
 	n     uint64 // what it is done to, and how
 }
 
+// nothing is the verb of an operation that only lets time pass.
+const nothing = "nothing"
+
 // Script is what happens in a run, besides what follows from it.
 type Script []op
 
@@ -24,6 +28,30 @@ func (s Script) String() string {
 		fmt.Fprintf(&b, "+%-8s %s #%x\n", o.after.Round(time.Millisecond), o.verb, o.n)
 	}
 	return b.String()
+}
+
+// ParseScript reads what String prints. Empty lines and those that begin with
+// "//" say nothing.
+func ParseScript(text string) (Script, error) {
+	var s Script
+	for i, line := range strings.Split(text, "\n") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "//") {
+			continue
+		}
+		after, rest, _ := strings.Cut(line, " ")
+		verb, number, _ := strings.Cut(rest, "#")
+		d, err := time.ParseDuration(strings.TrimPrefix(after, "+"))
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		n, err := strconv.ParseUint(number, 16, 64)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		s = append(s, op{after: d, verb: strings.TrimSpace(verb), n: n})
+	}
+	return s, nil
 }
 
 // verb is something that can happen in a run.
@@ -129,7 +157,7 @@ func (p *playbook) newScript(seed uint64, length int) Script {
 	storm := []float64{0.03, 0.12, 0.3}[r.IntN(3)]
 	script := make(Script, length)
 	for i := range script {
-		o := op{verb: "nothing", n: r.Uint64()}
+		o := op{verb: nothing, n: r.Uint64()}
 		switch x := r.Float64(); {
 		case i < 2: // something good is declared from the start
 			o.verb, o.n = "deploy", o.n&(1<<44-1)&^0xff|uint64(i)<<44

@@ -51,6 +51,8 @@ func (s *Simulation) Run(seed uint64, script Script) (result Result) {
 		w.play(w.now + o.after)
 		if v, known := s.book.byName[o.verb]; known && w.broken == nil {
 			w.occur(v, o.n)
+		} else if !known && o.verb != nothing {
+			w.violate(0, "the script asks for %q, which nobody can do", o.verb)
 		}
 		if w.broken != nil {
 			return result

@@ -4,9 +4,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,6 +39,34 @@ const (
 	wholeRun = 20000
 	leastMet = 100
 )
+
+// TestScripts plays what once broke a promise, or was thought of as likely to,
+// under many seeds.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("there are no scripts (%v)", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			script, err := sim.ParseScript(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := sim.New(*stepCount)
+			s.Traced = testing.Verbose()
+			for _, seed := range sim.Seeds(3, 100) {
+				if r := s.Run(seed, script); r.Broken != nil {
+					t.Fatalf("seed %d breaks %v\n%s", seed, r.Broken, r.Trace)
+				}
+			}
+		})
+	}
+}
 
 func TestSeeds(t *testing.T) {
 	debug.SetGCPercent(400) // runs are short, and leave nothing behind

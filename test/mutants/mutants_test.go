@@ -81,7 +81,7 @@ func find(t *testing.T, patch string) {
 // simulate runs the simulation of the copy until a promise breaks.
 func simulate(t *testing.T, dir, seeds string) (string, error) {
 	t.Helper()
-	run := exec.CommandContext(t.Context(), "go", "test", "./internal/sim", "-run", "TestSeeds", "-count=1", "-vet=off", "-seeds", seeds, "-until-broken")
+	run := exec.CommandContext(t.Context(), "go", "test", "./internal/sim", "-run", "TestSeeds|TestScripts", "-count=1", "-failfast", "-vet=off", "-seeds", seeds, "-until-broken")
 	run.Dir = dir
 	run.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-trimpath")
 	out, err := run.CombinedOutput()

@@ -22,6 +22,7 @@ type World struct {
 	images   map[model.Digest]*image
 	servers  []*server // by id
 	epoch    uint64
+	lost     map[string]bool // addresses of servers that vanished: somebody may still send there
 	memory   int64
 	watchers map[chan struct{}]bool
 }
@@ -69,7 +70,7 @@ type server struct {
 // NewWorld returns a world without images and servers whose machine has so
 // much memory, in bytes.
 func NewWorld(memory int64) *World {
-	return &World{images: map[model.Digest]*image{}, memory: memory, watchers: map[chan struct{}]bool{}}
+	return &World{images: map[model.Digest]*image{}, lost: map[string]bool{}, memory: memory, watchers: map[chan struct{}]bool{}}
 }
 
 // AddImage makes an image available to Prepare.
@@ -102,8 +103,8 @@ func (w *World) Kill(id model.ServerID, exit model.Exit) bool {
 // Remains is a server that was taken out of a world.
 type Remains struct{ *server }
 
-// Vanish takes a server out of the world with all its remains. False: there is
-// none.
+// Vanish takes a server out of the world with all its remains; its address is
+// not given again. False: there is none.
 func (w *World) Vanish(id model.ServerID) (Remains, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -112,6 +113,7 @@ func (w *World) Vanish(id model.ServerID) (Remains, bool) {
 		return Remains{}, false
 	}
 	w.removeLocked(s)
+	w.lost[s.address] = true
 	return Remains{s}, true
 }
 
@@ -222,7 +224,8 @@ const (
 	addresses    = 1<<16 - 2
 )
 
-// addressLocked returns the lowest free address, so that reuse is frequent.
+// addressLocked returns the lowest free address, so that what Destroy frees is
+// soon used again.
 func (w *World) addressLocked() (string, error) {
 	taken := make(map[string]bool, len(w.servers))
 	for _, s := range w.servers {
@@ -231,7 +234,7 @@ func (w *World) addressLocked() (string, error) {
 	for n := range uint32(addresses) {
 		a := firstAddress + n
 		address := netip.AddrFrom4([4]byte{byte(a >> 24), byte(a >> 16), byte(a >> 8), byte(a)}).String()
-		if !taken[address] {
+		if !taken[address] && !w.lost[address] {
 			return address, nil
 		}
 	}
