@@ -145,8 +145,7 @@ func locate(dir, name string) string {
 
 // cause drops the operation and path of a file error: the message has them.
 func cause(err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		return pathErr.Err
 	}
 	return err

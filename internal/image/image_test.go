@@ -83,7 +83,7 @@ func blobs(t *testing.T, m *imagetest.Machine) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	ctx := namespaces.WithNamespace(t.Context(), image.Namespace(m.Instance))
 	var found []string
 	err = c.ContentStore().Walk(ctx, func(i content.Info) error {

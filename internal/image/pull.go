@@ -149,8 +149,7 @@ func pullError(ctx context.Context, ref string, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	var answer *transport.Error
-	if errors.As(err, &answer) {
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
 		switch answer.StatusCode {
 		case http.StatusNotFound:
 			return model.Errorf(model.NotFound, "cannot pull %s: its registry has no such image", ref).
@@ -160,8 +159,7 @@ func pullError(ctx context.Context, ref string, err error) error {
 				WithHint("log in to the registry as the user that runs kiln: docker login")
 		}
 	}
-	var netErr net.Error
-	if errors.As(err, &netErr) {
+	if _, ok := errors.AsType[net.Error](err); ok {
 		return model.Errorf(model.Unavailable, "cannot pull %s: %w", ref, err)
 	}
 	return model.Errorf(model.Unavailable, "cannot pull %s: its registry answered: %w", ref, err)

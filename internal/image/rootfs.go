@@ -63,7 +63,7 @@ func ingestLayer(ctx context.Context, to *ingest, r io.Reader) (ocispec.Descript
 	diff := digest.SHA256.Digester()
 	end := &tail{}
 	if err := walkTar(io.TeeReader(r, io.MultiWriter(diff.Hash(), end, z))); err != nil {
-		z.Close()
+		_ = z.Close()
 		return none, "", err
 	}
 	if err := z.Close(); err != nil {

@@ -133,7 +133,7 @@ func (s *Store) rewriteLayer(ctx context.Context, to *ingest, desc ocispec.Descr
 	}
 	diff := digest.SHA256.Digester()
 	if err := boundTimes(io.MultiWriter(diff.Hash(), z), plain, epoch); err != nil {
-		z.Close()
+		_ = z.Close()
 		return desc, "", err
 	}
 	if err := z.Close(); err != nil {

@@ -60,7 +60,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{client: c, log: cfg.Log}
 	if _, err := c.Version(s.scoped(ctx)); err != nil {
-		c.Close()
+		_ = c.Close()
 		return nil, model.Errorf(model.Unavailable, "cannot reach containerd: %w", err)
 	}
 	return s, nil

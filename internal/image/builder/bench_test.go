@@ -179,7 +179,7 @@ func (b *bench) containers(t testing.TB) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	all, err := c.Containers(namespaces.WithNamespace(t.Context(), image.Namespace(b.Instance)))
 	if err != nil {
 		t.Fatal(err)

@@ -52,7 +52,7 @@ func (f *dnsRelay) start(address string) (stop func(), err error) {
 	}
 	streams, err := net.Listen("tcp", packets.LocalAddr().String())
 	if err != nil {
-		packets.Close()
+		_ = packets.Close()
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -61,7 +61,7 @@ func (f *dnsRelay) start(address string) (stop func(), err error) {
 	running.Go(func() { f.serveStreams(ctx, &running, streams) })
 	return func() {
 		cancel()
-		packets.Close()
+		_ = packets.Close()
 		streams.Close()
 		running.Wait()
 	}, nil

@@ -26,7 +26,7 @@ func TestDNSRelay(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := free.LocalAddr().String()
-	free.Close()
+	_ = free.Close()
 	stop, err := f.start(address)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func fakeNameserver(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { packets.Close(); streams.Close() })
+	t.Cleanup(func() { _ = packets.Close(); streams.Close() })
 	go func() {
 		for {
 			b := make([]byte, maxQuery)

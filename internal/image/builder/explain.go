@@ -18,17 +18,15 @@ const tailLines = 20
 // what it was about, and what the step wrote last.
 func (b *build) explain(err error, t *trace) error {
 	where := b.location(err)
-	var coded *model.Error
-	if errors.As(err, &coded) {
+	if coded, ok := errors.AsType[*model.Error](err); ok {
 		e := *coded
 		if where != "" {
 			e.Message += "\n" + where
 		}
 		return &e
 	}
-	var exit *gatewaypb.ExitError
 	what := "cannot build: " + firstLine(rootCause(err).Error())
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*gatewaypb.ExitError](err); ok {
 		what = fmt.Sprintf("cannot build: a step ended with exit code %d", exit.ExitCode)
 	}
 	var msg strings.Builder

@@ -3,6 +3,7 @@ package builder
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 
@@ -91,9 +92,7 @@ func (c *observed) BuildOpts() client.BuildOpts {
 	opts := c.Client.BuildOpts()
 	if c.builtin {
 		m := map[string]string{"cmdline": "builtin"}
-		for k, v := range opts.Opts {
-			m[k] = v
-		}
+		maps.Copy(m, opts.Opts)
 		opts.Opts = m
 	}
 	return opts

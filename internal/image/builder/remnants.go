@@ -129,7 +129,7 @@ func processes(file string) []int {
 		return nil // it is gone, and they with it
 	}
 	var pids []int
-	for _, word := range strings.Fields(string(b)) {
+	for word := range strings.FieldsSeq(string(b)) {
 		if pid, err := strconv.Atoi(word); err == nil && pid > 0 {
 			pids = append(pids, pid)
 		}

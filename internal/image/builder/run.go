@@ -65,7 +65,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { _ = store.Close() }() // nothing is buffered in it
 	if err := removeRemnants(ctx, cfg, store); err != nil {
 		return err
 	}
@@ -114,8 +114,7 @@ func lock(path, socket string) (*os.File, error) {
 		}
 	}
 	f.Close()
-	var known *model.Error
-	if errors.As(err, &known) {
+	if _, ok := errors.AsType[*model.Error](err); ok {
 		return nil, err
 	}
 	return nil, model.Errorf(model.Unavailable, "cannot lock %s: %w", path, err)

@@ -35,13 +35,12 @@ func Start(t testing.TB) *Machine {
 	if os.Getuid() != 0 {
 		t.Fatal("this test needs root: it mounts file systems and makes network namespaces")
 	}
-	// A socket's path has at most 107 bytes: the test's own directory may be longer.
-	run, err := os.MkdirTemp("/run", "kt-"+string(id)+"-")
+	run, err := os.MkdirTemp("/run", "kt-"+string(id)+"-") //nolint:usetesting // a socket's path has at most 107 bytes, and the test's own directory may be longer
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		os.RemoveAll(run)
+		_ = os.RemoveAll(run)
 		groups, _ := filepath.Glob("/sys/fs/cgroup/*/kiln-" + string(id))
 		for _, g := range append(groups, "/sys/fs/cgroup/kiln-"+string(id)) {
 			_ = os.Remove(g) // what is in it is the tested program's to remove
@@ -93,7 +92,7 @@ func (m *Machine) Store(t testing.TB) *image.Store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
