@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,11 @@ func (a *app) doctorCommand() *cobra.Command {
 		Example: "  kiln doctor\n  kiln doctor --json",
 		Args:    cobra.NoArgs,
 		RunE: a.run(func(ctx context.Context, _ []string) error {
-			checks := doctor.Run(ctx, doctor.Machine{DataDir: a.dataDir(), Listens: a.listens(), Daemon: a.daemon(ctx)})
+			dir, err := filepath.Abs(a.dataDir())
+			if err != nil {
+				return err
+			}
+			checks := doctor.Run(ctx, doctor.Machine{DataDir: dir, Listens: a.listens(), Daemon: a.daemon(ctx)})
 			code := exitDone
 			for _, c := range checks.Checks {
 				if c.State == doctor.Fail {

@@ -27,7 +27,7 @@ const (
 
 // Machine says what to look at.
 type Machine struct {
-	DataDir string
+	DataDir string   // absolute
 	Listens []string // listeners that the declaration asks for
 	Daemon  Daemon
 }
@@ -53,7 +53,7 @@ func Run(ctx context.Context, m Machine) *api.Checks {
 		network(), forwarding(), firewall(ctx), space(m.DataDir), executable(m.DataDir), runDir(), daemon(m.Daemon),
 	}}
 	for _, l := range m.Listens {
-		out.Checks = append(out.Checks, listener(l))
+		out.Checks = append(out.Checks, listener(l, m.DataDir))
 	}
 	return out
 }

@@ -34,16 +34,25 @@ func TestTakenListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	c := listener(l.Addr().String())
+	c := listener(l.Addr().String(), "/data")
 	if c.State != Fail || !strings.Contains(c.Detail, "doctor.test") || !strings.Contains(c.Fix, "kill ") {
 		t.Errorf("got %+v", c)
 	}
 	l.Close()
-	if c := listener(l.Addr().String()); c.State != OK {
+	if c := listener(l.Addr().String(), "/data"); c.State != OK {
 		t.Errorf("freed: got %+v", c)
 	}
-	if c := listener("192.0.2.7:80"); c.State != Fail {
+	if c := listener("192.0.2.7:80", "/data"); c.State != Fail {
 		t.Errorf("a foreign address: got %+v", c)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	if got := commandLine(os.Getpid()); len(got) == 0 || got[0] != os.Args[0] || len(got) != len(os.Args) {
+		t.Errorf("got %q, want %q", got, os.Args)
+	}
+	if got := commandLine(-1); got != nil {
+		t.Errorf("no process: got %q", got)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -146,7 +147,7 @@ func legacyDrops(ctx context.Context) bool {
 }
 
 // listener looks whether a listener of the declaration is free, or kiln's.
-func listener(address string) api.Check {
+func listener(address, dataDir string) api.Check {
 	name := "listen " + address
 	l, err := net.Listen("tcp", address)
 	if err == nil {
@@ -163,13 +164,25 @@ func listener(address string) api.Check {
 	}
 	_, port, _ := net.SplitHostPort(address)
 	who, pid := holder(port)
-	if who == "kiln" {
-		return ok(name, "held by kiln (process %d)", pid)
-	}
-	if who == "" {
+	switch args := commandLine(pid); {
+	case who == "":
 		return fail(name, "ss -ltnp 'sport = :"+port+"'", "is taken by another program")
+	case len(args) > 1 && (args[1] == "keeper" || args[1] == "router"):
+		if slices.Contains(args, dataDir) {
+			return ok(name, "held by this kiln's %s (process %d)", args[1], pid)
+		}
+		return fail(name, "write another listen in kiln.hcl", "is taken by another kiln: %s", strings.Join(args, " "))
 	}
 	return fail(name, fmt.Sprintf("kill %d, or write another listen in kiln.hcl", pid), "is taken by %s (process %d)", who, pid)
+}
+
+// commandLine returns the arguments of a process.
+func commandLine(pid int) []string {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
+	if err != nil {
+		return nil
+	}
+	return strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
 }
 
 // holder returns which process listens on a TCP port.
