@@ -34,8 +34,9 @@ func open(ctx context.Context, o options) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	bin, err := filepath.Abs("bin/kiln")
-	if err != nil {
+	// A copy: one run measures one binary, whatever is built meanwhile.
+	bin := filepath.Join(dir, "kiln")
+	if err := sh(ctx, "cp", "bin/kiln", bin); err != nil {
 		return nil, err
 	}
 	b := &bench{options: o, dir: dir, kiln: instance.New(bin, dir), port: 20_000 + os.Getpid()%5_000}
