@@ -34,25 +34,44 @@ func BenchmarkProvision(b *testing.B) {
 	}
 }
 
-// BenchmarkObserve measures an observation of a hundred servers.
-func BenchmarkObserve(b *testing.B) {
+// BenchmarkTwenty measures, with twenty servers, an observation, and what a new
+// daemon does before its first: opening the engine.
+func BenchmarkTwenty(b *testing.B) {
 	w := newWorld(b)
-	e := w.open(b)
+	e, err := New(b.Context(), w.Config)
+	if err != nil {
+		b.Fatal(err)
+	}
 	image := w.addSuiteImage(b)
 	if err := e.Prepare(b.Context(), image); err != nil {
 		b.Fatal(err)
 	}
 	template := model.Template{Service: "bench", Image: image, Command: []string{"serve", "8080"}}
-	for n := range uint64(30) {
+	for n := range uint64(20) {
 		ref := engine.Ref{Epoch: 1, ID: model.ServerID("bench-" + model.Sixes("benchs", n))}
 		if err := e.Provision(b.Context(), ref, template); err != nil {
 			b.Fatal(err)
 		}
 	}
-	for b.Loop() {
-		if _, err := e.Observe(b.Context()); err != nil {
-			b.Fatal(err)
+	b.Run("observe", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := e.Observe(b.Context()); err != nil {
+				b.Fatal(err)
+			}
 		}
+	})
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			if err := e.Close(); err != nil {
+				b.Fatal(err)
+			}
+			if e, err = New(b.Context(), w.Config); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	if err := e.Close(); err != nil {
+		b.Fatal(err)
 	}
 }
 

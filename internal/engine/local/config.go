@@ -68,6 +68,7 @@ func (c Config) serversDir() string { return filepath.Join(c.DataDir, "servers")
 func (c Config) serverDir(id model.ServerID) string {
 	return filepath.Join(c.serversDir(), string(id))
 }
+
 func (c Config) exitFile(id model.ServerID) string {
 	return filepath.Join(c.serverDir(id), "exit")
 }

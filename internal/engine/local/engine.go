@@ -158,7 +158,7 @@ func (e *Engine) recover(ctx context.Context) error {
 			strays = append(strays, string(r.ID))
 			continue
 		}
-		e.adopt(r)
+		e.adopt(r) //nolint:contextcheck // it is watched as long as the engine is open
 	}
 	for _, name := range strays {
 		if !model.ValidServerID(name) {

@@ -72,14 +72,14 @@ func (e *Engine) exec(ctx context.Context, r *record, x engine.Exec) (engine.Exe
 	if err := writeProcess(file, r, x.Command); err != nil {
 		return engine.ExecResult{}, err
 	}
-	defer os.Remove(file)
+	defer func() { _ = os.Remove(file) }()
 
 	cgroup := name
 	if c := execController(); c != "" {
 		cgroup = c + ":" + name
 	}
 	failures := filepath.Join(e.execDir(), name+".log")
-	defer os.Remove(failures)
+	defer func() { _ = os.Remove(failures) }()
 	cmd := exec.Command(e.binaries.runc, "--root", filepath.Join(e.runcRoot(), e.namespace()),
 		"--log", failures, "--log-format", "json", "exec", "--cgroup", cgroup, "--process", file, string(r.ID))
 	out := &tail{limit: int(x.Limit)}
@@ -119,14 +119,21 @@ func runGroup(ctx context.Context, cmd *exec.Cmd, out io.Writer, group string) e
 	case <-ctx.Done():
 		// First what puts processes into the group, then those.
 		_ = cmd.Process.Kill()
-		<-ended
-		err = ctx.Err()
+		err = errors.Join(ctx.Err(), ignoreExit(<-ended))
 	}
 	if killing := killGroup(group, execKillLimit); killing != nil {
 		err = errors.Join(err, killing)
 		_ = pr.SetReadDeadline(time.Now())
 	}
 	reading.Wait()
+	return err
+}
+
+// ignoreExit drops what says only that the command was killed, as it was.
+func ignoreExit(err error) error {
+	if _, exited := errors.AsType[*exec.ExitError](err); exited {
+		return nil
+	}
 	return err
 }
 

@@ -78,7 +78,7 @@ func (n *network) attach(id model.ServerID) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("cannot open the network namespace of %s: %w", id, err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }()
 	link, err := n.makeLink(id, ns)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("cannot make a link for %s: %w", id, err)

@@ -175,7 +175,7 @@ func (e *Engine) sampleRunning() {
 	}
 	e.mu.Unlock()
 	for _, s := range due {
-		_, r := e.lookupServer(s)
+		r := e.recordOf(s)
 		e.keepSample(s, r, now)
 	}
 }

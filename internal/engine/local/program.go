@@ -27,7 +27,7 @@ func lookCommand(root, cwd string, env []string, name string) (string, error) {
 		return executable(root, name)
 	}
 	search := variable(env, "PATH")
-	for _, dir := range strings.Split(search, ":") {
+	for dir := range strings.SplitSeq(search, ":") {
 		if !path.IsAbs(dir) {
 			dir = path.Join(cwd, dir)
 		}
@@ -79,7 +79,7 @@ func checkProgram(root, program string) error {
 	case string(magic) == elf.ELFMAG:
 		return checkELF(root, f)
 	default:
-		return errors.New("it is neither a binary of this machine nor a script that begins with #!")
+		return errors.New("it is neither a binary of this machine nor a script: it does not begin with #! either")
 	}
 }
 

@@ -60,7 +60,7 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 		}
 		return startError(ref.ID, err)
 	}
-	e.watchers.Go(func() { e.watch(s) })
+	e.watchers.Go(func() { e.watch(s) }) //nolint:contextcheck // it is watched as long as the engine is open
 	return nil
 }
 
@@ -71,7 +71,7 @@ func startError(id model.ServerID, err error) error {
 
 // touch notes who was the last to change the server.
 func (e *Engine) touch(s *server, ref engine.Ref) error {
-	_, r := e.lookupServer(s)
+	r := e.recordOf(s)
 	if r.Epoch == ref.Epoch {
 		return nil
 	}
@@ -84,7 +84,7 @@ func (e *Engine) touch(s *server, ref engine.Ref) error {
 
 // start makes everything that the server needs, and its process.
 func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
-	_, r := e.lookupServer(s)
+	r := e.recordOf(s)
 	if err := e.makeDirs(r); err != nil {
 		return err
 	}

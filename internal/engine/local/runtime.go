@@ -51,7 +51,7 @@ func unpack(dir string) (binaries, error) {
 	if err != nil {
 		return b, err
 	}
-	defer os.RemoveAll(fresh)
+	defer func() { _ = os.RemoveAll(fresh) }()
 	if err := os.Chmod(fresh, 0o755); err != nil {
 		return b, err
 	}

@@ -43,8 +43,11 @@ func (e *Engine) spec(ctx context.Context, r *record, p *plan) (*oci.Spec, error
 	s.Mounts = e.mounts(r, p)
 	s.Linux.CgroupsPath = filepath.Join(e.cgroup(), string(r.ID))
 	s.Linux.Namespaces = []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-		{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+		{Type: specs.PIDNamespace},
+		{Type: specs.IPCNamespace},
+		{Type: specs.UTSNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.CgroupNamespace},
 		{Type: specs.NetworkNamespace, Path: e.netns(r.ID)},
 	}
 	limit(s.Linux.Resources, r.Template.Resources)

@@ -127,7 +127,7 @@ func (e *Engine) signal(r *record, number unix.Signal) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	if !r.Process.runs(e.boot) { // the descriptor may be another's with its number
 		return nil
 	}

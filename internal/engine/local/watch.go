@@ -22,7 +22,7 @@ const (
 // watch waits until the server's main process has ended, writes down how, and
 // has containerd let go of it.
 func (e *Engine) watch(s *server) {
-	_, r := e.lookupServer(s)
+	r := e.recordOf(s)
 	if r.Exit == nil {
 		if !e.awaitEnd(r.Process) {
 			return // the engine is closed
@@ -45,10 +45,10 @@ func (e *Engine) watch(s *server) {
 	close(s.reaped)
 }
 
-func (e *Engine) lookupServer(s *server) (*server, *record) {
+func (e *Engine) recordOf(s *server) *record {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return s, s.record
+	return s.record
 }
 
 // awaitEnd waits until the process has ended; false if the engine was closed

@@ -53,7 +53,8 @@ func newWorld(t testing.TB) *world {
 	if os.Getuid() != 0 {
 		t.Fatal("servers need root: run the tests as root")
 	}
-	dir, err := os.MkdirTemp("", "kiln-engine-")
+	// Not the test's own directory: its name may be too long for a socket's.
+	dir, err := os.MkdirTemp("", "kiln-engine-") //nolint:usetesting // see above
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,13 +187,13 @@ func (w *world) addImage(t testing.TB, config ocispec.ImageConfig, files ...file
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Close()
+	defer func() { _ = e.Close() }()
 	ctx := (&Engine{Config: w.Config}).scoped(t.Context())
 	ctx, done, err := e.WithLease(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer done(ctx)
+	defer func() { _ = done(ctx) }()
 
 	store := e.ContentStore()
 	layer := layerTar(t, files)
