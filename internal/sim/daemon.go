@@ -79,7 +79,7 @@ func (w *world) startDaemon() {
 // spawn runs an action as a task that the daemon waits for.
 func (d *daemon) spawn(f func()) {
 	var t *task
-	t = d.w.schedule.spawn(0, f, func() {
+	t = d.w.spawn(0, f, func() {
 		d.tasks = slices.DeleteFunc(d.tasks, func(other *task) bool { return other == t })
 		d.due = min(d.due, d.w.now+time.Millisecond)
 	})

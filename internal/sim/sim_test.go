@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	seedCount = flag.Int("seeds", envInt("KILN_SIM_SEEDS", 200), "how many seeds to run")
+	seedCount = flag.Int("seeds", envInt("KILN_SIM_SEEDS", 60), "how many seeds to run")
 	stepCount = flag.Int("steps", 200, "how often control observes, decides and acts in each run, at least")
 	firstSeed = flag.Uint64("first", 1, "what the seeds follow from")
 	oneSeed   = flag.Uint64("seed", 0, "run this seed alone and print its script")
@@ -111,7 +111,7 @@ func runAll(s *sim.Simulation, seeds []uint64) (sim.Coverage, []uint64) {
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			mine := sim.Coverage{}
-			for i := next.Add(1) - 1; i < int64(len(seeds)) && !(*untilOne && found.Load()); i = next.Add(1) - 1 {
+			for i := next.Add(1) - 1; i < int64(len(seeds)) && (!*untilOne || !found.Load()); i = next.Add(1) - 1 {
 				r := s.Run(seeds[i], s.Script(seeds[i]))
 				failed[i] = r.Broken != nil
 				found.Store(found.Load() || failed[i])
