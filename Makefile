@@ -30,6 +30,7 @@ test: build ## all tests: units, races, layers, simulation, the binary end to en
 	@scripts/test races
 	@$(MAKE) --no-print-directory sim
 	@scripts/test e2e
+	@scripts/test short-soak
 
 check: ## format, vet, layers and linters
 	@scripts/packages build
