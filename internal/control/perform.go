@@ -46,7 +46,7 @@ func (c *Control) perform(ctx context.Context, a reconcile.Action) reconcile.Out
 	case reconcile.Validate:
 		err = c.cfg.Validator.Validate(ctx, ref, *a.Template, a.Address, a.Policy.Validations)
 	case reconcile.Inspect:
-		err = c.inspect(ctx, ref)
+		c.inspect(ctx, ref)
 	case reconcile.Stop:
 		err = c.stop(ctx, ref, a)
 	case reconcile.Record:
@@ -83,7 +83,7 @@ func classed(err error) *model.Error {
 
 // inspect collects what only a living server can tell. What cannot be had is
 // said in the death record, so it never holds up the end.
-func (c *Control) inspect(ctx context.Context, ref engine.Ref) error {
+func (c *Control) inspect(ctx context.Context, ref engine.Ref) {
 	var found *engine.Evidence
 	err := within(ctx, inspectTimeout, func(ctx context.Context) (err error) {
 		found, err = c.cfg.Engine.Collect(ctx, ref)
@@ -95,7 +95,6 @@ func (c *Control) inspect(ctx context.Context, ref engine.Ref) error {
 	c.mu.Lock()
 	c.alive[ref.ID] = found
 	c.mu.Unlock()
-	return nil
 }
 
 func (c *Control) stop(ctx context.Context, ref engine.Ref, a reconcile.Action) error {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -28,7 +29,7 @@ type files map[string][]byte
 // what a disk would hold after a crash themselves.
 func inMemory(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "kiln-journal-")
+	dir, err := os.MkdirTemp("/dev/shm", "kiln-journal-") //nolint:usetesting // in memory: thousands of fsyncs
 	if err != nil {
 		return t.TempDir()
 	}
@@ -61,9 +62,7 @@ func capture(t testing.TB, dir string) files {
 // with returns the files with one of them changed.
 func (f files) with(name string, content []byte) files {
 	all := files{}
-	for n, b := range f {
-		all[n] = b
-	}
+	maps.Copy(all, f)
 	all[name] = content
 	return all
 }

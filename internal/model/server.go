@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // ServerPhase is where a server stands in its life. Servers only move forward:
 // CanBecome is the transition table.
@@ -37,12 +40,7 @@ var serverMoves = map[ServerPhase][]ServerPhase{
 
 // CanBecome reports whether a server in phase p may move to next.
 func (p ServerPhase) CanBecome(next ServerPhase) bool {
-	for _, m := range serverMoves[p] {
-		if m == next {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(serverMoves[p], next)
 }
 
 // Alive reports whether a server in this phase has, or will have, a process.

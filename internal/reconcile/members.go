@@ -48,20 +48,6 @@ func rank(srv *model.Server) int {
 	}
 }
 
-// rankFor puts servers that are proven, but by other checks than the release's,
-// behind all that have passed those.
-func rankFor(srv *model.Server, release *model.Release) int {
-	const step = 10
-	switch {
-	case !proven(srv.Phase):
-		return rank(srv) + 2*step
-	case srv.Checks != release.ChecksHash:
-		return rank(srv) + step
-	default:
-		return rank(srv)
-	}
-}
-
 // missing returns how many servers have to be made for the release's set.
 func missing(svc *model.Service, release *model.Release) int {
 	return max(0, release.Policy.Servers-len(members(svc, release)))

@@ -73,8 +73,8 @@ func PlanDeploy(s *model.State, snap *model.Snapshot, req DeployRequest, now mod
 		p.Changes, p.To = false, from.Number
 	}
 	p.moves(svc, from, to)
-	p.time(svc, from, to)
-	p.wayBack(svc, from, to)
+	p.time(svc, to)
+	p.wayBack(from, to)
 	if limit := to.Template.Resources.Memory; limit > 0 && snap != nil {
 		n := missing(svc, to)
 		p.Memory = fmt.Sprintf("%d new servers of %s: %s beside the ones that run, of %s that is free",
@@ -141,7 +141,7 @@ func leaves(srv *model.Server, from, to *model.Release) string {
 	}
 }
 
-func (p *Plan) time(svc *model.Service, from, to *model.Release) {
+func (p *Plan) time(svc *model.Service, to *model.Release) {
 	if !p.Changes {
 		p.Timers = []Timer{}
 		return
@@ -151,7 +151,7 @@ func (p *Plan) time(svc *model.Service, from, to *model.Release) {
 	p.AtMost = model.Duration(sum)
 }
 
-func (p *Plan) wayBack(svc *model.Service, from, to *model.Release) {
+func (p *Plan) wayBack(from, to *model.Release) {
 	switch {
 	case from == nil:
 		p.Rollback = "not possible: there is no earlier release"

@@ -129,7 +129,7 @@ func (a *accessLog) write(f *os.File) {
 		}
 		failing = err != nil
 		if size += int64(len(text)); size > a.max {
-			f, size = a.rotate(f)
+			f, size = a.rotate(f), 0
 		}
 		clear(lines) // they hold on to requests' strings
 		spare = lines
@@ -148,15 +148,15 @@ func (a *accessLog) encode(text []byte, lines []accessLine) []byte {
 
 // rotate makes the file the predecessor. If that fails it is emptied: the
 // bound on the disk's use holds either way.
-func (a *accessLog) rotate(f *os.File) (*os.File, int64) {
+func (a *accessLog) rotate(f *os.File) *os.File {
 	if err := os.Rename(a.path, a.path+".1"); err == nil {
 		if next, err := openAppend(a.path); err == nil {
 			_ = f.Close()
-			return next, 0
+			return next
 		}
 	}
 	_ = f.Truncate(0)
-	return f, 0
+	return f
 }
 
 func fileSize(f *os.File) int64 {
@@ -261,8 +261,12 @@ func (l *accessLine) appendJSON(b []byte) []byte {
 	b = append(b, `,"release":`...)
 	b = strconv.AppendInt(b, int64(l.Release), 10)
 	for _, f := range [...]struct{ key, value string }{
-		{`,"server":`, string(l.Server)}, {`,"method":`, l.Method}, {`,"host":`, l.Host},
-		{`,"path":`, l.Path}, {`,"client":`, l.Client}, {`,"class":`, l.Class},
+		{`,"server":`, string(l.Server)},
+		{`,"method":`, l.Method},
+		{`,"host":`, l.Host},
+		{`,"path":`, l.Path},
+		{`,"client":`, l.Client},
+		{`,"class":`, l.Class},
 	} {
 		b = append(b, f.key...)
 		b = appendQuoted(b, f.value)

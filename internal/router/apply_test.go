@@ -42,7 +42,7 @@ func TestOlderTablesAreRefused(t *testing.T) {
 			t.Errorf("%s: acknowledged %d.%d", c.name, st.Epoch, st.Generation)
 		}
 	}
-	if r.Status().ID != r.Status().ID || r.Status().ID == startRouter(t, Limits{}).Status().ID {
+	if id := r.Status().ID; id != r.Status().ID || id == startRouter(t, Limits{}).Status().ID {
 		t.Error("the id is not that of the process")
 	}
 }

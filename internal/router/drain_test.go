@@ -314,8 +314,8 @@ func TestWebSocketsClosePolitely(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond)
 	begin = time.Now()
-	mu.Lock() // orders begin before the readers' use of it
-	mu.Unlock()
+	mu.Lock()   // orders begin before the readers' use of it
+	mu.Unlock() //nolint:staticcheck // an empty section on purpose: see above
 	r.apply([]model.TableService{r.service(model.HTTP)}, drainOf(old, window, window, window))
 	clients.Wait()
 	first, last := window, time.Duration(0)

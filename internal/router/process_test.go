@@ -33,7 +33,7 @@ type processes struct {
 
 func newProcesses(t *testing.T) *processes {
 	t.Helper()
-	run, err := os.MkdirTemp("", "kiln-run-") // short, because socket paths are
+	run, err := os.MkdirTemp("", "kiln-run-") //nolint:usetesting // short, because socket paths are
 	if err != nil {
 		t.Fatal(err)
 	}

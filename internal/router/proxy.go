@@ -106,7 +106,7 @@ func (c *call) carry(lookup func(*routing) *service) {
 			return
 		}
 		c.fresh = true
-		if f.err == errServerOut {
+		if errors.Is(f.err, errServerOut) {
 			try--
 		}
 		if f.suspect {
