@@ -127,7 +127,7 @@ func (s *Store) rewriteLayer(ctx context.Context, to *ingest, desc ocispec.Descr
 	defer w.Close()
 	stored := &storeWriter{w: w}
 	buffered := bufio.NewWriterSize(stored, 256<<10)
-	z, err := zstd.NewWriter(buffered, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(2))
+	z, err := zstd.NewWriter(buffered, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(2))
 	if err != nil {
 		return desc, "", err
 	}

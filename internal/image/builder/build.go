@@ -101,6 +101,7 @@ func (b *build) solveRequest(ref, session string) *controlapi.SolveRequest {
 			string(exptypes.OptKeyUnpack):           "false",
 			string(exptypes.OptKeyOCITypes):         "true",
 			string(exptypes.OptKeyLayerCompression): "zstd",
+			string(exptypes.OptKeyCompressionLevel): "1", // the store compresses anew when it settles the layers
 		}}},
 	}
 }

@@ -37,7 +37,7 @@ func TestBuilds(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("incremental", func(t *testing.T) { testIncremental(t, b) })
-	t.Run("reproducible", func(t *testing.T) { testReproducible(t, b) })
+	t.Run("reproducible", func(t *testing.T) { testReproducible(t, b, base) })
 	t.Run("base", func(t *testing.T) { testBase(t, b, base) })
 	t.Run("ignore", func(t *testing.T) { testIgnore(t, b) })
 	t.Run("failing step", func(t *testing.T) { testFailingStep(t, b) })
@@ -82,7 +82,7 @@ func testIncremental(t *testing.T, b *bench) {
 
 // testReproducible: an image depends on content, not on times, places, or
 // whether the cache was used.
-func testReproducible(t *testing.T, b *bench) {
+func testReproducible(t *testing.T, b *bench, base model.Image) {
 	text := "FROM base/sh:1\nCOPY --chmod=755 app /app/\nRUN write /made by a step && write /tmp/other x\nCMD [\"/app/run\"]\n"
 	var got []model.Digest
 	for i := range 2 {
@@ -109,6 +109,9 @@ func testReproducible(t *testing.T, b *bench) {
 	}
 	if len(d.Layers) != 3 || d.Runtime.Command[0] != "/app/run" {
 		t.Errorf("the image is %+v", d)
+	}
+	if below, err := b.store.Show(t.Context(), string(base.Digest)); err != nil || below.Layers[0].Digest != d.Layers[0].Digest {
+		t.Errorf("the base's layer %s became %s, %v", below.Layers[0].Digest, d.Layers[0].Digest, err)
 	}
 	for _, l := range d.Layers {
 		if !strings.HasSuffix(l.MediaType, "+zstd") {
