@@ -319,3 +319,32 @@ func TestBuildRemnants(t *testing.T) {
 		t.Errorf("a server is %+v", o)
 	}
 }
+
+// TestForgottenShim checks that a shim ends with its server also when containerd
+// has forgotten it.
+func TestForgottenShim(t *testing.T) {
+	w := newWorld(t)
+	e := w.open(t)
+	s := w.servers(t, e, w.addProgram(t, ocispec.ImageConfig{}))
+	ref := s.serving(nil)
+	_, r := e.lookup(ref.ID)
+	// Without its bundle a containerd that starts does not find the shim.
+	w.killContainerd(t)
+	bundle := filepath.Join(w.RunDir, "containerd", "io.containerd.runtime.v2.task", w.namespace(), string(ref.ID))
+	if err := os.Rename(bundle, filepath.Join(w.RunDir, "forgotten")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(w.RunDir, "forgotten", "rootfs"), unix.MNT_DETACH) })
+	w.startContainerd(t)
+	if err := e.Stop(t.Context(), ref, "", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Destroy(t.Context(), ref); err != nil {
+		t.Errorf("Destroy: %v", err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); r.Shim.runs(e.boot); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the shim goes on")
+		}
+	}
+}

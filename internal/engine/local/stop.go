@@ -169,6 +169,9 @@ func (e *Engine) remove(ctx context.Context, id model.ServerID) error {
 		_, _ = await(ctx, s.reaped, reapLimit)
 	}
 	try("process", e.deleteTask(ctx, id))
+	if _, r := e.lookup(id); r != nil {
+		e.endShim(r.Shim)
+	}
 	try("bundle", e.removeBundle(id))
 	if err := e.client.ContainerService().Delete(ctx, string(id)); err != nil && !errdefs.IsNotFound(err) {
 		try("container", containerdError(err, "delete a container"))
@@ -242,6 +245,21 @@ func (e *Engine) tryDeleteTask(ctx context.Context, id model.ServerID) (gone boo
 		return true, nil
 	}
 	return gone, errgrpc.ToNative(err)
+}
+
+// shimWait is how long a shim may take to end after its task was deleted.
+const shimWait = 2 * time.Second
+
+// endShim sees to it that the shim ends: containerd forgets one whose task it
+// was deleting when its caller was killed.
+func (e *Engine) endShim(shim process) {
+	for deadline := time.Now().Add(shimWait); shim.runs(e.boot); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			e.Log.Warn("killing a shim that was left behind", "pid", shim.PID)
+			_ = unix.Kill(shim.PID, unix.SIGKILL)
+			return
+		}
+	}
 }
 
 // removeBundle removes the directories in which containerd keeps a task: they
