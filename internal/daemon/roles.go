@@ -45,6 +45,10 @@ func RunRouter(ctx context.Context, r Role) error {
 	return router.Run(ctx, router.Config{DataDir: r.DataDir, RunDir: r.RunDir, Log: r.Log})
 }
 
+// builderIdle is how long a builder waits for the next build before it gives
+// its memory back.
+const builderIdle = 10 * time.Minute
+
 // RunBuilder is the process `kiln builder`. It ends with the daemon that
 // started it: its standard input is a pipe that the daemon holds.
 func RunBuilder(ctx context.Context, r Role, stdin io.Reader) error {
@@ -59,7 +63,8 @@ func RunBuilder(ctx context.Context, r Role, stdin io.Reader) error {
 		return err
 	}
 	return builder.Run(ctx, builder.Config{
-		Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir, ShimPath: shim, RuncPath: runc, Log: r.Log,
+		Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir, ShimPath: shim, RuncPath: runc,
+		Idle: builderIdle, Log: r.Log,
 	})
 }
 
