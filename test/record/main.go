@@ -25,20 +25,25 @@ type line struct {
 
 func main() {
 	out := flag.String("out", "docs/demo.svg", "the picture")
-	drop := flag.String("drop", `(shall exist for|is running at|: provisioning:|: checking:|: validating:|: preparing:|is serving:|is warm:|is drained:|passed its validations|is healthy:|load build|load \.docker|^\{|stays until|: in service for|took its place|bin/kiln: |^building bin|^Get:|^W: |make demo-down|KILN_DATA_DIR)`, "lines that are left out")
+	drop := flag.String("drop", `(shall exist for|is running at|: provisioning:|: checking:|: validating:|: preparing:|is serving:|is warm:|is drained:|passed its validations|is healthy:|load build|load \.docker|^\{|stays until|: in service for|took its place|is ready: passed|exporting to image|CACHED|\] FROM |release \d+ is in service$|bin/kiln: |^building bin|kiln version$|^kiln  |^daemon  |^Get:|^W: |make demo-down|KILN_DATA_DIR)`, "lines that are left out")
+	last := flag.String("last", `requests in .* failed`, "the picture ends after the last line like this")
 	flag.Parse()
 	if flag.NArg() == 0 {
 		fmt.Fprintln(os.Stderr, "usage: record [-out FILE] COMMAND…")
 		os.Exit(2)
 	}
-	if err := record(*out, *drop, flag.Args()); err != nil {
+	if err := record(*out, *drop, *last, flag.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "record:", err)
 		os.Exit(1)
 	}
 }
 
-func record(out, drop string, command []string) error {
+func record(out, drop, last string, command []string) error {
 	unwanted, err := regexp.Compile(drop)
+	if err != nil {
+		return err
+	}
+	ending, err := regexp.Compile(last)
 	if err != nil {
 		return err
 	}
@@ -47,11 +52,18 @@ func record(out, drop string, command []string) error {
 		return err
 	}
 	var kept []line
+	end := 0
 	for _, l := range lines {
 		again := l.text == "" && (len(kept) == 0 || kept[len(kept)-1].text == "")
 		if !again && !unwanted.MatchString(l.text) {
 			kept = append(kept, l)
 		}
+		if ending.MatchString(l.text) {
+			end = len(kept)
+		}
+	}
+	if end > 0 {
+		kept = kept[:end]
 	}
 	var text strings.Builder
 	for _, l := range kept {
@@ -113,7 +125,7 @@ func draw(w io.Writer, lines []line) error {
 	total := now + readAtEnd
 	width, height := columns*charWidth+32, rows*lineHeight+48
 	b := bufio.NewWriter(w)
-	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %.0f %d" font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,monospace" font-size="13">
+	fmt.Fprintf(b, `<svg xmlns="http://www.w3.org/2000/svg" xml:space="preserve" viewBox="0 0 %.0f %d" font-family="ui-monospace,SFMono-Regular,Menlo,Consolas,monospace" font-size="13">
 <title>kiln: two applications deployed, replaced under load and rolled back, recorded from a real run</title>
 <rect width="100%%" height="100%%" rx="8" fill="#16191d"/>
 <circle cx="18" cy="16" r="5" fill="#ff5f57"/><circle cx="36" cy="16" r="5" fill="#febc2e"/><circle cx="54" cy="16" r="5" fill="#28c840"/>
