@@ -100,7 +100,7 @@ func (a *app) scaleCommand() *cobra.Command {
 		RunE: a.run(func(ctx context.Context, args []string) error {
 			n, err := strconv.Atoi(args[1])
 			if err != nil || n < 1 {
-				return usagef("%q is not a number of servers", args[1])
+				return usagef("cannot scale to %q: a service has at least 1 server; kiln destroy %s ends it", args[1], args[0])
 			}
 			req := api.ScaleRequest{Servers: n, Author: a.author(ctx), Reason: a.opts.message}
 			return exit(a.follow(ctx, args[0], func() (*api.DeployAccepted, error) {
