@@ -47,11 +47,11 @@ func (r routers) acknowledged(generation uint64) bool {
 	return r.live > 0 && r.silent == 0 && r.least >= generation
 }
 
-// tableInUse reports whether every live router uses the table that follows from
-// the state now. A set may change while its table awaits the acknowledgement;
+// tableInUse reports whether every live router sends requests where the state
+// now says. A set may change while its table awaits the acknowledgement;
 // what is acknowledged then names servers that are not of the set any more.
 func (st *step) tableInUse() bool {
-	return tableHash(Table(st.s)) == st.s.Table.Hash && st.routers.acknowledged(st.s.Table.Generation)
+	return sameRotation(tableHash(Table(st.s)), st.s.Table.Hash) && st.routers.acknowledged(st.s.Table.Generation)
 }
 
 // acknowledge notes which generation every live router has come to use.

@@ -136,9 +136,19 @@ func mayHaveTraffic(svc *model.Service, srv *model.Server) bool {
 }
 
 // tableHash identifies a table's content, whatever its epoch and generation.
+// Its first half is that of the rotation alone: who gets requests.
 func tableHash(t model.Table) string {
-	t.Epoch, t.Generation = 0, 0
-	b, err := json.Marshal(t)
+	return hashOf(t.Services) + hashOf(t.Draining)
+}
+
+// sameRotation reports whether two tables with these hashes send requests to
+// the same servers. Drain deadlines alone do not make a difference.
+func sameRotation(a, b string) bool {
+	return len(a) == len(b) && a[:len(a)/2] == b[:len(b)/2]
+}
+
+func hashOf(part any) string {
+	b, err := json.Marshal(part)
 	if err != nil { // no field of a Table can fail to marshal
 		panic(err)
 	}

@@ -31,7 +31,7 @@ func (w *world) noteVerdict(p model.DeploymentEnded, s *model.State) {
 			w.violate(4, "deployment %s succeeded, and a router does not serve release %d", d.ID, d.To)
 		}
 	case model.Unknown:
-		if routed && w.everyRouter(p.Service, to) && !w.anySilent() && w.newestTable(s) {
+		if routed && w.everyRouter(p.Service, to) && !w.anySilent() && w.newestTable(s, to) {
 			w.violate(4, "deployment %s ends as unknown, and every router serves release %d", d.ID, d.To)
 		}
 	default:
@@ -78,11 +78,28 @@ func (w *world) everyRouter(service string, release *model.Release) bool {
 	return true
 }
 
-// newestTable reports whether every live router uses the newest table.
-func (w *world) newestTable(s *model.State) bool {
-	return !slices.ContainsFunc(w.routers.live, func(r *router) bool {
-		return r.acked != s.Table.Generation || r.epoch != w.journal.epoch
-	})
+// newestTable reports whether every live router uses the newest table, and it
+// names the release's servers as they are: a set that has just changed is in no
+// table yet.
+func (w *world) newestTable(s *model.State, release *model.Release) bool {
+	fit := func(b model.Upstream) bool {
+		srv := s.Server(b.Server)
+		return srv != nil && srv.Phase.Alive() && srv.Health != model.Unhealthy
+	}
+	for _, r := range w.routers.live {
+		if r.acked != s.Table.Generation || r.epoch != w.journal.epoch {
+			return false
+		}
+		for _, t := range r.table.Services {
+			if t.Name != release.Service {
+				continue
+			}
+			if len(t.Backends) != release.Policy.Servers || slices.ContainsFunc(t.Backends, func(b model.Upstream) bool { return !fit(b) }) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 func (w *world) anySilent() bool {
