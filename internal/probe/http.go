@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 )
 
@@ -53,13 +54,13 @@ func get(ctx context.Context, d Dialer, t Target, l look, limit int64) (*answer,
 		return nil, fmt.Errorf("cannot be asked: %w", err)
 	}
 	req.Header.Set("User-Agent", "kiln-probe")
-	connected := false
-	transport := transportTo(d, t, l, func() { connected = true })
+	var connected atomic.Bool // the transport dials on a goroutine of its own
+	transport := transportTo(d, t, l, func() { connected.Store(true) })
 	defer transport.CloseIdleConnections()
 	began := time.Now()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		return nil, fmt.Errorf("%s%s %s", address, rooted(l.path), reason(err, connected, l.timeout))
+		return nil, fmt.Errorf("%s%s %s", address, rooted(l.path), reason(err, connected.Load(), l.timeout))
 	}
 	defer resp.Body.Close()
 	// A body that breaks off is judged by what came of it.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -157,11 +156,14 @@ func (u *h2) forward(c *call) *failure {
 		c.become(classStream)
 	}
 	out := u.request(ctx, c)
+	join := func() {}
 	if body, ok := out.Body.(*h2Body); ok {
-		defer body.join()
+		join = body.join
 	}
+	defer join()
 	res, err := u.transport.RoundTrip(out)
 	if err != nil {
+		join() // from here on it is settled whether something of the body is gone
 		f := u.lost(c, err)
 		c.settle(f)
 		return f
@@ -230,26 +232,40 @@ func (u *h2) lost(c *call, err error) *failure {
 // h2Body is the client's streaming body on its way to the library, which reads
 // it on a goroutine of its own.
 type h2Body struct {
-	c      *call
-	mu     sync.Mutex // held while reading
-	closed atomic.Bool
+	c       *call
+	reading sync.Mutex // held while reading
+
+	mu      sync.Mutex // guards closed, and orders it with the body's started
+	closed  bool
+	started bool // by this attempt
 }
 
 // Read implements io.Reader.
 func (b *h2Body) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed.Load() {
+	closed := b.closed
+	if !closed {
+		b.started = true
+		b.c.body.started.Store(true)
+	}
+	b.mu.Unlock()
+	if closed {
 		return 0, http.ErrBodyReadAfterClose
 	}
-	b.c.body.started.Store(true)
 	return b.c.body.stream.Read(p)
 }
 
 // Close implements io.Closer: the library closes a body that it does not want
-// to the end, and waits for a Read that is under way.
+// to the end, and waits for a Read that is under way. A body of which nothing
+// was read is left as it is: another server may get it.
 func (b *h2Body) Close() error {
-	if !b.closed.Swap(true) && b.c.body.unread() {
+	b.mu.Lock()
+	end := !b.closed && b.started
+	b.closed = true
+	b.mu.Unlock()
+	if end && b.c.body.unread() {
 		_ = b.c.rc.SetReadDeadline(past)
 	}
 	return nil
@@ -258,6 +274,6 @@ func (b *h2Body) Close() error {
 // join returns when nobody reads the client's body any more.
 func (b *h2Body) join() {
 	_ = b.Close()
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	b.reading.Lock()
+	defer b.reading.Unlock()
 }
