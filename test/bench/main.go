@@ -71,6 +71,7 @@ func run(ctx context.Context, o options) (err error) {
 	if os.Getuid() != 0 {
 		return fmt.Errorf("this starts servers, and has to run as root")
 	}
+	load := loadAverage()
 	b, err := open(ctx, o)
 	if err != nil {
 		return err
@@ -95,7 +96,7 @@ func run(ctx context.Context, o options) (err error) {
 		fmt.Fprintf(os.Stderr, "   (%s)\n", time.Since(began).Truncate(time.Second))
 		sections = append(sections, s)
 	}
-	return document(ctx, o.out, sections)
+	return document(ctx, o.out, load, sections)
 }
 
 // writeFile writes a file and its directories.

@@ -104,7 +104,7 @@ func number(f float64) string {
 }
 
 // document writes docs/benchmarks.md.
-func document(ctx context.Context, file string, sections []*section) error {
+func document(ctx context.Context, file, load string, sections []*section) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, `# Benchmarks
 
@@ -112,9 +112,9 @@ Written by `+"`make bench`"+` on %s. Every figure with a ratio was measured agai
 two sides in turns; figures are medians of the rounds, ratios medians of the rounds' ratios. A machine as small
 and shared as this one says little about absolute figures; the ratios are what is meant.
 
-Machine: %d cores, %s, Linux %s. Peers, from Debian's packages: %s.
+Machine: %d cores, %s, Linux %s; load average when the run began: %s. Peers, from Debian's packages: %s.
 
-`, time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), memTotal(), firstWord(ctx, "uname", "-r"), strings.Join(peers(ctx), ", "))
+`, time.Now().UTC().Format("2006-01-02"), runtime.NumCPU(), memTotal(), firstWord(ctx, "uname", "-r"), load, strings.Join(peers(ctx), ", "))
 	for _, s := range sections {
 		s.write(&text)
 	}
@@ -143,6 +143,13 @@ func firstWord(ctx context.Context, name string, args ...string) string {
 		return "unknown"
 	}
 	return strings.TrimSpace(string(out))
+}
+
+// loadAverage is how busy the machine is, over the last minute.
+func loadAverage() string {
+	text, _ := os.ReadFile("/proc/loadavg") // always there
+	first, _, _ := strings.Cut(string(text), " ")
+	return first
 }
 
 func memTotal() string {
