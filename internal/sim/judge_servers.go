@@ -51,15 +51,16 @@ func (w *world) judgeStop(ref engine.Ref) {
 	if srv.Phase.Alive() && srv.Phase != model.PhaseStopping {
 		w.violate(8, "server %s is stopped, and the journal says that it is %s", ref.ID, srv.Phase)
 	}
-	if f.unnamed == 0 || f.wasGone {
+	if f.wasGone {
 		return
 	}
 	drain := svc.Release(srv.Release).Policy.Deploy.Drain
 	for _, r := range w.routers.live {
 		w.routers.settle(r)
 		for _, q := range r.flight {
-			if q.server == ref.ID && w.now < f.unnamed+drainOf(drain, q.class) {
-				w.violate(3, "server %s is stopped with a request in flight that may take until %s", ref.ID, f.unnamed+drainOf(drain, q.class))
+			left, has := f.left(q)
+			if may := left + drainOf(drain, q.class); q.server == ref.ID && (!has || w.now < may) {
+				w.violate(3, "server %s is stopped with a request in flight that may take until %s", ref.ID, may)
 			}
 		}
 	}

@@ -114,7 +114,7 @@ func (w *world) noteNames() {
 			named = named || r.names(id)
 		}
 		if f.named && !named {
-			f.unnamed = w.now
+			f.unnamed = append(f.unnamed, w.now)
 		}
 		f.named = named
 	}
@@ -129,7 +129,7 @@ func (w *world) judgeCut(r *router, q request, at time.Duration) {
 		return
 	}
 	drain := drainOf(svc.Release(srv.Release).Policy.Deploy.Drain, q.class)
-	if f.named || at < f.unnamed+drain {
-		w.violate(3, "router %s cuts a request to server %s at %s; it may take %s from %s on", r.id, q.server, at, drain, f.unnamed)
+	if left, has := f.left(q); !has || at < left+drain {
+		w.violate(3, "router %s cuts a request to server %s at %s; it may take %s from %s on", r.id, q.server, at, drain, left)
 	}
 }

@@ -23,6 +23,7 @@ const (
 type request struct {
 	server model.ServerID
 	class  class
+	began  time.Duration
 	ends   time.Duration // by itself
 }
 
@@ -156,7 +157,7 @@ func (f *fleet) dispatch(r *router, table model.Table) {
 		if !f.w.judgeDispatch(r, svc, backend) {
 			continue
 		}
-		q := request{server: backend.Server, class: class(n >> 8 % 3)}
+		q := request{server: backend.Server, class: class(n >> 8 % 3), began: f.w.now}
 		longest := []time.Duration{4 * time.Second, 40 * time.Second, 90 * time.Second}[q.class]
 		q.ends = f.w.now + time.Duration(n>>16)%longest
 		r.flight = append(r.flight, q)

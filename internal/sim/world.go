@@ -50,12 +50,23 @@ type world struct {
 type facts struct {
 	healthy   bool // some prober has found it healthy as its release asks
 	passed    map[string]bool
-	sick      time.Duration // unhealthy before this time
-	unhealthy time.Duration // when a prober last said so
-	wasGone   bool          // it has ended or vanished at some time
-	named     bool          // some router may send requests to it
-	unnamed   time.Duration // since when none does; 0: it never was
-	recorded  bool          // its death record is durable
+	sick      time.Duration   // unhealthy before this time
+	unhealthy time.Duration   // when a prober last said so
+	wasGone   bool            // it has ended or vanished at some time
+	named     bool            // some router may send requests to it
+	unnamed   []time.Duration // when each time the last router stopped to
+	recorded  bool            // its death record is durable
+}
+
+// left returns when the server left every router's table after the request had
+// been sent to it. False: it has not.
+func (f *facts) left(q request) (time.Duration, bool) {
+	for _, at := range f.unnamed {
+		if at >= q.began {
+			return at, true
+		}
+	}
+	return 0, false
 }
 
 // promise is a command that was acknowledged.
