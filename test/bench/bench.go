@@ -75,10 +75,10 @@ func (b *bench) close() error {
 	return os.RemoveAll(b.dir)
 }
 
-// context writes a build context with the shop's binary and a Containerfile
+// context writes a build context with that version of the shop and a Containerfile
 // that kiln and Docker read alike.
-func (b *bench) context(name, version string) (string, error) {
-	dir := filepath.Join(b.dir, name)
+func (b *bench) context(version string) (string, error) {
+	dir := filepath.Join(b.dir, "shop")
 	binary, err := os.ReadFile(filepath.Join(b.dir, "shop"+version))
 	if err != nil {
 		return "", err

@@ -74,7 +74,7 @@ func (b *bench) twoReleases(ctx context.Context, servers int, warm string) error
 	more := fmt.Sprintf("  deploy {\n    keep_warm = %q\n    drain {\n      requests = \"5s\"\n    }\n  }\n"+
 		"  resources {\n    memory = \"128MiB\"\n  }\n", warm)
 	for _, version := range []string{"1", "2"} {
-		dir, err := b.context("shop", version)
+		dir, err := b.context(version)
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func (b *bench) dockerImages(ctx context.Context) (*docker, error) {
 		return nil, err
 	}
 	for _, version := range []string{"1", "2"} {
-		dir, err := b.context("shop", version)
+		dir, err := b.context(version)
 		if err != nil {
 			return nil, err
 		}
@@ -159,7 +159,7 @@ func (d *docker) replace(ctx context.Context, old []string, start func() ([]stri
 	if err != nil {
 		return nil, err
 	}
-	for _, ip := range strings.Fields(out) {
+	for ip := range strings.FieldsSeq(out) {
 		if err := d.healthy(ctx, ip+":8080"); err != nil {
 			return nil, err
 		}
@@ -237,7 +237,7 @@ func warmRollback(ctx context.Context, b *bench) (*section, error) {
 
 // daemonReady measures a daemon's start over twenty servers.
 func daemonReady(ctx context.Context, b *bench) (*section, error) {
-	dir, err := b.context("shop", "1")
+	dir, err := b.context("1")
 	if err != nil {
 		return nil, err
 	}

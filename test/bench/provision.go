@@ -62,7 +62,7 @@ func runDir(id model.InstanceID) string { return filepath.Join("/run/kiln", stri
 
 // shopImage builds version 1 of the shop and returns its digest.
 func (b *bench) shopImage(ctx context.Context) (model.Digest, error) {
-	dir, err := b.context("shop", "1")
+	dir, err := b.context("1")
 	if err != nil {
 		return "", err
 	}
