@@ -149,8 +149,15 @@ func (u *h2) close() {
 
 // forward implements upstream.
 func (u *h2) forward(c *call) *failure {
-	ctx, cancel := context.WithCancel(c.req.Context())
+	// net/http ends the request's context also when this router is the one who
+	// stops reading the body; the answer must not be lost with it.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.req.Context()))
 	defer cancel()
+	defer context.AfterFunc(c.req.Context(), func() {
+		if c.clientGone() {
+			cancel()
+		}
+	})()
 	c.breakable(&c.toServer, &breaker{trip: cancel})
 	if c.streams() {
 		c.become(classStream)
@@ -173,7 +180,7 @@ func (u *h2) forward(c *call) *failure {
 	}
 	f := c.respond(res, func() bool { return false })
 	c.settle(f)
-	if f != nil && c.req.Context().Err() != nil {
+	if f != nil && c.clientGone() {
 		f.client = true
 	}
 	return f
@@ -217,7 +224,7 @@ func (u *h2) lost(c *call, err error) *failure {
 	f := &failure{err: err}
 	var unreached *dialError
 	switch {
-	case c.req.Context().Err() != nil:
+	case c.clientGone():
 		f.client = true
 	case errors.Is(err, errServerOut):
 		f.err, f.again = errServerOut, !c.body.started.Load()
@@ -266,6 +273,7 @@ func (b *h2Body) Close() error {
 	b.closed = true
 	b.mu.Unlock()
 	if end && b.c.body.unread() {
+		b.c.deaf.Store(true)
 		_ = b.c.rc.SetReadDeadline(past)
 	}
 	return nil

@@ -46,11 +46,16 @@ type call struct {
 	ip     string
 	fresh  bool // take no kept connection: one has just turned out stale
 
+	deaf atomic.Bool // the router itself has stopped reading what the client sends
+
 	clientBreaker breaker
 	status        int
 	bytesIn       atomic.Int64 // counted where the body is read, which may be another goroutine
 	bytesOut      int64
 }
+
+// clientGone reports whether the client has left.
+func (c *call) clientGone() bool { return c.req.Context().Err() != nil && !c.deaf.Load() }
 
 // maxTries bounds how many servers one request is offered to.
 const maxTries = 4
