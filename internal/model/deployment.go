@@ -8,11 +8,13 @@ type DeployPhase string
 
 // The phases of a deployment.
 const (
+	DeployQueued       DeployPhase = "queued"       // waits until the deployment before it has ended
 	DeployPreparing    DeployPhase = "preparing"    // the image is made present and verified
 	DeployProvisioning DeployPhase = "provisioning" // the new servers are started
 	DeployChecking     DeployPhase = "checking"     // every new server must become healthy
 	DeployValidating   DeployPhase = "validating"   // every new server must pass the validations
 	DeploySwitching    DeployPhase = "switching"    // the table that names the new set awaits its acknowledgements
+	DeployHolding      DeployPhase = "holding"      // a stage is acknowledged by every router, and watched for its time
 	DeployEnded        DeployPhase = "ended"
 )
 
@@ -46,6 +48,13 @@ type Deployment struct {
 	Abort      string       `json:"abort,omitempty"` // who asked for its end, and why
 	Generation uint64       `json:"generation,omitempty"`
 
+	// Stages are what the strategy comes to, decided at the start; Stage is the
+	// index of the one that is worked on.
+	Stages []Stage `json:"stages,omitempty"`
+	Stage  int     `json:"stage,omitempty"`
+	Pause  *Pause  `json:"pause,omitempty"`  // the stage is held until somebody resumes or finishes it
+	Finish string  `json:"finish,omitempty"` // who asked to pass over the stages that are left, and why
+
 	Switched bool `json:"switched,omitempty"` // its release came into service, perhaps after the verdict "unknown"
 
 	Verdict  Verdict   `json:"verdict,omitempty"`
@@ -55,4 +64,22 @@ type Deployment struct {
 	Settled  bool      `json:"settled,omitempty"` // what it took out of service is drained
 	Finished uint64    `json:"requests_finished,omitempty"`
 	Cut      uint64    `json:"requests_cut,omitempty"`
+}
+
+// Stage is one step of a deployment: what is in rotation once every router has
+// acknowledged it. The last stage has no old servers; with its
+// acknowledgement the release is in service.
+type Stage struct {
+	New    int      `json:"new"`              // servers of the new release in rotation
+	Old    int      `json:"old"`              // servers of the old release in rotation
+	Away   int      `json:"away,omitempty"`   // old servers that leave the rotation before the new ones are made, where there is no room for more
+	Weight int      `json:"weight,omitempty"` // canary: per cent of the requests for the new release; 0: by number of servers
+	Hold   Duration `json:"hold,omitempty"`   // from the acknowledgement to the next stage
+}
+
+// Pause says that somebody holds a deployment where it is.
+type Pause struct {
+	By    string  `json:"by"`
+	Since Instant `json:"since"`
+	Until Instant `json:"until"` // then the deployment is aborted
 }

@@ -69,29 +69,35 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 
 // payloads holds a decoder for each kind.
 var payloads = map[Kind]func([]byte) (Payload, error){
-	InstanceCreated{}.Kind():    decode[InstanceCreated],
-	DaemonStarted{}.Kind():      decode[DaemonStarted],
-	HostChanged{}.Kind():        decode[HostChanged],
-	ImageAdded{}.Kind():         decode[ImageAdded],
-	ReleaseCreated{}.Kind():     decode[ReleaseCreated],
-	DeploymentStarted{}.Kind():  decode[DeploymentStarted],
-	DeploymentAdvanced{}.Kind(): decode[DeploymentAdvanced],
-	DeploymentAborting{}.Kind(): decode[DeploymentAborting],
-	DeploymentEnded{}.Kind():    decode[DeploymentEnded],
-	DeploymentSettled{}.Kind():  decode[DeploymentSettled],
-	ServerCreated{}.Kind():      decode[ServerCreated],
-	ServerAdvanced{}.Kind():     decode[ServerAdvanced],
-	ServerHealth{}.Kind():       decode[ServerHealth],
-	ServerDrained{}.Kind():      decode[ServerDrained],
-	ServerRecorded{}.Kind():     decode[ServerRecorded],
-	TablePublished{}.Kind():     decode[TablePublished],
-	TableAcknowledged{}.Kind():  decode[TableAcknowledged],
-	ServiceSwitched{}.Kind():    decode[ServiceSwitched],
-	SwitchAbandoned{}.Kind():    decode[SwitchAbandoned],
-	ServerValidated{}.Kind():    decode[ServerValidated],
-	ServiceBackedOff{}.Kind():   decode[ServiceBackedOff],
-	ServiceDestroying{}.Kind():  decode[ServiceDestroying],
-	ServiceDestroyed{}.Kind():   decode[ServiceDestroyed],
+	InstanceCreated{}.Kind():     decode[InstanceCreated],
+	DaemonStarted{}.Kind():       decode[DaemonStarted],
+	HostChanged{}.Kind():         decode[HostChanged],
+	ImageAdded{}.Kind():          decode[ImageAdded],
+	ReleaseCreated{}.Kind():      decode[ReleaseCreated],
+	DeploymentStarted{}.Kind():   decode[DeploymentStarted],
+	DeploymentAdvanced{}.Kind():  decode[DeploymentAdvanced],
+	DeploymentAborting{}.Kind():  decode[DeploymentAborting],
+	DeploymentQueued{}.Kind():    decode[DeploymentQueued],
+	DeploymentPaused{}.Kind():    decode[DeploymentPaused],
+	DeploymentResumed{}.Kind():   decode[DeploymentResumed],
+	DeploymentFinishing{}.Kind(): decode[DeploymentFinishing],
+	DeploymentEnded{}.Kind():     decode[DeploymentEnded],
+	DeploymentSettled{}.Kind():   decode[DeploymentSettled],
+	ServerCreated{}.Kind():       decode[ServerCreated],
+	ServerAdvanced{}.Kind():      decode[ServerAdvanced],
+	ServerHealth{}.Kind():        decode[ServerHealth],
+	ServerDrained{}.Kind():       decode[ServerDrained],
+	ServerRecorded{}.Kind():      decode[ServerRecorded],
+	TablePublished{}.Kind():      decode[TablePublished],
+	TableAcknowledged{}.Kind():   decode[TableAcknowledged],
+	ServiceSwitched{}.Kind():     decode[ServiceSwitched],
+	SwitchAbandoned{}.Kind():     decode[SwitchAbandoned],
+	ServerValidated{}.Kind():     decode[ServerValidated],
+	ServiceBackedOff{}.Kind():    decode[ServiceBackedOff],
+	ServiceMelting{}.Kind():      decode[ServiceMelting],
+	ServiceRecovered{}.Kind():    decode[ServiceRecovered],
+	ServiceDestroying{}.Kind():   decode[ServiceDestroying],
+	ServiceDestroyed{}.Kind():    decode[ServiceDestroyed],
 }
 
 func decode[P Payload](b []byte) (Payload, error) {
@@ -148,6 +154,42 @@ type DeploymentAdvanced struct {
 	WaitingFor string       `json:"waiting_for,omitempty"`
 	Until      Instant      `json:"until,omitempty"`
 	Generation uint64       `json:"generation,omitempty"` // of the table that switches
+	Stage      int          `json:"stage,omitempty"`      // the one that is worked on from now on
+}
+
+// DeploymentQueued says that a deployment waits for the one that runs; it is
+// started, with the same id, by DeploymentStarted.
+type DeploymentQueued struct {
+	Deployment Deployment `json:"deployment"`
+}
+
+// DeploymentPaused says that the stage is held until somebody goes on.
+type DeploymentPaused struct {
+	ID      DeploymentID `json:"id"`
+	Service string       `json:"service"`
+	By      string       `json:"by"`
+	Until   Instant      `json:"until"` // then the deployment is aborted
+}
+
+// DeploymentResumed ends a pause. The time of the pause does not count towards
+// the deadlines.
+type DeploymentResumed struct {
+	ID       DeploymentID `json:"id"`
+	Service  string       `json:"service"`
+	By       string       `json:"by"`
+	Until    Instant      `json:"until"`    // of the phase
+	Deadline Instant      `json:"deadline"` // of the whole
+}
+
+// DeploymentFinishing says that the stages which are left are passed over: all
+// of the new release's servers are made, and everything goes to them. It ends
+// a pause as DeploymentResumed does.
+type DeploymentFinishing struct {
+	ID       DeploymentID `json:"id"`
+	Service  string       `json:"service"`
+	By       string       `json:"by"`
+	Until    Instant      `json:"until"`
+	Deadline Instant      `json:"deadline"`
 }
 
 // DeploymentAborting says that somebody asked for the deployment's end.
@@ -268,6 +310,17 @@ type ServiceBackedOff struct {
 	Reason   string  `json:"reason,omitempty"`
 }
 
+// ServiceMelting says that many servers failed at once.
+type ServiceMelting struct {
+	Service string `json:"service"`
+	Reason  string `json:"reason"`
+}
+
+// ServiceRecovered says that replacement is not held back any more.
+type ServiceRecovered struct {
+	Service string `json:"service"`
+}
+
 // ServiceDestroying says that the service is to be ended with all its servers.
 type ServiceDestroying struct {
 	Service string `json:"service"`
@@ -347,3 +400,21 @@ func (ServiceDestroying) Kind() Kind { return "service.destroying" }
 
 // Kind implements Payload.
 func (ServiceDestroyed) Kind() Kind { return "service.destroyed" }
+
+// Kind implements Payload.
+func (DeploymentQueued) Kind() Kind { return "deployment.queued" }
+
+// Kind implements Payload.
+func (DeploymentPaused) Kind() Kind { return "deployment.paused" }
+
+// Kind implements Payload.
+func (DeploymentResumed) Kind() Kind { return "deployment.resumed" }
+
+// Kind implements Payload.
+func (DeploymentFinishing) Kind() Kind { return "deployment.finishing" }
+
+// Kind implements Payload.
+func (ServiceMelting) Kind() Kind { return "service.melting" }
+
+// Kind implements Payload.
+func (ServiceRecovered) Kind() Kind { return "service.recovered" }

@@ -35,12 +35,12 @@ func examples() []Payload {
 			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,
 			CreatedAt: at, Author: "ann", Reason: "faster", Provenance: provenance, RollbackOf: 1,
 		}},
-		DeploymentStarted{Deployment: Deployment{
-			ID: "d-abcdef", Service: "shop", From: 1, To: 2, Strategy: BlueGreen, Phase: DeployPreparing, WaitingFor: "image",
-			Actor: "ann", StartedAt: at, Started: 1, Since: 2, Until: 3, Deadline: 4, Abort: "ann", Generation: 5, Switched: true,
-			Verdict: Failed, Reason: "r", EndedAt: at, TookMS: 6, Settled: true, Finished: 7, Cut: 8,
-		}},
-		DeploymentAdvanced{ID: "d-abcdef", Service: "shop", Phase: DeployChecking, WaitingFor: "health", Until: 9, Generation: 3},
+		DeploymentStarted{Deployment: exampleDeployment()},
+		DeploymentAdvanced{ID: "d-abcdef", Service: "shop", Phase: DeployChecking, WaitingFor: "health", Until: 9, Generation: 3, Stage: 1},
+		DeploymentQueued{Deployment: exampleDeployment()},
+		DeploymentPaused{ID: "d-abcdef", Service: "shop", By: "ann: look", Until: 9},
+		DeploymentResumed{ID: "d-abcdef", Service: "shop", By: "ann", Until: 9, Deadline: 10},
+		DeploymentFinishing{ID: "d-abcdef", Service: "shop", By: "ann", Until: 9, Deadline: 10},
 		DeploymentAborting{ID: "d-abcdef", Service: "shop", By: "ann: mistake"},
 		DeploymentEnded{ID: "d-abcdef", Service: "shop", Verdict: Succeeded, Reason: "in service", TookMS: 1200},
 		DeploymentSettled{ID: "d-abcdef", Service: "shop", Finished: 12, Cut: 1},
@@ -61,6 +61,8 @@ func examples() []Payload {
 		ServiceSwitched{Service: "shop", Release: 2, Deployment: "d-abcdef"},
 		SwitchAbandoned{Service: "shop", Deployment: "d-abcdef", Reason: "its servers were lost"},
 		ServiceBackedOff{Service: "shop", Failures: 3, Until: 9, Reason: "crash loop"},
+		ServiceMelting{Service: "shop", Reason: "2 of 3 servers failed within 1m"},
+		ServiceRecovered{Service: "shop"},
 		ServiceDestroying{Service: "shop"},
 		ServiceDestroyed{Service: "shop"},
 	}
@@ -71,13 +73,28 @@ func exampleTemplate() Template {
 		Service: "shop", Image: "sha256:aa", Entrypoint: []string{"/app"}, Command: []string{"serve"}, User: "app",
 		Env: map[string]string{"LOG_LEVEL": "info"}, Port: 8080, Protocol: HTTP,
 		Resources: Resources{Memory: 1 << 28, CPU: 500, PIDs: 64}, Ephemeral: []Ephemeral{{Path: "/var/cache", Size: 1 << 20}},
+		Connects: []string{"db"}, ProxyProtocol: 2, UserNamespace: true,
+	}
+}
+
+func exampleDeployment() Deployment {
+	at := time.Date(2026, 11, 21, 3, 4, 5, 600, time.UTC)
+	return Deployment{
+		ID: "d-abcdef", Service: "shop", From: 1, To: 2, Strategy: BlueGreen, Phase: DeployPreparing, WaitingFor: "image",
+		Actor: "ann", StartedAt: at, Started: 1, Since: 2, Until: 3, Deadline: 4, Abort: "ann", Generation: 5, Switched: true,
+		Stages: []Stage{{New: 1, Old: 2, Away: 1, Weight: 10, Hold: Duration(time.Second)}, {New: 3}}, Stage: 1,
+		Pause: &Pause{By: "ann", Since: 1, Until: 2}, Finish: "ann",
+		Verdict: Failed, Reason: "r", EndedAt: at, TookMS: 6, Settled: true, Finished: 7, Cut: 8,
 	}
 }
 
 func examplePolicy() Policy {
 	second := Duration(time.Second)
 	return Policy{
-		Servers: 3, Routes: []Route{{Listen: ":80", Host: "shop.example.com", Path: "/a"}},
+		Servers: 3, Routes: []Route{{
+			Listen: ":443", Host: "shop.example.com", Path: "/a", Redirect: "https", ProxyProtocol: true,
+			TLS: TLS{Cert: "/etc/c.pem", Key: "/etc/k.pem", ACME: ACME{Directory: "https://ca", Email: "a@b", Roots: "/etc/r.pem"}},
+		}},
 		Health: Health{
 			Kind: CheckHTTP, Path: "/healthz", Port: 8081, Command: []string{"/check"}, Interval: second, Timeout: second,
 			Passes: 2, Fails: 3, Grace: 30 * second,
@@ -87,7 +104,8 @@ func examplePolicy() Policy {
 			Contains: "Shop", Matches: "S.op", Command: []string{"/app", "selftest"}, Timeout: 30 * second,
 		}},
 		Deploy: Deploy{
-			Strategy: BlueGreen, Deadline: 600 * second, KeepWarm: 600 * second, MaxUnavailable: 1, Overlap: true,
+			Strategy: BlueGreen, Deadline: 600 * second, KeepWarm: 600 * second, MaxUnavailable: Amount{N: 10, Percent: true}, MaxSurge: Amount{N: 25, Percent: true},
+			Overlap: true, Canary: CanaryPolicy{Steps: []CanaryStep{{Weight: 10, Hold: 15 * second}}, Cookie: "kiln-canary", Header: "X-Canary"},
 			Drain: Drain{Requests: 30 * second, Streams: 120 * second, WebSockets: 300 * second},
 		},
 		StopSignal: "SIGQUIT", StopGrace: 10 * second,

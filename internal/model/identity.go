@@ -26,6 +26,15 @@ func (d Digest) Short() string {
 	return s[:min(12, len(s))]
 }
 
+// ServiceOffset is where in the instance's network of service names the
+// address of the service is: 1 to size−2, from the network's first address. It
+// follows from the names alone, so that it is the same for ever and needs no
+// counter; two services of an instance that share one are refused.
+func ServiceOffset(instance InstanceID, service string, size int) int {
+	sum := sha256.Sum256([]byte(string(instance) + "/" + service))
+	return 1 + int(binary.BigEndian.Uint32(sum[:4])%uint32(size-2))
+}
+
 const alphabet = "abcdefghijklmnopqrstuvwxyz234567" // RFC 4648 base32, lower case
 
 var (

@@ -25,12 +25,15 @@ type TableState struct {
 // Service is what the journal knows of one service.
 type Service struct {
 	Name        string               `json:"name"`
-	Releases    []*Release           `json:"releases"`    // by number, from 1
-	InService   int                  `json:"in_service"`  // 0: none
-	Deployment  *Deployment          `json:"deployment"`  // the running one
-	Deployments []*Deployment        `json:"deployments"` // the ended ones, oldest first
-	Servers     map[ServerID]*Server `json:"servers"`     // all but the destroyed ones
-	Dead        []*DeathRecord       `json:"dead"`        // oldest first, the newest 1,000
+	Releases    []*Release           `json:"releases"`           // by number, from 1
+	InService   int                  `json:"in_service"`         // 0: none
+	Deployment  *Deployment          `json:"deployment"`         // the running one
+	Deployments []*Deployment        `json:"deployments"`        // the ended ones, oldest first
+	Queue       []*Deployment        `json:"queue,omitempty"`    // those that wait for the running one, the first first
+	Meltdown    *Meltdown            `json:"meltdown,omitempty"` // many servers failed at once: replacement is held back
+	Losses      []Instant            `json:"losses,omitempty"`   // when servers in service ended or became unhealthy by themselves, the newest 100
+	Servers     map[ServerID]*Server `json:"servers"`            // all but the destroyed ones
+	Dead        []*DeathRecord       `json:"dead"`               // oldest first, the newest 1,000
 	BackOff     BackOff              `json:"back_off"`
 	Pending     *PendingSwitch       `json:"pending,omitempty"` // a switch whose verdict is unknown
 	Destroying  bool                 `json:"destroying"`
@@ -42,6 +45,15 @@ type BackOff struct {
 	Failures int     `json:"failures"`
 	Until    Instant `json:"until"`
 	Reason   string  `json:"reason,omitempty"`
+}
+
+// Meltdown says that so many servers failed within a minute that whatever
+// ended them would end their replacements too: these are made one at a time,
+// and more only as they prove themselves.
+type Meltdown struct {
+	Since  Instant `json:"since"`
+	Reason string  `json:"reason"`
+	Proven int     `json:"proven"` // replacements that have come into service since
 }
 
 // PendingSwitch is a switch whose deployment ended as unknown: a router was

@@ -10,13 +10,26 @@ type Table struct {
 	Draining   []Draining     `json:"draining,omitempty"`
 }
 
-// TableService is a service as the router sees it.
+// TableService is a service as the router sees it. It is reached by its
+// routes, and by other services of the instance at ServiceAddress:Port.
 type TableService struct {
-	Name     string     `json:"name"`
-	Release  int        `json:"release"`
-	Protocol Protocol   `json:"protocol"`
-	Routes   []Route    `json:"routes"`
-	Backends []Upstream `json:"backends"` // none: 503 with Retry-After
+	Name          string     `json:"name"`
+	Release       int        `json:"release"`
+	Protocol      Protocol   `json:"protocol"`
+	Port          int        `json:"port,omitempty"`           // of its name, for the services that connect to it
+	ProxyProtocol int        `json:"proxy_protocol,omitempty"` // tcp: the version (1, 2) of the PROXY header that servers are sent; 0: none
+	Routes        []Route    `json:"routes"`
+	Backends      []Upstream `json:"backends"` // none: 503 with Retry-After
+	Split         *Split     `json:"split,omitempty"`
+}
+
+// Split shares the requests between two releases while a canary runs: the
+// backends of Release get Weight per cent, the others the rest.
+type Split struct {
+	Release int    `json:"release"`
+	Weight  int    `json:"weight"`           // per cent, 0 to 100
+	Cookie  string `json:"cookie,omitempty"` // CanaryPolicy.Cookie
+	Header  string `json:"header,omitempty"` // CanaryPolicy.Header
 }
 
 // Upstream is one server that takes requests.

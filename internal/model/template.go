@@ -29,6 +29,13 @@ type Template struct {
 	Protocol   Protocol          `json:"protocol,omitempty"`
 	Resources  Resources         `json:"resources"`
 	Ephemeral  []Ephemeral       `json:"ephemeral,omitempty"`
+	// Connects are the services that its servers reach by name: "db" is db.kiln.
+	Connects []string `json:"connects,omitempty"`
+	// ProxyProtocol is the version of the PROXY header that every connection to
+	// its servers begins with (tcp only); 0: none.
+	ProxyProtocol int `json:"proxy_protocol,omitempty"`
+	// UserNamespace says that root in a server is nobody on the host.
+	UserNamespace bool `json:"user_namespace,omitempty"`
 }
 
 // Resources bound what one server may use. Zero means no bound.

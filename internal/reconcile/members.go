@@ -81,5 +81,5 @@ func Budget(svc *model.Service) int {
 			ready++
 		}
 	}
-	return ready - max(0, release.Policy.Servers-release.Policy.Deploy.MaxUnavailable)
+	return ready - max(0, release.Policy.Servers-release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers))
 }

@@ -16,7 +16,7 @@ func policyLines(p model.Policy) []string {
 		"route " + routesText(p.Routes),
 		"health " + healthText(p.Health),
 		"validate " + validationsText(p.Validations),
-		fmt.Sprintf("deploy %s, deadline %s, keep_warm %s, max_unavailable %d, overlap %t", d.Strategy, d.Deadline, d.KeepWarm, d.MaxUnavailable, d.Overlap),
+		fmt.Sprintf("deploy %s, deadline %s, keep_warm %s, max_unavailable %s, overlap %t", d.Strategy, d.Deadline, d.KeepWarm, d.MaxUnavailable, d.Overlap),
 		fmt.Sprintf("drain requests %s, streams %s, websockets %s", d.Drain.Requests, d.Drain.Streams, d.Drain.WebSockets),
 		fmt.Sprintf("stop signal %s, grace %s", cmp.Or(p.StopSignal, "of the image"), p.StopGrace),
 	}

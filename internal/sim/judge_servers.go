@@ -182,7 +182,7 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 			ready++
 		}
 	}
-	if least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable; ready < least {
+	if least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers); ready < least {
 		w.violate(2, "server %s of %s becomes %s (%s): %d ready servers stay, at least %d are promised",
 			srv.ID, srv.Service, p.Phase, p.Reason, ready, least)
 	}

@@ -36,7 +36,7 @@ func policyOf(service string, n uint64) model.Policy {
 			Passes: 1 + int(n>>11%2), Fails: 2, Grace: pick(12, 6*time.Second, 9*time.Second, 15*time.Second),
 		},
 		Deploy: model.Deploy{
-			Strategy: model.BlueGreen, MaxUnavailable: []int{0, 0, 0, 1}[n>>14%4],
+			Strategy: model.BlueGreen, MaxUnavailable: model.Servers([]int{0, 0, 0, 1}[n>>14%4]),
 			Deadline: pick(16, 3*time.Minute, 4*time.Minute, 8*time.Minute, 8*time.Minute, 20*time.Second),
 			KeepWarm: pick(20, 0, 20*time.Second, 2*time.Minute, 2*time.Minute),
 			Overlap:  n>>22%2 == 0,

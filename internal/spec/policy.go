@@ -298,21 +298,21 @@ func (b *body) strategy(d *model.Deploy) {
 }
 
 // maxUnavailable reads a number or a percentage of the servers.
-func (b *body) maxUnavailable(servers int, into *int) {
+func (b *body) maxUnavailable(servers int, into *model.Amount) {
 	v, ok := b.value("max_unavailable")
 	if !ok {
 		return
 	}
 	if v.Type() == cty.String {
-		n, ok := parseShare(v.AsString(), servers)
-		if !ok {
+		a, err := model.ParseAmount(v.AsString())
+		if err != nil || !a.Percent {
 			b.errorf(b.at("max_unavailable"), `write 1 or "25%"`, "max_unavailable: %q is not a percentage", v.AsString())
 			return
 		}
-		*into = n
+		*into = a
 		return
 	}
-	b.integer("max_unavailable", 0, servers, into)
+	b.integer("max_unavailable", 0, servers, &into.N)
 }
 
 func ms(n int64) model.Duration { return model.Duration(n * 1e6) }

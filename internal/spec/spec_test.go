@@ -154,7 +154,7 @@ func TestMaxUnavailableIsOfTheServers(t *testing.T) {
 		if len(diags) > 0 {
 			t.Fatal(diags)
 		}
-		if got := f.Services[0].Policy.Deploy.MaxUnavailable; got != want {
+		if got := f.Services[0].Policy.Deploy.MaxUnavailable.Down(10); got != want {
 			t.Errorf("%s of 10 is %d, want %d", text, got, want)
 		}
 	}
@@ -215,8 +215,8 @@ func checkService(t *testing.T, s *Service) {
 		t.Fatalf("service name %q", s.Name)
 	case (s.Build == nil) == (s.Ref == ""):
 		t.Fatalf("%s: both or neither of build and ref", s.Name)
-	case s.Policy.Servers < 1 || s.Policy.Deploy.MaxUnavailable > s.Policy.Servers:
-		t.Fatalf("%s: servers %d, max_unavailable %d", s.Name, s.Policy.Servers, s.Policy.Deploy.MaxUnavailable)
+	case s.Policy.Servers < 1 || s.Policy.Deploy.MaxUnavailable.Down(s.Policy.Servers) > s.Policy.Servers:
+		t.Fatalf("%s: servers %d, max_unavailable %s", s.Name, s.Policy.Servers, s.Policy.Deploy.MaxUnavailable)
 	case len(s.Policy.Routes) > 0 && s.Template.Port == 0:
 		t.Fatalf("%s: a route without a port", s.Name)
 	case s.Policy.Health.Interval <= 0 || s.Policy.Health.Timeout <= 0 || s.Policy.Deploy.Deadline <= 0:

@@ -96,13 +96,3 @@ func Size(bytes int64) string {
 	}
 	return strconv.FormatInt(bytes, 10) + "B"
 }
-
-// parseShare reads "25%" of whole, rounded down.
-func parseShare(text string, whole int) (int, bool) {
-	digits, found := strings.CutSuffix(text, "%")
-	n, err := strconv.Atoi(digits)
-	if !found || err != nil || n < 0 || n > 100 {
-		return 0, false
-	}
-	return whole * n / 100, true
-}
