@@ -22,6 +22,7 @@ import (
 	"kiln/internal/image"
 	"kiln/internal/image/builder"
 	"kiln/internal/journal"
+	"kiln/internal/keeper"
 	"kiln/internal/model"
 	"kiln/internal/probe"
 	"kiln/internal/server"
@@ -208,7 +209,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return work },
 		ErrorLog: slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug),
 	}
-	d.running.Go(func() { d.watchKeeper(work) })
+	d.running.Go(func() { keeper.NewCopies(d.runDir, d.ensureKeeper, d.cfg.Log).Run(work) })
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
 			stop(err)

@@ -87,22 +87,6 @@ func (d *daemon) ensureKeeper(ctx context.Context) error {
 	return nil
 }
 
-// watchKeeper starts the keeper again when it has died.
-func (d *daemon) watchKeeper(ctx context.Context) {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if err := d.ensureKeeper(ctx); err != nil && ctx.Err() == nil {
-				d.cfg.Log.Error("no keeper", "error", err)
-			}
-		}
-	}
-}
-
 // endInstance ends router, containerd and keeper and removes what the instance
 // has on the machine. Images and history stay in the data directory.
 func (d *daemon) endInstance(ctx context.Context) {

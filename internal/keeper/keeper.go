@@ -57,6 +57,7 @@ type keeper struct {
 
 	mu      sync.Mutex
 	sockets map[string]*os.File // by address
+	wanted  map[string]bool     // by a router; nil: none has said yet
 	open    map[*net.UnixConn]struct{}
 }
 
@@ -187,9 +188,16 @@ func (k *keeper) answer(q *request, f *os.File) (*os.File, *reply) {
 		return out, &reply{}
 	case opAdopt:
 		err = k.adopt(q.Address, f)
+	case opOffer:
+		if k.wants(q.Address) {
+			err = k.adopt(q.Address, f)
+		}
+	case opCopy:
+		return k.copy(q.Address), &reply{}
 	case opRelease:
 		k.retain(func(address string) bool { return address != q.Address })
 	case opRetain:
+		k.want(q.Addresses)
 		k.retain(func(address string) bool { return slices.Contains(q.Addresses, address) })
 	case opStatus:
 		return nil, &reply{Status: k.status()}
@@ -208,10 +216,38 @@ func (k *keeper) answer(q *request, f *os.File) (*os.File, *reply) {
 	return nil, &reply{}
 }
 
+// want notes which addresses the router needs.
+func (k *keeper) want(addresses []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wanted = map[string]bool{}
+	for _, address := range addresses {
+		k.wanted[address] = true
+	}
+}
+
+// wants reports whether a copy of the address may be needed: what a router has
+// released while there was no keeper must not come back.
+func (k *keeper) wants(address string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.wanted == nil || k.wanted[address]
+}
+
+// copy returns the socket of the address, nil if there is none.
+func (k *keeper) copy(address string) *os.File {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.sockets[address]
+}
+
 // listen returns the socket of the address, bound now if it is not held.
 func (k *keeper) listen(address string) (*os.File, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.wanted != nil {
+		k.wanted[address] = true
+	}
 	if f := k.sockets[address]; f != nil {
 		return f, nil
 	}
@@ -228,14 +264,17 @@ func (k *keeper) listen(address string) (*os.File, error) {
 	return f, nil
 }
 
-// adopt holds a copy of a socket that the router bound, or got from a keeper
-// before this one.
+// adopt holds a copy of a socket that the router bound, or that router or daemon
+// got from a keeper before this one.
 func (k *keeper) adopt(address string, f *os.File) error {
 	if f == nil {
 		return model.Errorf(model.Invalid, "cannot hold %s: no socket came with it", address)
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.wanted != nil {
+		k.wanted[address] = true
+	}
 	if k.sockets[address] != nil {
 		return nil
 	}
@@ -258,8 +297,9 @@ func (k *keeper) retain(keep func(address string) bool) {
 	defer k.mu.Unlock()
 	for address, f := range k.sockets {
 		if !keep(address) {
-			_ = f.Close()
+			end(f) // the daemon has a copy too
 			delete(k.sockets, address)
+			delete(k.wanted, address)
 		}
 	}
 }

@@ -3,8 +3,10 @@ package keeper
 import (
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +25,7 @@ type Sockets struct {
 	mu   sync.Mutex
 	conn *net.UnixConn // to the keeper; nil if there is none
 	have map[string]*net.TCPListener
+	said bool // which addresses are needed
 }
 
 // retryEvery is how often a missing keeper is looked for.
@@ -87,6 +90,11 @@ func (s *Sockets) connectLocked() {
 		if err := s.handOverLocked(address, l); err != nil {
 			s.log.Warn("cannot give a socket to the keeper", "address", address, "error", err)
 		}
+	}
+	if s.said {
+		// What the daemon has given the keeper may be older than what was
+		// released while there was none.
+		s.retainLocked(slices.Collect(maps.Keys(s.have)))
 	}
 }
 
@@ -173,6 +181,11 @@ func (s *Sockets) Release(address string) {
 func (s *Sockets) Retain(addresses []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.said = true
+	s.retainLocked(addresses)
+}
+
+func (s *Sockets) retainLocked(addresses []string) {
 	got, err := s.askLocked(&request{Op: opRetain, Addresses: addresses}, nil)
 	closeFile(got)
 	if err != nil && !errors.Is(err, errNoKeeper) {

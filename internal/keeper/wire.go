@@ -17,7 +17,7 @@ import (
 // request is what is asked of the keeper. At most one descriptor goes with it.
 type request struct {
 	Op        string   `json:"op"`
-	Address   string   `json:"address,omitempty"`   // listen, adopt, release
+	Address   string   `json:"address,omitempty"`   // listen, adopt, offer, copy, release
 	Addresses []string `json:"addresses,omitempty"` // retain
 	Name      string   `json:"name,omitempty"`      // stop: a child, or all if empty
 }
@@ -26,6 +26,8 @@ type request struct {
 const (
 	opListen   = "listen"   // → a listening socket
 	opAdopt    = "adopt"    // a listening socket →
+	opOffer    = "offer"    // like adopt, unless the router needs it no more
+	opCopy     = "copy"     // → the listening socket of the address, if it is held
 	opRelease  = "release"  // close the socket of the address
 	opRetain   = "retain"   // close all sockets but those of the addresses
 	opStatus   = "status"   // → Status

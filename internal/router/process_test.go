@@ -255,6 +255,64 @@ func TestKeeperKilled(t *testing.T) {
 	})
 }
 
+// TestKeeperAndRouterKilled: both at once, again and again. The daemon's copies
+// of the sockets keep every new connection waiting for the next router; what a
+// router released does not come back with them.
+func TestKeeperAndRouterKilled(t *testing.T) {
+	p := newProcesses(t)
+	keepers := make(chan *process, 100)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	copies := keeper.NewCopies(p.run, func(ctx context.Context) error {
+		if _, err := p.keeper.Status(ctx); err == nil {
+			return nil
+		}
+		keepers <- p.startRole("keeper")
+		for {
+			if _, err := p.keeper.Status(ctx); err == nil || ctx.Err() != nil {
+				return err
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}, quietLog(t))
+	var holding sync.WaitGroup
+	holding.Go(func() { copies.Run(ctx) })
+	p.awaitRouter("")
+	gone := freeAddress(t)
+	live := backendServer(t, "web-aaaaaa", text("ok"))
+	if err := p.serve([]string{p.address, gone}, live); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(3 * 200 * time.Millisecond) // the copies are taken by then
+	if err := p.serve([]string{p.address}, live); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := net.Listen("tcp", gone); err != nil {
+		t.Errorf("what is released is free at once: %v", err)
+	} else {
+		_ = l.Close()
+	}
+	for range 4 {
+		k := <-keepers
+		pid, before := p.routerPID(), p.awaitRouter("")
+		kill(t, k.Process.Pid)
+		kill(t, pid)
+		if err := freshRequest(p.address); err != nil {
+			t.Fatalf("with keeper and router killed: %v", err)
+		}
+		if after := p.awaitRouter(before.ID); after.Generation != p.gen {
+			t.Errorf("the new router has table %d", after.Generation)
+		}
+		if err := freshRequest(gone); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("what was released came back: %v", err)
+		}
+		p.routerPID()
+		time.Sleep(200 * time.Millisecond)
+	}
+	stop()
+	holding.Wait()
+}
+
 // TestOnlyOneKeeperAndOneRouter: a second one is refused and says why.
 func TestOnlyOneKeeperAndOneRouter(t *testing.T) {
 	p := newProcesses(t)

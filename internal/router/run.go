@@ -99,13 +99,15 @@ func (r *Router) bindPossible(t *model.Table) (fresh []*listener, missing bool) 
 	return fresh, missing
 }
 
-// bindLater tries every second to get the listeners that were missing.
+// bindLater tries to get the listeners that were missing: soon, as the daemon
+// may just be giving the sockets to a new keeper, then every second.
 func (r *Router) bindLater(ctx context.Context) {
-	for missing := true; missing; {
+	wait := 20 * time.Millisecond
+	for missing := true; missing; wait = min(time.Second, 2*wait) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Second):
+		case <-time.After(wait):
 		}
 		missing = r.bindAgain()
 	}
