@@ -63,8 +63,9 @@ type RouterStatus struct {
 type RouterServer struct {
 	Server   ServerID `json:"server"`
 	InFlight InFlight `json:"in_flight"`
-	Finished uint64   `json:"finished"` // ended by themselves
-	Cut      uint64   `json:"cut"`      // ended by a drain deadline
+	Finished uint64   `json:"finished"`          // ended by themselves
+	Cut      uint64   `json:"cut"`               // ended by a drain deadline
+	Ejected  bool     `json:"ejected,omitempty"` // it cannot be reached: the others are preferred
 }
 
 // InFlight counts what is open, by drain class.

@@ -17,6 +17,8 @@ type exchange struct {
 	backend backend
 	service *service
 	tried   []*server // servers that failed it
+	trial   bool      // it finds out whether an ejected server can be reached again
+	canary
 
 	// Guarded by server.mu while it is in the server's list.
 	server     *server
@@ -103,7 +105,7 @@ func (r *Router) dispatch(x *exchange, lookup func(*routing) *service) verdict {
 			return noRoute
 		}
 		x.service = svc
-		b, ok := svc.pick(x.tried, r.clock.Load())
+		b, ok := svc.pick(x, r.clock.Load(), r.limits.DialTimeout)
 		if !ok {
 			return noServer
 		}
@@ -126,33 +128,47 @@ func (x *exchange) undo() {
 // turn is the round-robin position among equals.
 type turn struct{ n atomic.Uint32 }
 
-// pick returns the backend with the least in flight, in turn among equals.
-// Those that have failed this exchange are left out; those that failed
-// somebody a moment ago are taken only when there is no other.
-func (s *service) pick(tried []*server, now int64) (backend, bool) {
+// pick returns the backend for x with the least in flight, in turn among
+// equals. Those that have failed x are left out. Of the others it prefers those
+// that are not ejected, then those on x's side of a split, then those that have
+// failed nobody a moment ago: it returns one as long as there is one.
+func (s *service) pick(x *exchange, now int64, patience time.Duration) (backend, bool) {
 	n := len(s.backends)
 	if n == 0 {
 		return backend{}, false
 	}
+	toNew := s.split != nil && s.split.toNew(x)
 	start := int(s.turn.n.Add(1)-1) % n
-	best, least, bestSuspect := -1, int64(0), false
-	for i := range n {
-		at := start + i
-		if at >= n {
-			at -= n
+	for {
+		best, least, worst := -1, int64(0), 0
+		for i := range n {
+			at := start + i
+			if at >= n {
+				at -= n
+			}
+			b := &s.backends[at]
+			if len(x.tried) > 0 && slices.Contains(x.tried, b.server) {
+				continue
+			}
+			standing := b.server.standing(now)
+			if s.split != nil && (b.release == s.split.Release) != toNew {
+				standing += standsAside
+			}
+			count := b.server.count.Load()
+			if best < 0 || standing < worst || (standing == worst && count < least) {
+				best, least, worst = at, count, standing
+			}
 		}
-		srv := s.backends[at].server
-		if len(tried) > 0 && slices.Contains(tried, srv) {
-			continue
+		if best < 0 {
+			return backend{}, false
 		}
-		suspect := srv.suspect.Load() > now
-		count := srv.count.Load()
-		if best < 0 || (bestSuspect && !suspect) || (bestSuspect == suspect && count < least) {
-			best, least, bestSuspect = at, count, suspect
+		b := s.backends[best]
+		x.trial = false
+		if worst < standsOut && b.server.ejected() {
+			if x.trial = b.server.claimTrial(now, patience); !x.trial {
+				continue // somebody else tries it, or has brought it back
+			}
 		}
+		return b, true
 	}
-	if best < 0 {
-		return backend{}, false
-	}
-	return s.backends[best], true
 }

@@ -100,7 +100,7 @@ func TestPickPrefersTheLeastLoaded(t *testing.T) {
 			}
 			svc.backends = append(svc.backends, backend{server: s})
 		}
-		b, ok := svc.pick(tried, 50)
+		b, ok := svc.pick(&exchange{tried: tried}, 50, time.Second)
 		if ok != (len(tried) < n) {
 			t.Fatalf("picked %v with %d of %d tried", ok, len(tried), n)
 		}
@@ -131,7 +131,7 @@ func TestPickTakesTurns(t *testing.T) {
 	}
 	seen := map[*server]int{}
 	for range 30 {
-		b, _ := svc.pick(nil, 0)
+		b, _ := svc.pick(newExchange(), 0, time.Second)
 		seen[b.server]++
 	}
 	for _, n := range seen {

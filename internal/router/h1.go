@@ -45,7 +45,7 @@ func (u *h1) take(c *call, fresh bool) (*h1Conn, error) {
 		}
 		_ = conn.Close()
 	}
-	nc, err := dialServer(c.req.Context(), c.exchange, u.server.address, u.router.limits.DialTimeout)
+	nc, err := u.router.dialServer(c.req.Context(), c.exchange)
 	if err != nil {
 		return nil, err
 	}

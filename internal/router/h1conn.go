@@ -2,13 +2,11 @@ package router
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"syscall"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -208,13 +206,4 @@ func lastChunk(trailer http.Header) []byte {
 		}
 	}
 	return append(b, '\r', '\n')
-}
-
-// dial opens a connection to the server for x: it ends early when the client
-// leaves, the exchange is cut, or the time is up.
-func dialServer(ctx context.Context, x *exchange, address string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := x.dialContext(ctx)
-	defer cancel()
-	d := net.Dialer{Timeout: timeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 4}}
-	return d.DialContext(ctx, "tcp", address)
 }

@@ -88,8 +88,14 @@ func (e *dialError) Unwrap() error { return e.error }
 func (u *h2) connect(d *h2Dial) {
 	ctx, cancel := context.WithTimeout(context.Background(), u.router.limits.DialTimeout)
 	defer cancel()
+	trial := u.server.ejected()
 	var dialer net.Dialer
 	nc, err := dialer.DialContext(ctx, "tcp", u.server.address)
+	if err == nil {
+		u.router.reached(u.server)
+	} else {
+		u.router.unreached(u.server, trial, err)
+	}
 	var cc *http2.ClientConn
 	if err == nil {
 		cc, err = u.transport.NewClientConn(nc)

@@ -72,6 +72,7 @@ const suspectFor = time.Second
 func (l *listener) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	c := &call{exchange: newExchange(), router: l.router, w: w, req: req, ip: clientIP(req.RemoteAddr)}
 	c.rc = http.NewResponseController(w)
+	c.visitor = c
 	defer c.record()
 	if req.Method == http.MethodConnect {
 		c.refuse(http.StatusMethodNotAllowed, "no_connect", "this router is no forward proxy: CONNECT is not served")
@@ -108,6 +109,9 @@ func (c *call) carry(lookup func(*routing) *service) {
 		s := c.backend.server
 		f := s.upstream.forward(c)
 		if f == nil {
+			if c.trial {
+				c.router.reached(s) // also over a kept connection
+			}
 			return
 		}
 		c.fresh = true

@@ -23,6 +23,7 @@ func (c *call) respond(res *http.Response, more func() bool) *failure {
 	if closing != nil {
 		h["Connection"] = closing
 	}
+	c.tellPlace(h)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // net/http shall not guess
 	}

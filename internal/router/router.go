@@ -37,7 +37,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.HeaderTimeout, 10*time.Second)
 	set(&l.IdleTimeout, 2*time.Minute)
 	set(&l.BodyIdle, time.Minute)
-	set(&l.DialTimeout, 3*time.Second)
+	set(&l.DialTimeout, 2*time.Second)
 	set(&l.UpstreamIdle, 30*time.Second)
 	set(&l.AccessLogBytes, 64<<20)
 	return l

@@ -51,6 +51,7 @@ type server struct {
 	out     atomic.Bool  // the current table does not send new requests here
 	count   atomic.Int64 // len of open, for picking without the lock
 	suspect atomic.Int64 // router clock until which others are preferred
+	ejection
 
 	mu       sync.Mutex
 	open     *exchange // head of the list of what is in flight
@@ -108,7 +109,7 @@ func (s *server) leave(x *exchange, how ending) {
 func (s *server) account(now time.Time) model.RouterServer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a := model.RouterServer{Server: s.id, Finished: s.finished, Cut: s.cut}
+	a := model.RouterServer{Server: s.id, Finished: s.finished, Cut: s.cut, Ejected: s.ejected()}
 	for x := s.open; x != nil; x = x.next {
 		switch x.classAt(now) {
 		case classRequest:

@@ -25,6 +25,7 @@ type service struct {
 	protocol model.Protocol
 	backends []backend
 	turn     turn
+	split    *split // nil: none
 }
 
 // backend is a server together with the release it serves for, which may
@@ -75,6 +76,9 @@ func checkTable(t *model.Table) error {
 			return model.Errorf(model.Invalid, "cannot use table: service %q is unnamed or there twice", s.Name)
 		}
 		names[s.Name] = true
+		if err := checkSplit(s.Name, s.Split); err != nil {
+			return err
+		}
 		switch s.Protocol {
 		case model.HTTP, model.H2C, model.TCP, "":
 		default:
@@ -168,7 +172,7 @@ func compile(t model.Table, serverFor func(model.Upstream, model.Protocol) *serv
 	r := &routing{table: t, listeners: map[string]*hosts{}, servers: map[model.ServerID]*server{}}
 	for i := range t.Services {
 		s := &t.Services[i]
-		svc := &service{name: s.Name, release: s.Release, protocol: s.Protocol}
+		svc := &service{name: s.Name, release: s.Release, protocol: s.Protocol, split: newSplit(s.Split)}
 		for _, u := range s.Backends {
 			srv := serverFor(u, s.Protocol)
 			r.servers[u.Server] = srv

@@ -28,7 +28,7 @@ func (l *listener) serveBytes(ctx context.Context, client net.Conn) {
 			return // closed at once: bytes have no way to say why
 		}
 		s := x.backend.server
-		conn, err := dialServer(ctx, x, s.address, l.router.limits.DialTimeout)
+		conn, err := l.router.dialServer(ctx, x)
 		if err == nil && !s.out.Load() {
 			l.joinBytes(x, client, conn)
 			return

@@ -32,6 +32,7 @@ func (c *call) tunnelTo(conn *h1Conn, res *http.Response, upgrade string) *failu
 	c.status = http.StatusSwitchingProtocols
 	c.breakable(&c.toClient, &breaker{trip: func() { _ = client.SetDeadline(past) }})
 	defer c.toClient.Store(nil)
+	c.tellPlace(res.Header)
 	if _, err := client.Write(switchingHead(res)); err != nil {
 		return nil // it left; there is nobody to tell
 	}
