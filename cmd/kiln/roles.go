@@ -35,6 +35,7 @@ func runRole(ctx context.Context, run role, name string, args []string) int {
 	flags.StringVar((*string)(&r.Instance), "instance", "", "the instance's id")
 	flags.StringVar(&r.DataDir, "data-dir", "", "the instance's data directory")
 	flags.StringVar(&r.RunDir, "run-dir", "", "the instance's run directory")
+	flags.Int64Var(&r.Memory, "memory", 0, "builder: the most that builds take together, in bytes")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}

@@ -15,6 +15,7 @@ type mistakes struct {
 	failHealth string // SHOP_FAIL_HEALTH: a status, "redirect" or "hang"
 	failAfter  time.Duration
 	exit       int    // SHOP_EXIT: end at once with this status
+	eat        int    // SHOP_EAT: take this many MiB of memory first
 	write      string // SHOP_WRITE: write to this path first, and end if that fails
 	started    time.Time
 }
@@ -32,6 +33,11 @@ func mistakesFromEnv(env func(string) string) (mistakes, error) {
 			return m, fmt.Errorf("cannot read SHOP_FAIL_HEALTH_AFTER: %w", err)
 		}
 	}
+	if v := env("SHOP_EAT"); v != "" {
+		if m.eat, err = strconv.Atoi(v); err != nil {
+			return m, fmt.Errorf("cannot read SHOP_EAT: %w", err)
+		}
+	}
 	if v := env("SHOP_EXIT"); v != "" {
 		if m.exit, err = strconv.Atoi(v); err != nil {
 			return m, fmt.Errorf("cannot read SHOP_EXIT: %w", err)
@@ -42,6 +48,10 @@ func mistakesFromEnv(env func(string) string) (mistakes, error) {
 
 // beforeServing carries out the mistakes that happen before the shop opens.
 func (m mistakes) beforeServing() error {
+	eaten := make([]byte, m.eat<<20)
+	for i := 0; i < len(eaten); i += 4096 {
+		eaten[i] = 1 // a page that is not written to takes no memory
+	}
 	if m.exit >= 0 {
 		fmt.Fprintf(os.Stderr, "shop: SHOP_EXIT is set, ending with %d\n", m.exit)
 		os.Exit(m.exit)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"kiln/internal/spec"
 )
 
 // defaultServerNet is where servers get their addresses: a range that is set
@@ -14,7 +16,7 @@ const defaultServerNet = "198.18.0.0/16"
 
 func (a *app) daemonCommand() *cobra.Command {
 	var o DaemonOptions
-	var network string
+	var network, memory string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon",
@@ -36,12 +38,18 @@ instance and leaves nothing behind. It has to run as root.`,
 			if o.ServerNet, err = netip.ParsePrefix(network); err != nil || !o.ServerNet.Addr().Is4() {
 				return usagef("--server-net: %q is not a network like %s", network, defaultServerNet)
 			}
+			if memory != "" {
+				if o.BuildMemory, err = spec.ParseSize(memory); err != nil {
+					return usagef("--build-memory: %s", err)
+				}
+			}
 			o.DataDir, o.Socket, o.Version, o.JSON = dir, socket, a.Version, a.opts.json
 			return a.Roles.Daemon(ctx, o)
 		}),
 	}
 	cmd.Flags().StringVar(&network, "server-net", defaultServerNet, "where servers get their addresses")
 	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "another OCI runtime than the embedded runc, as /usr/bin/crun")
+	cmd.Flags().StringVar(&memory, "build-memory", "", "the most memory that builds take together, as 2GiB (default half of the machine's)")
 	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
 	return cmd
 }

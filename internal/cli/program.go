@@ -53,9 +53,12 @@ type DaemonOptions struct {
 	Socket    string // absolute
 	ServerNet netip.Prefix
 	Runtime   string // another OCI runtime; "": the embedded one
-	Debug     bool   // log more
-	JSON      bool   // log JSON
-	Version   string
+	// BuildMemory is the most that builds take together, in bytes; 0: half of
+	// the machine's.
+	BuildMemory int64
+	Debug       bool // log more
+	JSON        bool // log JSON
+	Version     string
 }
 
 // app is the state of one run.

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 
@@ -36,7 +37,10 @@ type Config struct {
 	Executable string       // of this program, for its other roles
 	ServerNet  netip.Prefix // servers' addresses; zero: 198.18.0.0/16
 	Runtime    string       // another OCI runtime; "": the embedded runc
-	Log        *slog.Logger
+	// BuildMemory is the most that builds take together, in bytes; 0: half of
+	// the machine's.
+	BuildMemory int64
+	Log         *slog.Logger
 }
 
 // RunDir returns the run directory of the instance: sockets and state that a
@@ -157,7 +161,8 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	})
 	d.builds = &builds{
 		client: builder.NewClient(d.runDir), executable: d.cfg.Executable,
-		args: roleArgs("builder", d.instance, d.cfg.DataDir, d.runDir), logPath: filepath.Join(d.cfg.DataDir, "builder.log"),
+		args:    append(roleArgs("builder", d.instance, d.cfg.DataDir, d.runDir), "--memory", strconv.FormatInt(d.cfg.BuildMemory, 10)),
+		logPath: filepath.Join(d.cfg.DataDir, "builder.log"),
 	}
 	return nil
 }

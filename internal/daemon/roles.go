@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"kiln/internal/engine/local"
 	"kiln/internal/image/builder"
 	"kiln/internal/keeper"
@@ -22,6 +24,7 @@ type Role struct {
 	DataDir    string
 	RunDir     string
 	Executable string // of this program
+	Memory     int64  // builder: the most that builds take together, in bytes; 0: half of the machine's
 	Log        *slog.Logger
 }
 
@@ -64,8 +67,21 @@ func RunBuilder(ctx context.Context, r Role, stdin io.Reader) error {
 	}
 	return builder.Run(ctx, builder.Config{
 		Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir, ShimPath: shim, RuncPath: runc,
-		Idle: builderIdle, Log: r.Log,
+		Memory: buildMemory(r.Memory), Idle: builderIdle, Log: r.Log,
 	})
+}
+
+// buildMemory is what was asked for, or half of the machine's memory: servers
+// and the rest of kiln live from the other half.
+func buildMemory(asked int64) int64 {
+	if asked > 0 {
+		return asked
+	}
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0 // no limit
+	}
+	return int64(info.Totalram) * int64(info.Unit) / 2
 }
 
 // roleArgs are the arguments that start another role of the instance.

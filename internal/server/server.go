@@ -98,12 +98,24 @@ func New(cfg Config) *Server {
 	hc.SchemasPath = ""
 	hc.CreateHooks = nil // no $schema in every answer
 	hc.Components = &huma.Components{Schemas: huma.NewMapRegistry("#/components/schemas/", schemaName)}
+	hc.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[model.Amount](), reflect.TypeFor[amount]())
 	h := humago.New(s.mux, hc)
 	s.registerViews(h)
 	s.registerCommands(h)
 	s.registerStreams(h)
 	s.registerImages(h)
 	return s
+}
+
+// amount is model.Amount as the document has it.
+type amount struct{}
+
+// Schema implements huma.SchemaProvider.
+func (amount) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{OneOf: []*huma.Schema{
+		{Type: huma.TypeInteger, Description: "a number of servers"},
+		{Type: huma.TypeString, Pattern: "^[0-9]+%$", Description: "a percentage of the service's count"},
+	}}
 }
 
 // schemaName names a type in the document. Wire types have their own names,

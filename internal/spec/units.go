@@ -85,6 +85,15 @@ func parseSize(text string) (bytes int64, hint string, ok bool) {
 	return 0, "units are B, KiB, MiB, GiB, TiB, and kB, MB, GB, TB for powers of ten", false
 }
 
+// ParseSize reads "64MiB" as bytes. The error says what was meant.
+func ParseSize(text string) (int64, error) {
+	bytes, hint, ok := parseSize(text)
+	if !ok {
+		return 0, model.Errorf(model.Invalid, "cannot read the size %q: %s", text, hint)
+	}
+	return bytes, nil
+}
+
 // Size writes bytes as the declaration would, with the largest unit that
 // leaves a whole number.
 func Size(bytes int64) string {

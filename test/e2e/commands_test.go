@@ -40,6 +40,7 @@ func commands() map[string]command {
 		"daemon": daemon, "end": end, "kiln": kiln, "code": code, "eventually": eventually,
 		"http": httpCommand, "json": jsonCommand, "jsonvar": jsonvar, "signal": signal,
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
+		"disk": disk, "fill": fill, "free": free, "files": files, "logged": logged,
 	}
 }
 
@@ -62,8 +63,11 @@ func want(ts *testscript.TestScript, ok bool, usage string) {
 // daemon starts, stops (SIGTERM) or kills (SIGKILL) the daemon; "restart" is
 // kill and start.
 func daemon(ts *testscript.TestScript, _ bool, args []string) {
-	want(ts, len(args) == 1, "daemon start|stop|kill|restart")
+	want(ts, len(args) >= 1, "daemon start|stop|kill|restart [FLAG…]")
 	w := of(ts)
+	if len(args) > 1 {
+		w.Flags = args[1:]
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	switch args[0] {

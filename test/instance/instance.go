@@ -24,6 +24,10 @@ type Instance struct {
 	Data string // its data directory; short, as sockets live below it
 	Log  string // what its daemons write to standard error
 
+	Flags []string // of the daemon, beside its data directory
+	Limit int      // of its open files, and those of what it starts; 0: this process's
+	Disks []string // mount points of a test's own, which count as no leftovers
+
 	mu     sync.Mutex
 	daemon *exec.Cmd
 	ended  chan struct{} // closed when daemon has been waited for
@@ -61,7 +65,10 @@ func (i *Instance) Start(ctx context.Context) error {
 	}
 	defer out.Close()
 	// Not CommandContext: the daemon outlives whoever starts it.
-	cmd := exec.Command(i.Bin, "daemon", "--data-dir", i.Data)
+	cmd := exec.Command(i.Bin, append([]string{"daemon", "--data-dir", i.Data}, i.Flags...)...)
+	if i.Limit > 0 {
+		cmd = exec.Command("prlimit", append([]string{fmt.Sprintf("--nofile=%d", i.Limit)}, cmd.Args...)...)
+	}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {

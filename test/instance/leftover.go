@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -28,7 +29,9 @@ func (i *Instance) Leftovers(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	for _, m := range mounts {
-		left = append(left, "mount "+m)
+		if !slices.Contains(i.Disks, m) {
+			left = append(left, "mount "+m)
+		}
 	}
 	id := i.ID()
 	if id == "" {
@@ -50,7 +53,8 @@ func (i *Instance) Leftovers(ctx context.Context) ([]string, error) {
 			left = append(left, "nft "+strings.TrimSpace(line))
 		}
 	}
-	if _, err := os.Stat(filepath.Join("/run/kiln", id)); err == nil {
+	run := filepath.Join("/run/kiln", id)
+	if _, err := os.Stat(run); err == nil && !slices.Contains(i.Disks, run) {
 		left = append(left, "directory /run/kiln/"+id)
 	}
 	for _, c := range i.cgroups() {
@@ -116,6 +120,7 @@ func (i *Instance) cgroups() []string {
 // Purge removes everything of the instance by force, whatever state it is in.
 func (i *Instance) Purge(ctx context.Context) error {
 	errs := []error{i.endAll()}
+	i.Disks = nil
 	if mounts, err := i.mounts(); err == nil {
 		for _, m := range mounts {
 			_ = syscall.Unmount(m, syscall.MNT_DETACH) // what stays is found below

@@ -52,6 +52,7 @@ func (b *build) run(ctx context.Context, conn net.Conn, p buildcontext.Preamble)
 		defer close(watched)
 		b.follow(ctx, ref, trace)
 	}()
+	reached := b.worker.memory.watch()
 	_, err := b.worker.control.Solve(ctx, b.solveRequest(ref, ids[0]))
 	if err == nil {
 		// The record of the trace ends with the solve; what it said last counts.
@@ -61,7 +62,7 @@ func (b *build) run(ctx context.Context, conn net.Conn, p buildcontext.Preamble)
 	if ctx.Err() == nil {
 		<-watched
 	}
-	return Result{}, b.explain(err, trace)
+	return Result{}, b.explain(err, trace, reached())
 }
 
 // follow feeds the solve's status to the trace until the solve has ended.

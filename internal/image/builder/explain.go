@@ -11,12 +11,16 @@ import (
 	"kiln/internal/model"
 )
 
+// killedExit is the exit code of what SIGKILL has ended.
+const killedExit = 128 + 9
+
 // tailLines is how much of a step's output an error shows.
 const tailLines = 20
 
 // explain says in words why a build failed: which line of the Containerfile,
-// what it was about, and what the step wrote last.
-func (b *build) explain(err error, t *trace) error {
+// what it was about, and what the step wrote last. full says that the builds'
+// memory was used up meanwhile.
+func (b *build) explain(err error, t *trace, full bool) error {
 	where := b.location(err)
 	if coded, ok := errors.AsType[*model.Error](err); ok {
 		e := *coded
@@ -25,9 +29,14 @@ func (b *build) explain(err error, t *trace) error {
 		}
 		return &e
 	}
+	hint := ""
 	what := "cannot build: " + firstLine(rootCause(err).Error())
 	if exit, ok := errors.AsType[*gatewaypb.ExitError](err); ok {
 		what = fmt.Sprintf("cannot build: a step ended with exit code %d", exit.ExitCode)
+		if full && exit.ExitCode == killedExit {
+			what = fmt.Sprintf("cannot build: a step was ended because it wanted more memory than builds may take: %s", b.worker.memory)
+			hint = "let the step take less, or start the daemon with a larger --build-memory"
+		}
 	}
 	var msg strings.Builder
 	msg.WriteString(what)
@@ -37,7 +46,11 @@ func (b *build) explain(err error, t *trace) error {
 	if tail := lastLines(string(t.tail()), tailLines); tail != "" {
 		msg.WriteString("\nIts last output:\n" + tail)
 	}
-	return model.Errorf(model.Invalid, "%s", msg.String())
+	e := model.Errorf(model.Invalid, "%s", msg.String())
+	if hint != "" {
+		return e.WithHint("%s", hint)
+	}
+	return e
 }
 
 // location shows the line of the Containerfile that an error is about, or "".

@@ -33,6 +33,8 @@ type Config struct {
 	Network string // "": 198.18.0.0/16
 	// CacheLimit bounds the build cache in bytes; 0: 10 GiB.
 	CacheLimit int64
+	// Memory bounds what builds take together, in bytes; 0: nothing does.
+	Memory int64
 	// Idle is how long the process waits for a build before it ends by itself;
 	// 0: for ever.
 	Idle time.Duration
@@ -69,6 +71,10 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := removeRemnants(ctx, cfg, store); err != nil {
 		return err
 	}
+	memory, err := limitMemory(cfg.Instance, cfg.Memory, cfg.Log)
+	if err != nil {
+		return err
+	}
 	// The worker outlives ctx, so that builds under way can be told why they end.
 	workerCtx, stopWorker := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorker()
@@ -76,7 +82,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	w.memory = memory
 	defer removeCgroups(cfg.Instance, cfg.Log)
+	defer memory.leave()
 	defer w.close()
 	ln, err := listen(filepath.Join(cfg.RunDir, SocketName))
 	if err != nil {

@@ -42,6 +42,7 @@ type worker struct {
 	control   *control.Controller
 	sessions  *session.Manager
 	frontends *frontends
+	memory    *memoryGroup
 }
 
 func newWorker(ctx context.Context, cfg Config, root string, netns *netns) (*worker, error) {
