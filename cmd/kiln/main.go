@@ -65,7 +65,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	defer stop()
 	return daemon.Run(ctx, daemon.Config{
 		DataDir: o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
-		ServerNet: o.ServerNet, Runtime: o.Runtime, BuildMemory: o.BuildMemory, Log: logger(os.Stderr, o.Debug, o.JSON),
+		ServerNet: o.ServerNet, ServiceNet: o.ServiceNet, Runtime: o.Runtime, BuildMemory: o.BuildMemory, Log: logger(os.Stderr, o.Debug, o.JSON),
 	}, func() {})
 }
 

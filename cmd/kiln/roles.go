@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 
 	"kiln/internal/daemon"
@@ -36,6 +37,7 @@ func runRole(ctx context.Context, run role, name string, args []string) int {
 	flags.StringVar(&r.DataDir, "data-dir", "", "the instance's data directory")
 	flags.StringVar(&r.RunDir, "run-dir", "", "the instance's run directory")
 	flags.Int64Var(&r.Memory, "memory", 0, "builder: the most that builds take together, in bytes")
+	flags.TextVar(&r.ServiceNet, "service-network", netip.Prefix{}, "keeper, router: where the names of services have their addresses")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kiln/internal/model"
 	"kiln/internal/spec"
 )
 
@@ -16,7 +17,7 @@ const defaultServerNet = "198.18.0.0/16"
 
 func (a *app) daemonCommand() *cobra.Command {
 	var o DaemonOptions
-	var network, memory string
+	var network, names, memory string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon",
@@ -38,6 +39,9 @@ instance and leaves nothing behind. It has to run as root.`,
 			if o.ServerNet, err = netip.ParsePrefix(network); err != nil || !o.ServerNet.Addr().Is4() {
 				return usagef("--server-net: %q is not a network like %s", network, defaultServerNet)
 			}
+			if o.ServiceNet, err = serviceNet(names, o.ServerNet); err != nil {
+				return err
+			}
 			if memory != "" {
 				if o.BuildMemory, err = spec.ParseSize(memory); err != nil {
 					return usagef("--build-memory: %s", err)
@@ -48,8 +52,23 @@ instance and leaves nothing behind. It has to run as root.`,
 		}),
 	}
 	cmd.Flags().StringVar(&network, "server-net", defaultServerNet, "where servers get their addresses")
+	cmd.Flags().StringVar(&names, "service-network", model.DefaultServiceNet, "where the names of services have their addresses")
 	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "another OCI runtime than the embedded runc, as /usr/bin/crun")
 	cmd.Flags().StringVar(&memory, "build-memory", "", "the most memory that builds take together, as 2GiB (default half of the machine's)")
 	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
 	return cmd
+}
+
+// serviceNet reads the network of the names of services, which must not be the
+// servers' one.
+func serviceNet(text string, servers netip.Prefix) (netip.Prefix, error) {
+	const fewest = 24 // so that two services of an instance hardly ever share an address
+	network, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil || !network.Addr().Is4() || network.Bits() > fewest:
+		return network, usagef("--service-network: %q is not a network like %s, of at least 256 addresses", text, model.DefaultServiceNet)
+	case network.Overlaps(servers):
+		return network, usagef("--service-network: %s and --server-net %s overlap", network, servers)
+	}
+	return network.Masked(), nil
 }

@@ -49,10 +49,11 @@ type Roles struct {
 
 // DaemonOptions are what `kiln daemon` was called with.
 type DaemonOptions struct {
-	DataDir   string // absolute
-	Socket    string // absolute
-	ServerNet netip.Prefix
-	Runtime   string // another OCI runtime; "": the embedded one
+	DataDir    string // absolute
+	Socket     string // absolute
+	ServerNet  netip.Prefix
+	ServiceNet netip.Prefix // addresses of services' names
+	Runtime    string       // another OCI runtime; "": the embedded one
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
 	BuildMemory int64

@@ -36,6 +36,7 @@ type Config struct {
 	Version    string       // of this program
 	Executable string       // of this program, for its other roles
 	ServerNet  netip.Prefix // servers' addresses; zero: 198.18.0.0/16
+	ServiceNet netip.Prefix // addresses of services' names; zero: 198.19.0.0/16
 	Runtime    string       // another OCI runtime; "": the embedded runc
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -23,8 +24,9 @@ type Role struct {
 	Instance   model.InstanceID
 	DataDir    string
 	RunDir     string
-	Executable string // of this program
-	Memory     int64  // builder: the most that builds take together, in bytes; 0: half of the machine's
+	Executable string       // of this program
+	ServiceNet netip.Prefix // where the names of services have their addresses; keeper, router
+	Memory     int64        // builder: the most that builds take together, in bytes; 0: half of the machine's
 	Log        *slog.Logger
 }
 
@@ -38,14 +40,16 @@ func RunKeeper(ctx context.Context, r Role) error {
 		RunDir: r.RunDir, DataDir: r.DataDir, Log: r.Log,
 		Children: []keeper.Child{
 			{Name: "containerd", Path: path, Args: append([]string{path}, args...)},
-			{Name: "router", Path: r.Executable, Args: append([]string{"kiln"}, roleArgs("router", r.Instance, r.DataDir, r.RunDir)...)},
+			{Name: "router", Path: r.Executable, Args: append([]string{"kiln"}, trafficArgs("router", r.Instance, r.DataDir, r.RunDir, r.ServiceNet)...)},
 		},
 	})
 }
 
 // RunRouter is the process `kiln router`.
 func RunRouter(ctx context.Context, r Role) error {
-	return router.Run(ctx, router.Config{DataDir: r.DataDir, RunDir: r.RunDir, Log: r.Log})
+	return router.Run(ctx, router.Config{
+		DataDir: r.DataDir, RunDir: r.RunDir, Instance: r.Instance, ServiceNet: r.ServiceNet, Log: r.Log,
+	})
 }
 
 // builderIdle is how long a builder waits for the next build before it gives
@@ -89,12 +93,21 @@ func roleArgs(name string, instance model.InstanceID, dataDir, runDir string) []
 	return []string{name, "--instance", string(instance), "--data-dir", dataDir, "--run-dir", runDir}
 }
 
+// trafficArgs are the arguments that start keeper or router.
+func trafficArgs(name string, instance model.InstanceID, dataDir, runDir string, serviceNet netip.Prefix) []string {
+	args := roleArgs(name, instance, dataDir, runDir)
+	if !serviceNet.IsValid() {
+		return args
+	}
+	return append(args, "--service-network", serviceNet.String())
+}
+
 // ensureKeeper starts a keeper where none answers.
 func (d *daemon) ensureKeeper(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	_, err := keeper.Ensure(ctx, d.runDir, d.cfg.Executable,
-		append([]string{"kiln"}, roleArgs("keeper", d.instance, d.cfg.DataDir, d.runDir)...), nil,
+		append([]string{"kiln"}, trafficArgs("keeper", d.instance, d.cfg.DataDir, d.runDir, d.cfg.ServiceNet)...), nil,
 		filepath.Join(d.cfg.DataDir, "keeper.log"))
 	if err != nil {
 		return model.Errorf(model.Unavailable, "cannot start the keeper: %w", err).

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -181,7 +182,7 @@ func (k *keeper) answer(q *request, f *os.File) (*os.File, *reply) {
 	var err error
 	switch q.Op {
 	case opListen:
-		out, err := k.listen(q.Address)
+		out, err := k.listen(q.Address, q.Free)
 		if err != nil {
 			return nil, failed(err)
 		}
@@ -242,7 +243,7 @@ func (k *keeper) copy(address string) *os.File {
 }
 
 // listen returns the socket of the address, bound now if it is not held.
-func (k *keeper) listen(address string) (*os.File, error) {
+func (k *keeper) listen(address string, free bool) (*os.File, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.wanted != nil {
@@ -251,7 +252,7 @@ func (k *keeper) listen(address string) (*os.File, error) {
 	if f := k.sockets[address]; f != nil {
 		return f, nil
 	}
-	l, err := bind(address)
+	l, err := bind(address, free, k.ownLocked)
 	if err != nil {
 		return nil, err
 	}
@@ -262,6 +263,17 @@ func (k *keeper) listen(address string) (*os.File, error) {
 	}
 	k.sockets[address] = f
 	return f, nil
+}
+
+// ownLocked returns the sockets that listen on the port.
+func (k *keeper) ownLocked(port string) []syscall.Conn {
+	var own []syscall.Conn
+	for address, f := range k.sockets {
+		if portOf(address) == port {
+			own = append(own, f)
+		}
+	}
+	return own
 }
 
 // adopt holds a copy of a socket that the router bound, or that router or daemon

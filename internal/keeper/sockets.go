@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"kiln/internal/model"
@@ -138,11 +139,20 @@ func (s *Sockets) askLocked(q *request, f *os.File) (*os.File, error) {
 
 // Listen returns a listener for the address: the keeper's if it has one.
 func (s *Sockets) Listen(address string) (*net.TCPListener, error) {
+	return s.listen(address, false)
+}
+
+// ListenFree is Listen also for an address that the machine does not have yet.
+func (s *Sockets) ListenFree(address string) (*net.TCPListener, error) {
+	return s.listen(address, true)
+}
+
+func (s *Sockets) listen(address string, free bool) (*net.TCPListener, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l, err := s.fromKeeperLocked(address)
+	l, err := s.fromKeeperLocked(address, free)
 	if errors.Is(err, errNoKeeper) {
-		l, err = bind(address)
+		l, err = bind(address, free, s.ownLocked)
 	}
 	if err != nil {
 		return nil, err
@@ -151,8 +161,19 @@ func (s *Sockets) Listen(address string) (*net.TCPListener, error) {
 	return l, nil
 }
 
-func (s *Sockets) fromKeeperLocked(address string) (*net.TCPListener, error) {
-	f, err := s.askLocked(&request{Op: opListen, Address: address}, nil)
+// ownLocked returns the sockets that listen on the port.
+func (s *Sockets) ownLocked(port string) []syscall.Conn {
+	var own []syscall.Conn
+	for address, l := range s.have {
+		if portOf(address) == port {
+			own = append(own, l)
+		}
+	}
+	return own
+}
+
+func (s *Sockets) fromKeeperLocked(address string, free bool) (*net.TCPListener, error) {
+	f, err := s.askLocked(&request{Op: opListen, Address: address, Free: free}, nil)
 	if err != nil {
 		return nil, err
 	}

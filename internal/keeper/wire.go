@@ -19,6 +19,7 @@ type request struct {
 	Op        string   `json:"op"`
 	Address   string   `json:"address,omitempty"`   // listen, adopt, offer, copy, release
 	Addresses []string `json:"addresses,omitempty"` // retain
+	Free      bool     `json:"free,omitempty"`      // listen: also where the machine does not have the address yet
 	Name      string   `json:"name,omitempty"`      // stop: a child, or all if empty
 }
 

@@ -53,10 +53,11 @@ type Draining struct {
 
 // RouterStatus is what one live router says of itself.
 type RouterStatus struct {
-	ID         string         `json:"id"`         // of the process: a restarted router has another
-	Epoch      uint64         `json:"epoch"`      // of the table that every dispatch now uses
-	Generation uint64         `json:"generation"` // likewise: the acknowledgement
-	Servers    []RouterServer `json:"servers"`    // all that are in the table, draining, or have something in flight
+	ID         string         `json:"id"`                // of the process: a restarted router has another
+	Epoch      uint64         `json:"epoch"`             // of the table that every dispatch now uses
+	Generation uint64         `json:"generation"`        // likewise: the acknowledgement
+	Servers    []RouterServer `json:"servers"`           // all that are in the table, draining, or have something in flight
+	Unbound    []string       `json:"unbound,omitempty"` // names of services that cannot be listened on, and why
 }
 
 // RouterServer is the accounting for one server since the router started.

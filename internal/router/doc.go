@@ -11,7 +11,7 @@
 // The parts: table.go and match.go are the routing table as it is looked up;
 // dispatch.go and server.go are the accounting, which knows nothing of HTTP;
 // split.go shares requests between two releases, eject.go leaves out servers that
-// cannot be reached;
+// cannot be reached; names.go is how services reach each other;
 // proxy.go carries an exchange, through h1.go or h2.go to a server and through
 // respond.go back; drain.go ends what outlives its deadline.
 package router

@@ -16,6 +16,8 @@ type binder interface {
 	// Listen returns a listener for the address; a port that is taken is a
 	// conflict that names who has it.
 	Listen(address string) (*net.TCPListener, error)
+	// ListenFree is Listen also for an address that the machine does not have yet.
+	ListenFree(address string) (*net.TCPListener, error)
 	// Release says that the address is not needed any more.
 	Release(address string)
 	// Retain says that of all addresses only these are needed.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,11 @@ type Config struct {
 	RunDir  string // of the instance: router.sock, and keeper.sock if there is a keeper
 	Log     *slog.Logger
 	Limits  Limits
+	// Instance and ServiceNet say where the names of services have their
+	// addresses. Without an instance names are not listened on; the zero
+	// network is model.DefaultServiceNet.
+	Instance   model.InstanceID
+	ServiceNet netip.Prefix
 }
 
 // Limits bound what clients may take. Defaults are those of withDefaults.
@@ -58,19 +64,22 @@ type Router struct {
 	store  tableStore
 	binder binder
 	access *accessLog
+	names  names
 
 	current   atomic.Pointer[routing] // every dispatch reads it; see dispatch
 	clock     atomic.Int64            // nanoseconds since start, coarse: advanced every 100 ms
 	drainKick chan struct{}
+	bindKick  chan struct{}   // a listener is missing
 	done      <-chan struct{} // the router ends
 	serving   sync.WaitGroup  // accept loops
 
 	applyMu   sync.Mutex // one switch at a time
 	listeners map[string]*listener
 
-	mu      sync.Mutex // the two below
+	mu      sync.Mutex // those below
 	servers map[serverKey]*server
 	tallies tallies
+	unbound map[string]string // names that cannot be listened on: address → why
 }
 
 // newRouter returns a router with an empty table that listens nowhere.
@@ -84,7 +93,9 @@ func newRouter(cfg Config, b binder, access *accessLog) *Router {
 		store:     tableStore{dir: filepath.Join(cfg.DataDir, "router")},
 		binder:    b,
 		access:    access,
+		names:     newNames(cfg.Instance, cfg.ServiceNet),
 		drainKick: make(chan struct{}, 1),
+		bindKick:  make(chan struct{}, 1),
 		done:      make(chan struct{}),
 		listeners: map[string]*listener{},
 		servers:   map[serverKey]*server{},
@@ -151,7 +162,11 @@ func (r *Router) bindMissing(t *model.Table) ([]*listener, error) {
 		}
 		fresh = append(fresh, newListener(r, address, nl))
 	}
-	return fresh, nil
+	byName, missing := r.bindNames(t)
+	if missing {
+		r.bindSoon()
+	}
+	return append(fresh, byName...), nil
 }
 
 // publish makes t what every dispatch uses. The store of current is the
@@ -160,6 +175,7 @@ func (r *Router) publish(t model.Table, fresh []*listener) {
 	r.mu.Lock()
 	next := compile(t, r.serverForLocked, r.tallies.of)
 	r.mu.Unlock()
+	r.names.addTo(next)
 	// A server that comes back is open for dispatch before the first one can
 	// choose it; one that goes is closed only when none can choose it.
 	for _, s := range next.servers {
@@ -174,7 +190,7 @@ func (r *Router) publish(t model.Table, fresh []*listener) {
 	for _, l := range fresh {
 		r.serving.Go(l.serve)
 	}
-	wanted := listenAddresses(&t)
+	wanted := r.names.all(&t)
 	for address, l := range r.listeners {
 		if !contains(wanted, address) {
 			delete(r.listeners, address)
@@ -275,6 +291,9 @@ func (r *Router) Status() model.RouterStatus {
 		}
 	}
 	sortServers(st.Servers)
+	r.mu.Lock()
+	st.Unbound = r.unboundLocked()
+	r.mu.Unlock()
 	return st
 }
 

@@ -50,7 +50,8 @@ func Run(ctx context.Context, cfg Config) error {
 	defer stop()
 	loops.Go(func() { r.tick(work) })
 	loops.Go(func() { r.drainLoop(work) })
-	r.resume(work, &loops)
+	loops.Go(func() { r.bindLoop(work) })
+	r.resume()
 	loops.Go(ctl.serve)
 	cfg.Log.Info("router is serving", "router", r.id)
 	<-ctx.Done()
@@ -61,7 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 // resume serves the last table. A listener that cannot be had now is tried
 // again, so that one lost port does not keep the others from serving.
-func (r *Router) resume(ctx context.Context, loops *sync.WaitGroup) {
+func (r *Router) resume() {
 	t, err := r.store.load()
 	if err != nil {
 		r.log.Error("cannot read the last table; waiting for a new one", "error", err)
@@ -73,12 +74,12 @@ func (r *Router) resume(ctx context.Context, loops *sync.WaitGroup) {
 	}
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
-	r.binder.Retain(listenAddresses(t))
+	r.binder.Retain(r.names.all(t))
 	fresh, missing := r.bindPossible(t)
 	r.publish(*t, fresh)
 	r.log.Info("serving the last table", "epoch", t.Epoch, "generation", t.Generation, "listeners", len(fresh))
 	if missing {
-		loops.Go(func() { r.bindLater(ctx) })
+		r.bindSoon()
 	}
 }
 
@@ -96,23 +97,11 @@ func (r *Router) bindPossible(t *model.Table) (fresh []*listener, missing bool) 
 		}
 		fresh = append(fresh, newListener(r, address, nl))
 	}
-	return fresh, missing
+	byName, noName := r.bindNames(t)
+	return append(fresh, byName...), missing || noName
 }
 
-// bindLater tries to get the listeners that were missing: soon, as the daemon
-// may just be giving the sockets to a new keeper, then every second.
-func (r *Router) bindLater(ctx context.Context) {
-	wait := 20 * time.Millisecond
-	for missing := true; missing; wait = min(time.Second, 2*wait) {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(wait):
-		}
-		missing = r.bindAgain()
-	}
-}
-
+// bindAgain binds what can be bound by now.
 func (r *Router) bindAgain() (missing bool) {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()

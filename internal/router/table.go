@@ -16,6 +16,7 @@ type routing struct {
 	table     model.Table
 	listeners map[string]*hosts // by normalized address
 	servers   map[model.ServerID]*server
+	services  map[string]*service
 }
 
 // service is a service as one routing knows it.
@@ -169,10 +170,11 @@ func listenAddresses(t *model.Table) []string {
 // of a server: the one of the table before where there is one, because what is
 // in flight is counted there.
 func compile(t model.Table, serverFor func(model.Upstream, model.Protocol) *server, tallyFor func(tallyKey) *tally) *routing {
-	r := &routing{table: t, listeners: map[string]*hosts{}, servers: map[model.ServerID]*server{}}
+	r := &routing{table: t, listeners: map[string]*hosts{}, servers: map[model.ServerID]*server{}, services: map[string]*service{}}
 	for i := range t.Services {
 		s := &t.Services[i]
 		svc := &service{name: s.Name, release: s.Release, protocol: s.Protocol, split: newSplit(s.Split)}
+		r.services[s.Name] = svc
 		for _, u := range s.Backends {
 			srv := serverFor(u, s.Protocol)
 			r.servers[u.Server] = srv

@@ -53,6 +53,7 @@ func startRouter(t testing.TB, limits Limits) *testRouter {
 	var loops sync.WaitGroup
 	loops.Go(func() { r.tick(ctx) })
 	loops.Go(func() { r.drainLoop(ctx) })
+	loops.Go(func() { r.bindLoop(ctx) })
 	t.Cleanup(func() {
 		r.stop()
 		cancel()
