@@ -156,7 +156,7 @@ func (a *app) validate(names []string) error {
 		return err
 	}
 	if diags == nil {
-		diags = spec.Diagnostics{}
+		diags = append(spec.Diagnostics{}, a.warnings...)
 	}
 	names = []string{}
 	for _, s := range services {

@@ -65,9 +65,10 @@ type DaemonOptions struct {
 // app is the state of one run.
 type app struct {
 	Program
-	opts   options
-	client *api.Client
-	ran    bool // a command began: what fails from then on is not its usage
+	opts     options
+	client   *api.Client
+	warnings spec.Diagnostics // of the declaration
+	ran      bool             // a command began: what fails from then on is not its usage
 }
 
 // options are the flags that every command takes.
@@ -269,6 +270,10 @@ func (a *app) declaration() (*spec.File, error) {
 	file, diags := spec.Parse(a.opts.file, src)
 	if len(diags) > 0 {
 		return nil, diags
+	}
+	if len(file.Warnings) > 0 && a.warnings == nil { // they are said once
+		a.warnings = file.Warnings
+		fmt.Fprintln(a.Stderr, file.Warnings.Error())
 	}
 	return file, nil
 }

@@ -17,11 +17,19 @@ import (
 // reader gathers what is wrong while a declaration is read.
 type reader struct {
 	*source
-	diags Diagnostics
+	diags    Diagnostics
+	warnings Diagnostics
 }
 
 func (r *reader) errorf(at Position, hint, format string, args ...any) {
 	r.diags = append(r.diags, r.diagnose(at, hint, format, args...))
+}
+
+// warnf tells what is allowed and not advised.
+func (r *reader) warnf(at Position, hint, format string, args ...any) {
+	d := r.diagnose(at, hint, format, args...)
+	d.Warning = true
+	r.warnings = append(r.warnings, d)
 }
 
 // body reads one block. Each accessor leaves its target as it is where the
@@ -260,6 +268,36 @@ func (b *body) texts(name string, into *map[string]string) {
 	}
 }
 
+// names reads a list of texts, none of them twice.
+func (b *body) names(name string, into *[]string) {
+	v, ok := b.value(name)
+	if !ok {
+		return
+	}
+	if v.Type() == cty.String {
+		b.errorf(b.at(name), fmt.Sprintf("write %s = [%q]", name, v.AsString()), "%s takes a list of names, not a text", name)
+		return
+	}
+	if !v.Type().IsTupleType() && !v.Type().IsListType() {
+		b.errorf(b.at(name), "write it as [\"db\"]", "%s takes a list of names, not %s", name, kindOf(v))
+		return
+	}
+	var list []string
+	for it := v.ElementIterator(); it.Next(); {
+		_, e := it.Element()
+		if e.IsNull() || e.Type() != cty.String {
+			b.errorf(b.at(name), "", "%s takes a list of names; one of them is %s", name, kindOf(e))
+			return
+		}
+		if slices.Contains(list, e.AsString()) {
+			b.errorf(b.at(name), "take one of them out", "%s names %q a second time", name, e.AsString())
+			continue
+		}
+		list = append(list, e.AsString())
+	}
+	*into = list
+}
+
 // children returns the blocks of a type in the order of the file.
 func (b *body) children(kind string) []*hclsyntax.Block {
 	b.blocks = append(b.blocks, kind)
@@ -341,6 +379,8 @@ func (b *body) unknown(at Position, name, what string) {
 	hint := ""
 	if other := otherName(name); slices.Contains(known, other) {
 		hint = fmt.Sprintf("did you mean %q?", other)
+	} else if place := elsewhere(name); place != "" && !slices.Contains(known, name) {
+		hint = "it is written " + place
 	} else if hint = didYouMean(name, known); hint == "" {
 		slices.Sort(known)
 		hint = "known here: " + strings.Join(slices.Compact(known), ", ")

@@ -25,14 +25,19 @@ func (p Position) String() string { return fmt.Sprintf("%s:%d:%d", p.File, p.Lin
 type Diagnostic struct {
 	Position
 	Message string `json:"message"`
-	Hint    string `json:"hint,omitempty"` // what was probably meant, or what to write
-	Source  string `json:"source"`         // the line it is about
+	Hint    string `json:"hint,omitempty"`    // what was probably meant, or what to write
+	Source  string `json:"source"`            // the line it is about
+	Warning bool   `json:"warning,omitempty"` // it may stay as it is
 }
 
 // String shows the diagnostic with its source line and a caret below it.
 func (d Diagnostic) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n", d.Position, d.Message)
+	kind := ""
+	if d.Warning {
+		kind = "warning: "
+	}
+	fmt.Fprintf(&b, "%s: %s%s\n", d.Position, kind, d.Message)
 	number := fmt.Sprintf("%5d", d.Line)
 	fmt.Fprintf(&b, "%s | %s\n", number, d.Source)
 	fmt.Fprintf(&b, "%s | %s%s\n", strings.Repeat(" ", len(number)), caretIndent(d.Source, d.Column), strings.Repeat("^", max(1, d.Width)))

@@ -19,7 +19,8 @@ const (
 // File is a whole declaration.
 type File struct {
 	Name     string
-	Services []*Service // in the order of the file
+	Services []*Service  // in the order of the file
+	Warnings Diagnostics // what is allowed and not advised
 	source   *source
 }
 
@@ -105,6 +106,7 @@ func Parse(filename string, src []byte) (*File, Diagnostics) {
 	if len(r.diags) > 0 {
 		return nil, r.diags.sorted()
 	}
+	f.Warnings = r.warnings.sorted()
 	return f, nil
 }
 
@@ -140,6 +142,7 @@ type declaredRoute struct {
 	protocol model.Protocol
 	address  string // of the listener, "" is every address
 	port     int
+	tls      bool // declared, rightly or wrongly
 	at       Position
 }
 
@@ -165,8 +168,14 @@ func (d declaredRoute) clashReason(o declaredRoute) string {
 		return ""
 	case d.address != o.address:
 		return "one listens on every address, which leaves none for the other"
-	case d.protocol == model.TCP || o.protocol == model.TCP:
-		return "a tcp listener serves one route only"
+	case d.tls != o.tls:
+		return "one of them has tls and the other has not, and a listener speaks either"
+	case d.ProxyProtocol != o.ProxyProtocol:
+		return "one of them expects a PROXY header and the other does not, and that is the listener's"
+	case d.protocol != o.protocol && (d.protocol == model.TCP || o.protocol == model.TCP):
+		return "a tcp listener serves no requests of HTTP"
+	case d.protocol == model.TCP && (!d.tls || d.Host == o.Host):
+		return "a tcp listener serves one route only; with tls, one for each host"
 	case d.Host == o.Host && d.Path == o.Path:
 		return "both take the same requests"
 	default:
@@ -177,6 +186,9 @@ func (d declaredRoute) clashReason(o declaredRoute) string {
 func (d declaredRoute) clashHint(o declaredRoute) string {
 	if d.address != o.address {
 		return fmt.Sprintf("write the same listen in both, %q or %q", o.Listen, d.Listen)
+	}
+	if d.tls != o.tls || d.ProxyProtocol != o.ProxyProtocol {
+		return "give one of them another port"
 	}
 	return "give one of them another host, path or port"
 }

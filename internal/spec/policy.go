@@ -1,22 +1,16 @@
 package spec
 
 import (
-	"net/netip"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
-	"github.com/zclconf/go-cty/cty"
 
 	"kiln/internal/model"
 )
 
-var (
-	hostForm   = regexp.MustCompile(`^(\*\.)?[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
-	headerName = regexp.MustCompile(`^[!#$%&'*+.^_|~0-9A-Za-z-]+$`)
-)
+var headerName = regexp.MustCompile(`^[!#$%&'*+.^_|~0-9A-Za-z-]+$`)
 
 // signals that may end a server.
 func signals() []string {
@@ -25,7 +19,7 @@ func signals() []string {
 
 // policy reads how the service is run and replaced.
 func (b *body) policy(s *Service) {
-	b.integer("servers", 1, maxServers, &s.Policy.Servers)
+	b.integer("servers", 0, maxServers, &s.Policy.Servers)
 	b.duration("stop_grace", 0, &s.Policy.StopGrace)
 	if b.str("stop_signal", &s.Policy.StopSignal) && !slices.Contains(signals(), s.Policy.StopSignal) {
 		upper := strings.ToUpper(s.Policy.StopSignal)
@@ -44,83 +38,6 @@ func (b *body) policy(s *Service) {
 	b.health(s)
 	b.validations(s)
 	b.deploy(s, len(blocks) > 0)
-}
-
-// route reads one route.
-func (b *body) route(s *Service, block *hclsyntax.Block) {
-	in := b.inside(block, "route")
-	d := declaredRoute{service: s.Name, protocol: s.Template.Protocol, at: in.header}
-	good := in.listen(&d)
-	if in.str("host", &d.Host) && d.Host != "" {
-		d.Host = strings.TrimSuffix(strings.ToLower(d.Host), ".")
-		if len(d.Host) > 253 || !hostForm.MatchString(d.Host) {
-			in.errorf(in.at("host"), "a host is a name without scheme, port and path, as \"shop.example.com\" or \"*.example.com\"", "%q is not a host", d.Host)
-		}
-	}
-	if in.str("path", &d.Path) {
-		in.checkPath("path")
-		if d.Path = strings.TrimRight(d.Path, "/"); strings.Contains(d.Path, "//") || strings.ContainsAny(d.Path, "*") {
-			in.errorf(in.at("path"), "it is a prefix of whole segments already: \"/shop\" takes /shop and /shop/…", "path cannot have \"*\" or \"//\"")
-		}
-	}
-	if d.protocol == model.TCP && (d.Host != "" || d.Path != "") {
-		in.errorf(in.header, "take host and path out, or use protocol = \"http\"", "%s cannot have a host or path: the service speaks tcp", in.where)
-	}
-	if s.Template.Port == 0 && !b.has("port") {
-		in.errorf(in.header, "add port = … to the service: the port that its servers listen on", "%s leads nowhere: the service has no port", in.where)
-	}
-	in.done()
-	if good {
-		s.Policy.Routes = append(s.Policy.Routes, d.Route)
-		s.routes = append(s.routes, d)
-	}
-}
-
-// listen reads the listener of a route: ":80" or "192.0.2.1:80".
-func (b *body) listen(d *declaredRoute) bool {
-	v, ok := b.value("listen")
-	if !ok {
-		if !b.has("listen") {
-			b.errorf(b.header, "add listen = \":80\"", "%s has no listen", b.where)
-		}
-		return false
-	}
-	text, _ := scalar(v)
-	hint := listenHint(text)
-	if v.Type() != cty.String {
-		b.errorf(b.at("listen"), hint, "listen takes a text, not %s", kindOf(v))
-		return false
-	}
-	at := strings.LastIndexByte(text, ':')
-	if at < 0 {
-		b.errorf(b.at("listen"), hint, "listen: %q has no port", text)
-		return false
-	}
-	port, err := strconv.ParseUint(text[at+1:], 10, 16)
-	if err != nil || port == 0 {
-		b.errorf(b.at("listen"), "", "listen: %q is not a port from 1 to 65535", text[at+1:])
-		return false
-	}
-	d.Listen, d.port = text, int(port)
-	if at == 0 {
-		return true
-	}
-	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(text[:at], "["), "]"))
-	if err != nil || addr.Zone() != "" || addr.Is6() != strings.HasPrefix(text, "[") {
-		b.errorf(b.at("listen"), hint, "listen: %q is not an IP address; the name of a host goes to host", text[:at])
-		return false
-	}
-	if !addr.IsUnspecified() {
-		d.address = addr.String()
-	}
-	return true
-}
-
-func listenHint(text string) string {
-	if port, err := strconv.ParseUint(text, 10, 16); err == nil && port > 0 {
-		return "did you mean \":" + text + "\"?"
-	}
-	return `write ":80" for every address, or "192.0.2.1:80", "[2001:db8::1]:80"`
 }
 
 // checkPath reports a path of a URL that cannot be one.
@@ -251,68 +168,6 @@ func (b *body) expectation(v *model.Validation) {
 			b.errorf(b.at("headers"), "", "%q cannot be the name of a header", name)
 		}
 	}
-}
-
-// deploy reads how a deployment is bounded and shaped.
-func (b *body) deploy(s *Service, routed bool) {
-	d := defaultDeploy(routed)
-	s.Policy.Deploy = d
-	in := b.child("deploy")
-	if in == nil {
-		return
-	}
-	in.strategy(&d)
-	in.duration("deadline", ms(1000), &d.Deadline)
-	in.duration("keep_warm", 0, &d.KeepWarm)
-	in.maxUnavailable(s.Policy.Servers, &d.MaxUnavailable)
-	in.boolean("overlap", &d.Overlap)
-	if !routed && d.KeepWarm > 0 {
-		in.errorf(in.at("keep_warm"), "take it out, or add a route", "keep_warm needs a route: without one there is no traffic to give back")
-	}
-	if routed && in.has("overlap") {
-		in.errorf(in.at("overlap"), "take it out", "overlap is for services without a route; with one, old and new servers always run side by side")
-	}
-	if drain := in.child("drain"); drain != nil {
-		drain.duration("requests", 0, &d.Drain.Requests)
-		drain.duration("streams", 0, &d.Drain.Streams)
-		drain.duration("websockets", 0, &d.Drain.WebSockets)
-		drain.done()
-	}
-	in.done()
-	s.Policy.Deploy = d
-}
-
-func (b *body) strategy(d *model.Deploy) {
-	var text string
-	if !b.str("strategy", &text) {
-		return
-	}
-	switch text {
-	case string(model.BlueGreen):
-		d.Strategy = model.BlueGreen
-	case "rolling", "canary":
-		b.errorf(b.at("strategy"), `use "blue-green"`, "strategy %q is not available in this version", text)
-	default:
-		b.errorf(b.at("strategy"), oneOf(text, []string{string(model.BlueGreen)}), "strategy %q is not known", text)
-	}
-}
-
-// maxUnavailable reads a number or a percentage of the servers.
-func (b *body) maxUnavailable(servers int, into *model.Amount) {
-	v, ok := b.value("max_unavailable")
-	if !ok {
-		return
-	}
-	if v.Type() == cty.String {
-		a, err := model.ParseAmount(v.AsString())
-		if err != nil || !a.Percent {
-			b.errorf(b.at("max_unavailable"), `write 1 or "25%"`, "max_unavailable: %q is not a percentage", v.AsString())
-			return
-		}
-		*into = a
-		return
-	}
-	b.integer("max_unavailable", 0, servers, &into.N)
 }
 
 func ms(n int64) model.Duration { return model.Duration(n * 1e6) }

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"math/big"
 	"path"
 	"regexp"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
 
 	"kiln/internal/model"
 )
@@ -39,10 +41,11 @@ func (b *body) service(block *hclsyntax.Block) *Service {
 	if !model.ValidServiceName(s.Name) {
 		b.errorf(s.At, nameHint(s.Name), "%q cannot be a service's name: that is a letter, then letters, digits and \"-\", at most 40, all lower case", s.Name)
 	}
-	s.Template = model.Template{Service: s.Name, Protocol: model.HTTP, Resources: model.Resources{PIDs: defaultPIDs}}
+	s.Template = model.Template{Service: s.Name, Protocol: model.HTTP, UserNamespace: true, Resources: model.Resources{PIDs: defaultPIDs}}
 	s.Policy = model.Policy{Servers: defaultServers, StopGrace: defaultStopGrace}
 	in.image(s)
 	in.process(&s.Template)
+	in.surroundings(&s.Template)
 	in.resources(&s.Template.Resources)
 	in.ephemeral(&s.Template)
 	in.policy(s)
@@ -138,6 +141,50 @@ func (b *body) process(t *model.Template) {
 			b.errorf(b.at("protocol"), "add port = …", "%s has a protocol and no port", b.where)
 		}
 		t.Protocol = ""
+	}
+}
+
+// surroundings reads whom a server reaches by name, what its connections begin
+// with, and whose root it is.
+func (b *body) surroundings(t *model.Template) {
+	b.names("connects", &t.Connects)
+	for _, name := range t.Connects {
+		switch {
+		case name == t.Service:
+			b.errorf(b.at("connects"), "take it out: a server reaches itself on 127.0.0.1", "connects: %s connects to itself", b.where)
+		case !model.ValidServiceName(name):
+			b.errorf(b.at("connects"), cmp.Or(nameHint(strings.TrimSuffix(name, ".kiln")), "name another service, as it is declared: \"db\""), "connects: %q cannot be the name of a service", name)
+		}
+	}
+	slices.Sort(t.Connects) // their order means nothing, and is not to make new servers
+	b.proxyProtocol(t)
+	if b.boolean("user_namespace", &t.UserNamespace); !t.UserNamespace {
+		b.warnf(b.at("user_namespace"), "leave the line out unless the program needs to be root of the host's user namespace",
+			"%s runs without a user namespace: root in a server is root on the host", b.where)
+	}
+}
+
+// proxyProtocol reads by which header servers are told who connects.
+func (b *body) proxyProtocol(t *model.Template) {
+	v, ok := b.value("proxy_protocol")
+	if !ok {
+		return
+	}
+	text, _ := scalar(v)
+	known := []string{"v1", "v2"}
+	at := slices.Index(known, text)
+	switch {
+	case v.Type() != cty.String || at < 0:
+		hint := `write "v1" or "v2"`
+		if text == "1" || text == "2" {
+			hint = "did you mean \"v" + text + "\"?"
+		}
+		b.errorf(b.at("proxy_protocol"), hint, "proxy_protocol is the version of the header that servers are sent, %q or %q", known[0], known[1])
+	case t.Protocol != model.TCP:
+		b.errorf(b.at("proxy_protocol"), "take it out, or use protocol = \"tcp\"; for a header that clients send: route { proxy_protocol = true }",
+			"proxy_protocol is for protocol \"tcp\"; over HTTP servers are told by X-Forwarded-For")
+	default:
+		t.ProxyProtocol = at + 1
 	}
 }
 

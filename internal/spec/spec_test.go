@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -114,12 +115,14 @@ func TestDesignExampleShowsTheDefaults(t *testing.T) {
 
 // Defaults is what people read; Parse is what happens.
 func TestDefaultsAreWhatParseGives(t *testing.T) {
-	f, diags := Parse("kiln.hcl", []byte("service \"a\" {\n  image {\n  }\n  port = 80\n  route {\n    listen = \":80\"\n  }\n  health \"http\" {\n  }\n  ephemeral \"/x\" {\n  }\n}"))
+	f, diags := Parse("kiln.hcl", []byte("service \"a\" {\n  image {\n  }\n  port = 80\n  route {\n    listen = \":80\"\n  }\n  health \"http\" {\n  }\n  ephemeral \"/x\" {\n  }\n}\n"+
+		"service \"b\" {\n  image {\n  }\n  port = 80\n  route {\n    listen = \":81\"\n    host = \"b\"\n    tls {\n      acme {\n      }\n    }\n  }\n  deploy {\n    strategy = \"canary\"\n  }\n}"))
 	if len(diags) > 0 {
 		t.Fatal(diags)
 	}
 	s := f.Services[0]
 	h, d := s.Policy.Health, s.Policy.Deploy
+	rolling, canary := defaultSurge(), f.Services[1].Policy.Deploy.Canary
 	is := map[string]string{
 		"image.context": s.Build.Context, "protocol": string(s.Template.Protocol),
 		"stop_grace": s.Policy.StopGrace.String(), "health.path": h.Path,
@@ -127,6 +130,8 @@ func TestDefaultsAreWhatParseGives(t *testing.T) {
 		"deploy.strategy": string(d.Strategy), "deploy.deadline": d.Deadline.String(),
 		"deploy.drain.requests": d.Drain.Requests.String(), "deploy.drain.streams": d.Drain.Streams.String(),
 		"deploy.drain.websockets": d.Drain.WebSockets.String(), "deploy.keep_warm": d.KeepWarm.String(),
+		"deploy.max_surge": rolling.String(), "deploy.canary.step": stepsText(canary.Steps), "deploy.canary.step.hold": canary.Steps[0].Hold.String(),
+		"route.tls.acme.directory": f.Services[1].Policy.Routes[0].TLS.ACME.Directory, "user_namespace": strconv.FormatBool(s.Template.UserNamespace),
 		"ephemeral.size": Size(s.Template.Ephemeral[0].Size),
 	}
 	for _, def := range Defaults() {
@@ -215,17 +220,78 @@ func checkService(t *testing.T, s *Service) {
 		t.Fatalf("service name %q", s.Name)
 	case (s.Build == nil) == (s.Ref == ""):
 		t.Fatalf("%s: both or neither of build and ref", s.Name)
-	case s.Policy.Servers < 1 || s.Policy.Deploy.MaxUnavailable.Down(s.Policy.Servers) > s.Policy.Servers:
+	case s.Policy.Servers < 0 || s.Policy.Servers > 0 && s.Policy.Deploy.MaxUnavailable.Down(s.Policy.Servers) > s.Policy.Servers:
 		t.Fatalf("%s: servers %d, max_unavailable %s", s.Name, s.Policy.Servers, s.Policy.Deploy.MaxUnavailable)
 	case len(s.Policy.Routes) > 0 && s.Template.Port == 0:
 		t.Fatalf("%s: a route without a port", s.Name)
 	case s.Policy.Health.Interval <= 0 || s.Policy.Health.Timeout <= 0 || s.Policy.Deploy.Deadline <= 0:
 		t.Fatalf("%s: a timer of zero", s.Name)
-	case s.Policy.Deploy.Strategy != model.BlueGreen:
-		t.Fatalf("%s: strategy %q", s.Name, s.Policy.Deploy.Strategy)
+	case slices.Contains(s.Template.Connects, s.Name) || !slices.IsSorted(s.Template.Connects) || slices.ContainsFunc(s.Template.Connects, func(n string) bool { return !model.ValidServiceName(n) }):
+		t.Fatalf("%s: connects %q", s.Name, s.Template.Connects)
+	case s.Template.ProxyProtocol != 0 && s.Template.Protocol != model.TCP:
+		t.Fatalf("%s: a PROXY header over %s", s.Name, s.Template.Protocol)
+	}
+	checkStrategy(t, s)
+	for _, r := range s.Policy.Routes {
+		checkRoute(t, s, r)
 	}
 	if slices.ContainsFunc(s.Template.Ephemeral, func(e model.Ephemeral) bool { return e.Size <= 0 || !filepath.IsAbs(e.Path) }) {
 		t.Fatalf("%s: ephemeral %v", s.Name, s.Template.Ephemeral)
+	}
+}
+
+func checkStrategy(t *testing.T, s *Service) {
+	t.Helper()
+	d, n := s.Policy.Deploy, s.Policy.Servers
+	routed := len(s.Policy.Routes) > 0
+	switch d.Strategy {
+	case model.BlueGreen:
+	case model.Rolling:
+		if n > 0 && d.MaxSurge.Up(n)+d.MaxUnavailable.Down(n) == 0 || !routed && !d.Overlap {
+			t.Fatalf("%s: rolling that cannot move: %+v", s.Name, d)
+		}
+	case model.Canary:
+		last := 0
+		for _, step := range d.Canary.Steps {
+			if step.Weight <= last || step.Weight > 99 || step.Hold < 0 {
+				t.Fatalf("%s: steps %v", s.Name, d.Canary.Steps)
+			}
+			last = step.Weight
+		}
+		if last == 0 || !routed {
+			t.Fatalf("%s: a canary without steps or route", s.Name)
+		}
+	default:
+		t.Fatalf("%s: strategy %q", s.Name, d.Strategy)
+	}
+	if d.Strategy != model.Rolling && d.MaxSurge != (model.Amount{}) || d.Strategy != model.Canary && d.Canary.Steps != nil {
+		t.Fatalf("%s: %s with what belongs to another strategy: %+v", s.Name, d.Strategy, d)
+	}
+}
+
+func checkRoute(t *testing.T, s *Service, r model.Route) {
+	t.Helper()
+	files, acme := r.TLS.Cert != "" && r.TLS.Key != "", r.TLS.ACME != model.ACME{}
+	switch {
+	case r.TLS.Enabled() && (files == acme || r.Redirect != ""):
+		t.Fatalf("%s: route %+v", s.Name, r)
+	case acme && (r.Host == "" || strings.HasPrefix(r.Host, "*") || r.TLS.ACME.Directory == ""):
+		t.Fatalf("%s: a certificate for no name: %+v", s.Name, r)
+	case s.Template.Protocol == model.TCP && (r.Path != "" || r.Redirect != "" || r.Host != "" && !r.TLS.Enabled()):
+		t.Fatalf("%s: a tcp route %+v", s.Name, r)
+	}
+}
+
+func TestWarningsAreNoErrors(t *testing.T) {
+	f, diags := Parse("kiln.hcl", []byte("service \"a\" {\n  image {\n  }\n  user_namespace = false\n}"))
+	if len(diags) > 0 || len(f.Warnings) != 1 {
+		t.Fatal(diags)
+	}
+	if got, want := f.Warnings[0].String(), "kiln.hcl:4:20: warning: service \"a\" runs without a user namespace"; !strings.HasPrefix(got, want) {
+		t.Errorf("%q does not begin with %q", got, want)
+	}
+	if f, diags := parseFile(t, "testdata/good/design.hcl"); len(diags) > 0 || len(f.Warnings) > 0 {
+		t.Error("the example of the design warns:", f.Warnings)
 	}
 }
 

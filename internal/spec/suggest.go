@@ -66,8 +66,24 @@ func otherName(key string) string {
 // notYet tells what a key of a later version is for.
 func notYet(key string) string {
 	return map[string]string{
-		"connects": "names for other services", "volume": "volumes", "secret": "secrets", "secrets": "secrets",
-		"lifetime": "recycling by age", "drift": "drift detection", "chaos": "chaos", "canary": "canary deployments",
-		"rolling": "rolling deployments", "tls": "TLS", "schedule": "schedules", "retention": "retention",
+		"volume": "volumes", "secret": "secrets", "secrets": "secrets",
+		"lifetime": "recycling by age", "drift": "drift detection", "chaos": "chaos",
+		"schedule": "schedules", "retention": "retention",
+	}[key]
+}
+
+// elsewhere tells how to write a key that was put into the wrong block.
+func elsewhere(key string) string {
+	return map[string]string{
+		"tls": "route { tls { … } }", "redirect": "route { redirect = \"https\" }", "acme": "route { tls { acme { } } }",
+		"cert": "route { tls { cert = … } }", "listen": "route { listen = … }",
+		"strategy": "deploy { strategy = … }", "max_surge": "deploy { max_surge = … }", "max_unavailable": "deploy { max_unavailable = … }",
+		"deadline": "deploy { deadline = … }", "keep_warm": "deploy { keep_warm = … }", "overlap": "deploy { overlap = … }",
+		"drain": "deploy { drain { … } }", "canary": "deploy { canary { … } }", "step": "deploy { canary { step { … } } }",
+		"weight": "deploy { canary { step { weight = … } } }", "hold": "deploy { canary { step { hold = … } } }",
+		"cookie":  "deploy { canary { cookie = … } }",
+		"rolling": "deploy { strategy = \"rolling\" }", "memory": "resources { memory = … }", "cpus": "resources { cpus = … }",
+		"connects": "service \"…\" { connects = … }", "user_namespace": "service \"…\" { user_namespace = … }",
+		"context": "image { context = … }", "containerfile": "image { containerfile = … }",
 	}[key]
 }

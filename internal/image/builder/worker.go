@@ -43,7 +43,6 @@ type worker struct {
 	sessions  *session.Manager
 	frontends *frontends
 	memory    *memoryGroup
-	dirs      []string // that builds write
 }
 
 func newWorker(ctx context.Context, cfg Config, root string, netns *netns) (*worker, error) {

@@ -1,0 +1,72 @@
+package spec
+
+import "slices"
+
+// Limits are the timers and bounds that no key of the declaration sets, as
+// Defaults lists the others. A test holds each to the constant it names.
+func Limits() []Default {
+	return slices.Concat(deployLimits(), keptLimits(), routerLimits(), serverLimits())
+}
+
+func deployLimits() []Default {
+	return []Default{
+		{"image made present", "5m", "until a deployment gives up on verifying or fetching its image", "reconcile.prepareTimeout"},
+		{"server provisioned", "1m", "from the decision until its process runs", "reconcile.provisionTimeout"},
+		{"switch acknowledged", "30s", "from the publication of a table until every live router has acknowledged it; then the verdict is unknown", "reconcile.switchTimeout"},
+		{"evidence collected", "10s", "from a server that is alive, before it is stopped", "reconcile.inspectTimeout"},
+		{"death recorded", "1m", "then the journal says what evidence could not be had, and the server goes", "reconcile.recordTimeout"},
+		{"validations, slack", "10s", "over the sum of their own time-outs", "reconcile.validateSlack"},
+		{"drain, slack", "30s", "after the last drain deadline, until what is left is taken as cut", "reconcile.drainSlack"},
+		{"failed server parked", "15m", "kept for inspection, or until the next deploy", "reconcile.parkTime"},
+		{"early death", "10s", "a server that ends sooner (or within its grace) holds replacements back", "reconcile.earlyDeath"},
+		{"replacement held back, first", "1s", "then twice as long each time", "reconcile.backOffFirst"},
+		{"replacement held back, longest", "5m", "", "reconcile.backOffLongest"},
+		{"crash loop", "3", "early deaths in a row that are called one", "reconcile.crashLoopDeaths"},
+	}
+}
+
+func keptLimits() []Default {
+	return []Default{
+		{"death records", "1000", "the newest, of each service; the journal keeps all", "model.deadKept"},
+		{"deployments in the history", "1000", "the newest, of each service; the journal keeps all", "model.deploymentsKept"},
+		{"evidence", "256MiB", "of all ended servers; the oldest goes first", "evidence.DefaultQuota"},
+		{"evidence, reserve", "2MiB", "so that a full disk still leaves a record", "evidence.DefaultReserve"},
+		{"journal, reserve", "8MiB", "so that a full disk still lets deployments end", "journal.reserveSize"},
+		{"journal heads signed", "1000", "every so many events", "journal.signEvery"},
+		{"server log", "8MiB", "of one file; two are kept for each server", "engine/local/logfile.maxFile"},
+		{"server log, line", "16KiB", "longer lines are split", "engine/local/logfile.MaxLine"},
+		{"build cache", "10GiB", "the least used goes first", "image/builder.defaultCacheLimit"},
+		{"build cache, age", "1440h", "what was not used for so long goes", "image/builder.cacheKept"},
+		{"builder idle", "10m", "then its process ends; the next build starts it", "daemon.builderIdle"},
+	}
+}
+
+func routerLimits() []Default {
+	return []Default{
+		{"stream", "30s", "a request that is open longer drains with the streams", "router.streamAfter"},
+		{"server left out, first", "1s", "when no connection to it can be had; then twice as long each time", "router.firstEjection"},
+		{"server left out, longest", "10s", "", "router.longestEjection"},
+		{"head of an answer", "1MiB", "the longest that is passed on", "router.maxResponseHead"},
+		{"closing a WebSocket", "5s", "for the client to answer the close", "router.closeWait"},
+		{"head of a request, time", "10s", "from its first byte to its end", "router.Limits.HeaderTimeout"},
+		{"idle connection", "2m", "between two requests of a client", "router.Limits.IdleTimeout"},
+		{"head of a request, size", "64KiB", "longer ones are answered 431", "router.Limits.HeaderBytes"},
+		{"body, idle", "1m", "without a byte moving either way", "router.Limits.BodyIdle"},
+		{"idle connection to a server", "30s", "", "router.Limits.UpstreamIdle"},
+		{"access log", "64MiB", "of one file; two are kept", "router.Limits.AccessLogBytes"},
+		{"dial", "2s", "to a server, for one attempt", "router.Limits.DialTimeout"},
+	}
+}
+
+func serverLimits() []Default {
+	return []Default{
+		{"/tmp", "64MiB", "of memory, in each server", "engine/local.tmpSize"},
+		{"/run", "16MiB", "of memory, in each server", "engine/local.runSize"},
+		{"/dev/shm", "16MiB", "of memory, in each server", "engine/local.shmSize"},
+		{"first probe", "20ms", "after the start, then growing to the interval", "probe.firstPause"},
+		{"first probe by a command", "200ms", "likewise", "probe.firstPauseExec"},
+		{"body of a validation", "1MiB", "what is read of it", "probe.bodyLimit"},
+		{"collected log", "1000", "lines, and 256 KiB, of an ended server", "engine/local.evidenceLines"},
+		{"collected changes", "10000", "files that differ from the image", "engine/local.evidenceChanges"},
+	}
+}
