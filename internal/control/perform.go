@@ -70,10 +70,15 @@ func within(ctx context.Context, d time.Duration, call func(context.Context) err
 }
 
 // classed gives err a class. A context's end has none of its own: what was
-// attempted may have happened.
+// attempted may have happened. What ran out of room says what to do in its
+// words, since reasons are kept without hints, and is decided on at once:
+// waiting alone makes no room.
 func classed(err error) *model.Error {
 	if err == nil {
 		return nil
+	}
+	if todo := model.Exhausted(err); todo != "" {
+		return model.Errorf(model.Precondition, "%w: %s", err, todo)
 	}
 	if e, ok := errors.AsType[*model.Error](err); ok {
 		return e

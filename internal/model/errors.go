@@ -3,6 +3,7 @@ package model
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Code is the closed set of error classes. API statuses and exit codes derive
@@ -63,6 +64,25 @@ func CodeOf(err error) Code {
 func HintOf(err error) string {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Hint
+	}
+	return ""
+}
+
+// Exhausted says what to do about an error that says, through however many
+// processes it came, that the machine has run out of something: room on a disk,
+// or open files. For any other error, and for nil, it is "".
+func Exhausted(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	for _, words := range []string{"no space left on device", "disk quota exceeded", "database or disk is full"} {
+		if strings.Contains(text, words) {
+			return "make room on that disk and do it again; what serves is not touched"
+		}
+	}
+	if strings.Contains(text, "too many open files") {
+		return "let the daemon have more open files (ulimit -n, or LimitNOFILE of its unit) and start it again; what serves is not touched"
 	}
 	return ""
 }

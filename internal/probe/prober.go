@@ -133,11 +133,16 @@ func (p *Prober) run(ctx context.Context, w *watch) {
 		}
 		began := time.Now()
 		target := p.targetOf(w)
-		passed, detail := p.means.healthy(ctx, target)
+		passed, detail, why := (&unasked{means: p.means}).healthy(ctx, target)
 		if ctx.Err() != nil {
 			return
 		}
 		interval := jittered(positive(target.Health.Interval.D(), time.Second))
+		if why != nil {
+			p.cfg.Log.Warn("cannot ask a server; what is known of it stands", "server", string(target.Ref.ID), "error", why, "hint", model.Exhausted(why))
+			timer.Reset(interval)
+			continue
+		}
 		if p.record(w, passed, detail) {
 			interval = min(interval, pause)
 			pause += pause / 2

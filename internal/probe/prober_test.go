@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -162,6 +163,67 @@ func TestProvenServerBecomesUnhealthy(t *testing.T) {
 		<-p.Changes()
 		if status(p) != model.Unhealthy || dials.Load() != 2 {
 			t.Fatalf("it is %s after %d failures, want unhealthy after 2", status(p), dials.Load())
+		}
+	})
+}
+
+// What keeps kiln itself from asking says nothing of the server.
+func TestServerThatIsNotAskedStaysAsItWas(t *testing.T) {
+	var short atomic.Bool
+	d := dialFunc(func(context.Context) (net.Conn, error) {
+		if short.Load() {
+			return nil, &net.OpError{Op: "dial", Err: &os.SyscallError{Syscall: "socket", Err: syscall.EMFILE}}
+		}
+		near, far := net.Pipe()
+		_ = far.Close()
+		return near, nil
+	})
+	bubble(t, d, func(p *Prober, _ func() time.Duration) {
+		p.Sync([]Target{tcpTarget(time.Second, 1, 2)})
+		time.Sleep(1500 * time.Millisecond)
+		seen := p.Health()[server]
+		short.Store(true)
+		time.Sleep(time.Minute)
+		if got := p.Health()[server]; got.Status != model.Healthy || got.At > seen.At.Add(2*time.Second) {
+			t.Errorf("without a file to ask with, it is %s as of %s", got.Status, time.Duration(got.At))
+		}
+		short.Store(false)
+		time.Sleep(2 * time.Second)
+		if got := p.Health()[server]; got.Status != model.Healthy || got.At < seen.At.Add(30*time.Second) {
+			t.Errorf("asked again, it is %s as of %s", got.Status, time.Duration(got.At))
+		}
+	})
+}
+
+// A command that cannot be run while containerd is away is no failure of the
+// server; one that fails is.
+func TestExecThatCannotBeRunSaysNothing(t *testing.T) {
+	var failing atomic.Pointer[error]
+	run := execFunc(func(context.Context, engine.Ref, engine.Exec) (engine.ExecResult, error) {
+		if err := failing.Load(); err != nil {
+			return engine.ExecResult{}, *err
+		}
+		return engine.ExecResult{}, nil
+	})
+	synctest.Test(t, func(t *testing.T) {
+		p := New(Config{Exec: run, Now: func() model.Instant { return 1 }})
+		defer p.Close()
+		target := tcpTarget(time.Second, 1, 2)
+		target.Health.Kind, target.Health.Command = model.CheckExec, []string{"/check"}
+		p.Sync([]Target{target})
+		time.Sleep(1500 * time.Millisecond)
+		for _, c := range []struct {
+			err  error
+			want model.HealthStatus
+		}{
+			{model.Errorf(model.Unavailable, "containerd does not answer"), model.Healthy},
+			{model.Errorf(model.Internal, "no such program"), model.Unhealthy},
+		} {
+			failing.Store(&c.err)
+			time.Sleep(10 * time.Second)
+			if got := status(p); got != c.want {
+				t.Errorf("with %v it is %s, want %s", c.err, got, c.want)
+			}
 		}
 	})
 }

@@ -6,6 +6,7 @@ package e2e_test
 
 import (
 	"context"
+	"crypto/rand"
 	"flag"
 	"fmt"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,6 +77,7 @@ func setup(t *testing.T, env *testscript.Env, bin, root, shops string) error {
 	env.Setenv("HOME", dir)
 	env.Setenv("REPO", root)
 	env.Setenv("DATA", w.Data)
+	env.Setenv("INSTANCE", strings.ToLower(rand.Text()[:6]))
 	for _, name := range []string{"PORT", "PORT2", "PORT3"} {
 		port, err := freePort()
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
+	"golang.org/x/sys/unix"
 
 	"kiln/internal/model"
 )
@@ -29,7 +30,7 @@ func (b *build) explain(err error, t *trace, full bool) error {
 		}
 		return &e
 	}
-	hint := ""
+	hint := model.Exhausted(err)
 	what := "cannot build: " + firstLine(rootCause(err).Error())
 	if exit, ok := errors.AsType[*gatewaypb.ExitError](err); ok {
 		what = fmt.Sprintf("cannot build: a step ended with exit code %d", exit.ExitCode)
@@ -40,6 +41,9 @@ func (b *build) explain(err error, t *trace, full bool) error {
 	}
 	var msg strings.Builder
 	msg.WriteString(what)
+	for _, dir := range fullDirs(b.worker.dirs) {
+		msg.WriteString("\n" + dir + " has no room left")
+	}
 	if where != "" {
 		msg.WriteString("\n" + where)
 	}
@@ -67,6 +71,19 @@ func (b *build) location(err error) string {
 		return fmt.Sprintf("%s:%d: %s", b.req.Containerfile, n, strings.TrimSpace(text[n-1]))
 	}
 	return ""
+}
+
+// fullDirs returns those of the directories whose disk is full.
+func fullDirs(dirs []string) []string {
+	const full = 256 << 10 // bytes: too little for anything
+	var out []string
+	for _, dir := range dirs {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil && int64(st.Bavail)*st.Bsize < full {
+			out = append(out, dir)
+		}
+	}
+	return out
 }
 
 func firstLine(s string) string {

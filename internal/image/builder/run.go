@@ -82,7 +82,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	w.memory = memory
+	w.memory, w.dirs = memory, []string{root, filepath.Join(cfg.DataDir, "containerd"), cfg.RunDir}
 	defer removeCgroups(cfg.Instance, cfg.Log)
 	defer memory.leave()
 	defer w.close()

@@ -43,6 +43,7 @@ type worker struct {
 	sessions  *session.Manager
 	frontends *frontends
 	memory    *memoryGroup
+	dirs      []string // that builds write
 }
 
 func newWorker(ctx context.Context, cfg Config, root string, netns *netns) (*worker, error) {
