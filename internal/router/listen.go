@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
+
+	"kiln/internal/model"
 )
 
 // binder is where listening sockets come from.
@@ -65,7 +67,8 @@ func (l *listener) Accept() (net.Conn, error) {
 	for {
 		conn, err := l.AcceptTCP()
 		if err != nil {
-			return nil, err
+			l.router.starved(l.address, err)
+			return nil, err // net/http waits a moment and tries again
 		}
 		if l.bytesService(l.router.current.Load()) != nil {
 			l.plain.add(conn, l.serveBytes)
@@ -76,6 +79,22 @@ func (l *listener) Accept() (net.Conn, error) {
 		_ = conn.SetReadDeadline(time.Now().Add(l.router.limits.HeaderTimeout))
 		return &clientConn{TCPConn: conn, router: l.router}, nil
 	}
+}
+
+// starvedEvery is how often a lack of open files is logged.
+const starvedEvery = 10 * time.Second
+
+// starved says that clients wait because the router has run out of something.
+func (r *Router) starved(address string, err error) {
+	hint := model.Exhausted(err)
+	if hint == "" {
+		return
+	}
+	now, last := time.Now().UnixNano(), r.starvedAt.Load()
+	if now-last < int64(starvedEvery) || !r.starvedAt.CompareAndSwap(last, now) {
+		return
+	}
+	r.log.Error("cannot take connections; they wait", "address", address, "error", err, "hint", hint)
 }
 
 // close ends the listening. Connections that are open go on: their requests

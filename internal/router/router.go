@@ -68,6 +68,7 @@ type Router struct {
 
 	current   atomic.Pointer[routing] // every dispatch reads it; see dispatch
 	clock     atomic.Int64            // nanoseconds since start, coarse: advanced every 100 ms
+	starvedAt atomic.Int64            // when a lack of open files was logged last
 	drainKick chan struct{}
 	bindKick  chan struct{}   // a listener is missing
 	done      <-chan struct{} // the router ends

@@ -28,6 +28,7 @@ type world struct {
 	*instance.Instance
 	shops  string
 	loads  map[string]*underway
+	held   []net.Conn // connections that a script has open
 	failed bool
 }
 
@@ -40,7 +41,7 @@ func commands() map[string]command {
 		"daemon": daemon, "end": end, "kiln": kiln, "code": code, "eventually": eventually,
 		"http": httpCommand, "json": jsonCommand, "jsonvar": jsonvar, "signal": signal,
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
-		"disk": disk, "fill": fill, "free": free, "files": files, "logged": logged,
+		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
 	}
 }
 

@@ -90,6 +90,7 @@ func setup(t *testing.T, env *testscript.Env, bin, root, shops string) error {
 			t.Logf("the daemon's last words:\n%s", w.Tail(60))
 		}
 		w.stopLoads()
+		w.letGo()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := w.Purge(ctx); err != nil {

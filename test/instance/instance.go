@@ -25,7 +25,6 @@ type Instance struct {
 	Log  string // what its daemons write to standard error
 
 	Flags []string // of the daemon, beside its data directory
-	Limit int      // of its open files, and those of what it starts; 0: this process's
 	Disks []string // mount points of a test's own, which count as no leftovers
 
 	mu     sync.Mutex
@@ -66,9 +65,6 @@ func (i *Instance) Start(ctx context.Context) error {
 	defer out.Close()
 	// Not CommandContext: the daemon outlives whoever starts it.
 	cmd := exec.Command(i.Bin, append([]string{"daemon", "--data-dir", i.Data}, i.Flags...)...)
-	if i.Limit > 0 {
-		cmd = exec.Command("prlimit", append([]string{fmt.Sprintf("--nofile=%d", i.Limit)}, cmd.Args...)...)
-	}
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
