@@ -1,13 +1,22 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+	"time"
+)
 
 // deadKept and deploymentsKept bound what the fold remembers of the past; the
 // journal itself keeps everything.
 const (
 	deadKept        = 1000
 	deploymentsKept = 1000
+	lossesKept      = 100
 )
+
+// lossAgain is how long after a loss the same server counts no second time:
+// one that comes and goes is one server.
+const lossAgain = time.Minute
 
 // Apply folds one event into the state. Events that cannot follow from the
 // state are refused with an error and change nothing that matters: a journal
@@ -118,7 +127,9 @@ func (s *State) foldService(e Event) error {
 	switch p := e.Data.(type) {
 	case DeploymentStarted:
 		return svc.startDeployment(e, p.Deployment, s)
-	case DeploymentAdvanced, DeploymentAborting, DeploymentEnded:
+	case DeploymentQueued:
+		return svc.queueDeployment(e, p.Deployment, s)
+	case DeploymentAdvanced, DeploymentAborting, DeploymentPaused, DeploymentResumed, DeploymentFinishing, DeploymentEnded:
 		return svc.foldDeployment(e)
 	case DeploymentSettled:
 		d := svc.DeploymentByID(p.ID)
@@ -138,10 +149,15 @@ func (s *State) foldService(e Event) error {
 		svc.Pending = nil
 	case ServiceBackedOff:
 		svc.BackOff = BackOff{Failures: p.Failures, Until: p.Until, Reason: p.Reason}
+	case ServiceMelting:
+		svc.Meltdown = &Meltdown{Since: e.Elapsed, Reason: p.Reason}
+	case ServiceRecovered:
+		svc.Meltdown = nil
 	case ServiceDestroying:
 		svc.Destroying = true
 	case ServiceDestroyed:
 		svc.Destroying, svc.Destroyed, svc.InService, svc.BackOff, svc.Pending = false, true, 0, BackOff{}, nil
+		svc.Meltdown, svc.Losses = nil, nil
 	default:
 		return fmt.Errorf("the fold does not know this kind")
 	}
@@ -152,7 +168,19 @@ func serviceOf(p Payload) string {
 	switch p := p.(type) {
 	case DeploymentStarted:
 		return p.Deployment.Service
+	case DeploymentQueued:
+		return p.Deployment.Service
 	case DeploymentAdvanced:
+		return p.Service
+	case DeploymentPaused:
+		return p.Service
+	case DeploymentResumed:
+		return p.Service
+	case DeploymentFinishing:
+		return p.Service
+	case ServiceMelting:
+		return p.Service
+	case ServiceRecovered:
 		return p.Service
 	case DeploymentAborting:
 		return p.Service
@@ -184,37 +212,99 @@ func (s *Service) startDeployment(e Event, d Deployment, st *State) error {
 	}
 	d.Started, d.Since, d.StartedAt = e.Elapsed, e.Elapsed, e.At
 	s.Deployment = &d
+	if s.dequeue(d.ID) == nil { // its number was counted when it was queued
+		st.NextID++
+	}
+	return nil
+}
+
+func (s *Service) queueDeployment(e Event, d Deployment, st *State) error {
+	if s.Release(d.To) == nil {
+		return fmt.Errorf("%s has no release %d", s.Name, d.To)
+	}
+	if s.DeploymentByID(d.ID) != nil {
+		return fmt.Errorf("deployment %s exists already", d.ID)
+	}
+	d.Phase, d.Started, d.Since, d.StartedAt = DeployQueued, e.Elapsed, e.Elapsed, e.At
+	s.Queue = append(s.Queue, &d)
 	st.NextID++
+	return nil
+}
+
+// dequeue takes the deployment from those that wait; nil: it does not wait.
+func (s *Service) dequeue(id DeploymentID) *Deployment {
+	for i, d := range s.Queue {
+		if d.ID == id {
+			s.Queue = slices.Delete(slices.Clone(s.Queue), i, i+1)
+			if len(s.Queue) == 0 {
+				s.Queue = nil
+			}
+			return d
+		}
+	}
 	return nil
 }
 
 func (s *Service) foldDeployment(e Event) error {
 	id := deploymentOf(e.Data)
+	if p, ok := e.Data.(DeploymentEnded); ok {
+		return s.endDeployment(e, p)
+	}
 	d := s.Deployment
 	if d == nil || d.ID != id {
 		return fmt.Errorf("deployment %s of %s does not run", id, s.Name)
 	}
 	switch p := e.Data.(type) {
 	case DeploymentAdvanced:
-		if d.Phase != p.Phase {
-			d.Since = e.Elapsed
-		}
-		d.Phase, d.WaitingFor, d.Until = p.Phase, p.WaitingFor, p.Until
-		if p.Generation != 0 {
-			d.Generation = p.Generation
-		}
+		d.advance(e, p)
 	case DeploymentAborting:
 		d.Abort = p.By
-	case DeploymentEnded:
-		d.Phase, d.WaitingFor, d.Verdict, d.Reason = DeployEnded, "", p.Verdict, p.Reason
-		d.TookMS, d.EndedAt, d.Since = p.TookMS, e.At, e.Elapsed
-		if p.Verdict == Unknown {
-			s.Pending = &PendingSwitch{Release: d.To, Deployment: d.ID, Generation: d.Generation}
+	case DeploymentPaused:
+		d.Pause = &Pause{By: p.By, Since: e.Elapsed, Until: p.Until}
+	case DeploymentResumed:
+		d.Pause, d.Until, d.Deadline = nil, p.Until, p.Deadline
+	case DeploymentFinishing:
+		d.Pause, d.Until, d.Deadline, d.Finish = nil, p.Until, p.Deadline, p.By
+	}
+	return nil
+}
+
+// advance moves the deployment to another phase, and perhaps stage. The
+// generation is that of the stage's table: a stage that is worked on anew will
+// get another one.
+func (d *Deployment) advance(e Event, p DeploymentAdvanced) {
+	if d.Phase != p.Phase || d.Stage != p.Stage {
+		d.Since = e.Elapsed
+		if p.Phase == DeployProvisioning {
+			d.Generation = 0
 		}
-		s.Deployments = append(s.Deployments, d)
-		s.Deployments = s.Deployments[max(0, len(s.Deployments)-deploymentsKept):]
+	}
+	d.Phase, d.WaitingFor, d.Until, d.Stage = p.Phase, p.WaitingFor, p.Until, p.Stage
+	if p.Generation != 0 {
+		d.Generation = p.Generation
+	}
+	if p.Phase == DeployHolding {
+		d.Held = p.Stage + 1
+	}
+}
+
+func (s *Service) endDeployment(e Event, p DeploymentEnded) error {
+	d := s.Deployment
+	switch queued := s.dequeue(p.ID); {
+	case queued != nil:
+		d = queued
+	case d == nil || d.ID != p.ID:
+		return fmt.Errorf("deployment %s of %s does not run, nor waits", p.ID, s.Name)
+	default:
 		s.Deployment = nil
 	}
+	d.Phase, d.WaitingFor, d.Verdict, d.Reason, d.Pause = DeployEnded, "", p.Verdict, p.Reason, nil
+	d.TookMS, d.EndedAt, d.Since = p.TookMS, e.At, e.Elapsed
+	if p.Verdict == Unknown {
+		s.Pending = &PendingSwitch{Release: d.To, Deployment: d.ID, Generation: d.Generation}
+	}
+	s.Deployments = append(s.Deployments, d)
+	s.Deployments = s.Deployments[max(0, len(s.Deployments)-deploymentsKept):]
 	return nil
 }
 
@@ -223,6 +313,12 @@ func deploymentOf(p Payload) DeploymentID {
 	case DeploymentAdvanced:
 		return p.ID
 	case DeploymentAborting:
+		return p.ID
+	case DeploymentPaused:
+		return p.ID
+	case DeploymentResumed:
+		return p.ID
+	case DeploymentFinishing:
 		return p.ID
 	case DeploymentEnded:
 		return p.ID
@@ -245,6 +341,9 @@ func (s *State) foldServer(e Event) error {
 	case ServerAdvanced:
 		return s.advance(srv, e, p)
 	case ServerHealth:
+		if srv.Phase == PhaseServing && p.Status == Unhealthy && srv.Health != Unhealthy {
+			svc.lose(srv, e)
+		}
 		srv.Health, srv.HealthDetail, srv.HealthSince = p.Status, p.Detail, e.Elapsed
 	case ServerValidated:
 		srv.Checks = p.Checks
@@ -290,6 +389,7 @@ func (s *State) advance(srv *Server, e Event, p ServerAdvanced) error {
 		delete(s.Services[srv.Service].Servers, srv.ID)
 		return nil
 	}
+	s.noteLoss(srv, e, p)
 	if srv.Phase != p.Phase {
 		srv.Since = e.Elapsed
 	}
@@ -312,6 +412,33 @@ func (s *State) advance(srv *Server, e Event, p ServerAdvanced) error {
 		srv.Exit = p.Exit
 	}
 	return nil
+}
+
+// noteLoss counts a server in service that ends by itself, unless the machine
+// was rebooted, and while replacement is held back the ones that come into
+// service.
+func (s *State) noteLoss(srv *Server, e Event, p ServerAdvanced) {
+	svc := s.Services[srv.Service]
+	switch {
+	case srv.Phase == PhaseServing && p.Phase == PhaseEnded && srv.BootID == s.BootID:
+		svc.lose(srv, e)
+	case srv.Phase == PhaseReady && p.Phase == PhaseServing && svc.Meltdown != nil:
+		svc.Meltdown.Proven++
+	}
+}
+
+// lose counts a loss. What came into service since the meltdown proves nothing
+// any more when there is another.
+func (s *Service) lose(srv *Server, e Event) {
+	if srv.Lost != 0 && e.Elapsed < srv.Lost.Add(lossAgain) {
+		return
+	}
+	srv.Lost = e.Elapsed
+	s.Losses = append(s.Losses, e.Elapsed)
+	s.Losses = s.Losses[max(0, len(s.Losses)-lossesKept):]
+	if s.Meltdown != nil {
+		s.Meltdown.Proven = 0
+	}
 }
 
 // leaveTable notes from which table on the server gets nothing new. A server

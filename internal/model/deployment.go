@@ -52,8 +52,13 @@ type Deployment struct {
 	// index of the one that is worked on.
 	Stages []Stage `json:"stages,omitempty"`
 	Stage  int     `json:"stage,omitempty"`
+	Held   int     `json:"held,omitempty"`   // the number (from 1) of the stage that is in force: every router has acknowledged it; 0: none yet
 	Pause  *Pause  `json:"pause,omitempty"`  // the stage is held until somebody resumes or finishes it
 	Finish string  `json:"finish,omitempty"` // who asked to pass over the stages that are left, and why
+
+	// Scales is, for one that was queued by a scale, the release whose number of
+	// servers it changes: it is started only where that one's template serves.
+	Scales int `json:"scales,omitempty"`
 
 	Switched bool `json:"switched,omitempty"` // its release came into service, perhaps after the verdict "unknown"
 
@@ -83,3 +88,19 @@ type Pause struct {
 	Since Instant `json:"since"`
 	Until Instant `json:"until"` // then the deployment is aborted
 }
+
+// StageNow returns the stage that is worked on. A deployment without stages,
+// as older journals have it, has one: the whole set of count servers.
+func (d *Deployment) StageNow(count int) Stage {
+	if len(d.Stages) == 0 {
+		return Stage{New: count}
+	}
+	return d.Stages[min(d.Stage, len(d.Stages)-1)]
+}
+
+// LastStage reports whether the stage that is worked on is the last one.
+func (d *Deployment) LastStage() bool { return d.Stage >= len(d.Stages)-1 }
+
+// Committed reports whether the table that brings the release into service is
+// published: a router may use it, and the way back is a rollback.
+func (d *Deployment) Committed() bool { return d.Generation != 0 && d.LastStage() }

@@ -83,7 +83,7 @@ func exampleDeployment() Deployment {
 		ID: "d-abcdef", Service: "shop", From: 1, To: 2, Strategy: BlueGreen, Phase: DeployPreparing, WaitingFor: "image",
 		Actor: "ann", StartedAt: at, Started: 1, Since: 2, Until: 3, Deadline: 4, Abort: "ann", Generation: 5, Switched: true,
 		Stages: []Stage{{New: 1, Old: 2, Away: 1, Weight: 10, Hold: Duration(time.Second)}, {New: 3}}, Stage: 1,
-		Pause: &Pause{By: "ann", Since: 1, Until: 2}, Finish: "ann",
+		Pause: &Pause{By: "ann", Since: 1, Until: 2}, Finish: "ann", Held: 1, Scales: 3,
 		Verdict: Failed, Reason: "r", EndedAt: at, TookMS: 6, Settled: true, Finished: 7, Cut: 8,
 	}
 }

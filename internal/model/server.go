@@ -74,6 +74,7 @@ type Server struct {
 	Health       HealthStatus `json:"health"`              // as last decided
 	HealthSince  Instant      `json:"health_since"`
 	HealthDetail string       `json:"health_detail,omitempty"`
+	Lost         Instant      `json:"lost,omitempty"` // when it last counted as a loss of its service (Service.Losses)
 	WasParked    bool         `json:"was_parked,omitempty"`
 	Exit         *Exit        `json:"exit,omitempty"`
 	Inspected    bool         `json:"inspected,omitempty"`    // evidence was collected while it was alive, as far as it could be had

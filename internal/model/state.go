@@ -72,14 +72,16 @@ func (s *Service) Release(number int) *Release {
 	return s.Releases[number-1]
 }
 
-// DeploymentByID returns the deployment, running or ended, or nil.
+// DeploymentByID returns the deployment, running, waiting or ended, or nil.
 func (s *Service) DeploymentByID(id DeploymentID) *Deployment {
 	if s.Deployment != nil && s.Deployment.ID == id {
 		return s.Deployment
 	}
-	for _, d := range s.Deployments {
-		if d.ID == id {
-			return d
+	for _, list := range [][]*Deployment{s.Queue, s.Deployments} {
+		for _, d := range list {
+			if d.ID == id {
+				return d
+			}
 		}
 	}
 	return nil

@@ -23,7 +23,7 @@ func (st *step) act() {
 // givePrepare has the image made ready that a deployment waits for.
 func (v *service) givePrepare() {
 	d := v.svc.Deployment
-	if d == nil || d.Phase != model.DeployPreparing || missing(v.svc, v.target()) == 0 {
+	if d == nil || d.Phase != model.DeployPreparing || v.lacks() == 0 {
 		return
 	}
 	v.giveImage(v.target().Template.Image)

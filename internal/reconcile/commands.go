@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"strings"
-	"time"
 
 	"kiln/internal/model"
 )
@@ -19,6 +17,7 @@ type DeployRequest struct {
 	Reason     string
 	Provenance model.Provenance
 	Actor      string
+	Mode       DeployMode
 	Capacity   *model.Capacity // what is free; nil: not known, and not asked
 }
 
@@ -26,7 +25,8 @@ type DeployRequest struct {
 type DeployResult struct {
 	Deployment model.DeploymentID // "" when nothing had to be done
 	Release    int                // the new one, or the one in service
-	Verdict    model.Verdict      // Unchanged, or "" while the deployment runs
+	Verdict    model.Verdict      // Unchanged, or "" while the deployment runs or waits
+	Queued     bool               // it waits for the one that runs
 }
 
 // ScaleRequest asks for another number of servers of what is in service.
@@ -36,10 +36,11 @@ type ScaleRequest struct {
 	Actor    string
 	Author   string
 	Reason   string
+	Mode     DeployMode
 	Capacity *model.Capacity
 }
 
-// AbortRequest asks for the end of the running deployment.
+// AbortRequest asks for the end of the running deployment, or of one that waits.
 type AbortRequest struct {
 	Service    string
 	Deployment model.DeploymentID // "": the one that runs
@@ -57,13 +58,13 @@ func Deploy(s *model.State, req DeployRequest, now model.Now) ([]model.Payload, 
 		Service: req.Service, Number: 1, Template: req.Template, Policy: req.Policy,
 		CreatedAt: now.Wall, Author: req.Author, Reason: req.Reason, Provenance: req.Provenance,
 	}
-	return start(s, release, req.Actor, req.Capacity, now)
+	return order{release: release, strategy: release.Policy.Deploy.Strategy, actor: req.Actor, mode: req.Mode, capacity: req.Capacity}.place(s, now)
 }
 
 // Scale makes a release that differs from the one in service by its number of
 // servers. The next declaration wins over it.
 func Scale(s *model.State, req ScaleRequest, now model.Now) ([]model.Payload, DeployResult, error) {
-	current, err := standing(s, req.Service, "scale")
+	current, err := standing(s, req.Service, "scale", req.Mode)
 	if err != nil {
 		return nil, DeployResult{}, err
 	}
@@ -77,31 +78,37 @@ func Scale(s *model.State, req ScaleRequest, now model.Now) ([]model.Payload, De
 	if release.Reason == "" {
 		release.Reason = fmt.Sprintf("scaled from %d to %d servers", current.Policy.Servers, req.Servers)
 	}
-	return start(s, release, req.Actor, req.Capacity, now)
+	return order{release: release, strategy: model.BlueGreen, scales: current.Number, actor: req.Actor, mode: req.Mode, capacity: req.Capacity}.place(s, now)
 }
 
-// Abort asks for the end of a deployment. Once the table that switches is
-// published, a router may use it, and the way back is a rollback.
-func Abort(s *model.State, req AbortRequest, _ model.Now) ([]model.Payload, error) {
+// Abort asks for the end of a deployment. Once the table that brings its
+// release into service is published, a router may use it, and the way back is a
+// rollback. One that waits is ended at once.
+func Abort(s *model.State, req AbortRequest, now model.Now) ([]model.Payload, error) {
 	svc := s.Services[req.Service]
 	if svc == nil {
 		return nil, model.Errorf(model.NotFound, "there is no service %s", req.Service)
+	}
+	by := cmp.Or(req.Actor, "somebody")
+	if req.Reason != "" {
+		by += ": " + req.Reason
+	}
+	for _, waits := range svc.Queue {
+		if waits.ID == req.Deployment {
+			return []model.Payload{dropped(waits, "aborted by "+by+", before it began", now)}, nil
+		}
 	}
 	d := svc.Deployment
 	if d == nil || req.Deployment != "" && req.Deployment != d.ID {
 		return nil, model.Errorf(model.Precondition, "cannot abort: %s of %s is not running", orAny(req.Deployment), req.Service).
 			WithHint("kiln status shows what runs")
 	}
-	if d.Generation != 0 {
+	if d.Committed() {
 		return nil, model.Errorf(model.Precondition, "cannot abort deployment %s of %s: its switch is published already", d.ID, req.Service).
 			WithHint("when it has ended: kiln rollback %s", req.Service)
 	}
 	if d.Abort != "" {
 		return nil, nil
-	}
-	by := cmp.Or(req.Actor, "somebody")
-	if req.Reason != "" {
-		by += ": " + req.Reason
 	}
 	return []model.Payload{model.DeploymentAborting{ID: d.ID, Service: req.Service, By: by}}, nil
 }
@@ -127,17 +134,18 @@ func DestroyService(s *model.State, service string) ([]model.Payload, error) {
 }
 
 // standing returns the release that a command starts from: the one in service,
-// or the one whose switch awaits its acknowledgement.
-func standing(s *model.State, service, verb string) (*model.Release, error) {
+// or the one whose switch awaits its acknowledgement; where the command waits
+// for deployments, the one that the last of them brings.
+func standing(s *model.State, service, verb string, mode DeployMode) (*model.Release, error) {
 	svc := s.Services[service]
 	if svc == nil || svc.Destroyed {
 		return nil, model.Errorf(model.NotFound, "cannot %s %s: there is no such service", verb, service).
 			WithHint("kiln deploy %s", service)
 	}
-	if err := free(svc, verb); err != nil {
+	if err := free(svc, verb, mode); err != nil {
 		return nil, err
 	}
-	if r := current(svc); r != nil {
+	if r := expected(svc, mode); r != nil {
 		return r, nil
 	}
 	return nil, model.Errorf(model.Precondition, "cannot %s %s: no release of it is in service", verb, service).
@@ -151,19 +159,6 @@ func current(svc *model.Service) *model.Release {
 	return svc.Release(svc.InService)
 }
 
-// free refuses a command while something else changes the service.
-func free(svc *model.Service, verb string) error {
-	if svc.Destroying {
-		return model.Errorf(model.Conflict, "cannot %s %s: it is being destroyed", verb, svc.Name).
-			WithHint("wait until kiln status does not show it any more")
-	}
-	if d := svc.Deployment; d != nil {
-		return model.Errorf(model.Conflict, "cannot %s %s: deployment %s (release %d) is running, now %s", verb, svc.Name, d.ID, d.To, d.Phase).
-			WithHint("wait for it, or: kiln abort %s", svc.Name)
-	}
-	return nil
-}
-
 // deployable refuses what can never be deployed.
 func deployable(s *model.State, req DeployRequest) error {
 	switch {
@@ -175,77 +170,21 @@ func deployable(s *model.State, req DeployRequest) error {
 		return model.Errorf(model.Invalid, "cannot deploy %s: %q is not an image's digest", req.Service, req.Template.Image)
 	case req.Policy.Servers < 0:
 		return model.Errorf(model.Invalid, "cannot deploy %s: %d servers", req.Service, req.Policy.Servers)
-	case req.Policy.Deploy.Strategy != model.BlueGreen:
-		return model.Errorf(model.Invalid, "cannot deploy %s: strategy %q is not known here", req.Service, req.Policy.Deploy.Strategy).
-			WithHint("strategy = %q", model.BlueGreen)
 	case len(req.Policy.Routes) > 0 && req.Template.Port == 0:
 		return model.Errorf(model.Invalid, "cannot deploy %s: it has a route, but no port", req.Service)
 	}
+	if err := stageable(req); err != nil {
+		return err
+	}
 	if svc := s.Services[req.Service]; svc != nil {
-		if err := free(svc, "deploy"); err != nil {
+		if err := free(svc, "deploy", req.Mode); err != nil {
 			return err
 		}
 	}
+	if err := nameFree(s, req); err != nil {
+		return err
+	}
 	return routesFree(s, req)
-}
-
-// routesFree refuses routes that another service has, and listeners on which
-// another one speaks another protocol.
-func routesFree(s *model.State, req DeployRequest) error {
-	for _, name := range sortedNames(s) {
-		other := s.Services[name]
-		r := current(other)
-		if name == req.Service || r == nil || other.Destroyed {
-			continue
-		}
-		for _, theirs := range r.Policy.Routes {
-			for _, ours := range req.Policy.Routes {
-				tcp := req.Template.Protocol == model.TCP || r.Template.Protocol == model.TCP
-				switch {
-				case ours == theirs:
-					return model.Errorf(model.Conflict, "cannot deploy %s: service %s has the route %s already", req.Service, name, routeText(ours))
-				case ours.Listen == theirs.Listen && tcp:
-					return model.Errorf(model.Conflict, "cannot deploy %s: service %s uses the listener %s, and tcp cannot be shared", req.Service, name, ours.Listen)
-				}
-			}
-		}
-	}
-	return nil
-}
-
-func routeText(r model.Route) string {
-	return r.Listen + " " + cmp.Or(r.Host, "*") + r.Path
-}
-
-// start numbers the release and starts its deployment, unless nothing would
-// change.
-func start(s *model.State, release model.Release, actor string, capacity *model.Capacity, now model.Now) ([]model.Payload, DeployResult, error) {
-	svc := s.Services[release.Service]
-	from := 0
-	release.TemplateHash, release.ChecksHash = release.Template.Hash(), release.Policy.ChecksHash()
-	if svc != nil {
-		release.Number = len(svc.Releases) + 1
-		from = svc.InService
-		if r := current(svc); r != nil && r.TemplateHash == release.TemplateHash && samePolicy(r.Policy, release.Policy) {
-			return nil, DeployResult{Release: r.Number, Verdict: model.Unchanged}, nil
-		}
-	}
-	if err := fits(svc, &release); err != nil {
-		return nil, DeployResult{}, err
-	}
-	if err := affordable(svc, &release, capacity); err != nil {
-		return nil, DeployResult{}, err
-	}
-	deadline := now.Elapsed.Add(release.Policy.Deploy.Deadline.D())
-	d := model.Deployment{
-		ID:      model.DeploymentID("d-" + model.Sixes(s.Instance, s.NextID)),
-		Service: release.Service, From: from, To: release.Number, Strategy: release.Policy.Deploy.Strategy,
-		Phase: model.DeployPreparing, WaitingFor: "image " + release.Template.Image.Short(), Actor: actor,
-		StartedAt: now.Wall, Started: now.Elapsed, Since: now.Elapsed,
-		Until: min(now.Elapsed.Add(prepareTimeout), deadline), Deadline: deadline,
-	}
-	return []model.Payload{model.ReleaseCreated{Release: release}, model.DeploymentStarted{Deployment: d}},
-		DeployResult{Deployment: d.ID, Release: release.Number}, nil
 }
 
 // samePolicy compares what is stored, so that absent and empty are the same.
@@ -253,90 +192,4 @@ func samePolicy(a, b model.Policy) bool {
 	x, errX := json.Marshal(a)
 	y, errY := json.Marshal(b)
 	return errX == nil && errY == nil && string(x) == string(y)
-}
-
-// Timer is a named part of a deployment's time.
-type Timer struct {
-	Name string         `json:"name"`
-	Time model.Duration `json:"time"`
-}
-
-// timersOf lists how long each part of the deployment may take.
-func timersOf(from, to *model.Release, makes int) []Timer {
-	var list []Timer
-	if stopFirst(from, to) {
-		list = append(list, Timer{"stop of the old servers", from.Policy.StopGrace + model.Duration(inspectTimeout)})
-	}
-	if makes > 0 {
-		list = append(list, Timer{"provision", model.Duration(provisionTimeout)}, Timer{"grace", to.Policy.Health.Grace})
-	}
-	if asked := makes > 0 || from == nil || from.ChecksHash != to.ChecksHash; asked && len(to.Policy.Validations) > 0 {
-		sum := model.Duration(0)
-		for _, v := range to.Policy.Validations {
-			sum += v.Timeout
-		}
-		list = append(list, Timer{"validations", sum})
-	}
-	return append(list, Timer{"switch", model.Duration(switchTimeout)})
-}
-
-func sumOf(timers []Timer) (time.Duration, string) {
-	sum := time.Duration(0)
-	var words []string
-	for _, t := range timers {
-		sum += t.Time.D()
-		words = append(words, fmt.Sprintf("%s %s", t.Name, t.Time))
-	}
-	return sum, strings.Join(words, " + ")
-}
-
-// fits refuses a deployment whose timers do not fit into its deadline.
-func fits(svc *model.Service, to *model.Release) error {
-	var from *model.Release
-	makes := to.Policy.Servers
-	if svc != nil {
-		from, makes = svc.Release(svc.InService), missing(svc, to)
-	}
-	sum, words := sumOf(timersOf(from, to, makes))
-	if deadline := to.Policy.Deploy.Deadline; deadline.D() < sum {
-		return model.Errorf(model.Invalid, "cannot deploy %s: its deadline of %s is too short for %s = %s", to.Service, deadline, words, model.Duration(sum)).
-			WithHint("deploy { deadline = %q } or more, or shorten the grace or the validations' timeouts", model.Duration(sum))
-	}
-	return nil
-}
-
-// affordable refuses a deployment whose new servers' memory limits exceed what
-// is free beside the ones that run.
-func affordable(svc *model.Service, to *model.Release, capacity *model.Capacity) error {
-	limit := to.Template.Resources.Memory
-	if capacity == nil || limit == 0 {
-		return nil
-	}
-	makes := to.Policy.Servers
-	available := capacity.MemoryFree
-	if svc != nil {
-		makes = missing(svc, to)
-		if from := svc.Release(svc.InService); stopFirst(from, to) {
-			available += from.Template.Resources.Memory * int64(from.Policy.Servers)
-		}
-	}
-	if need := limit * int64(makes); need > available {
-		return model.Errorf(model.Precondition, "cannot deploy %s: %d new servers of %s need %s of memory beside the ones that run, and %s is free",
-			to.Service, makes, bytesText(limit), bytesText(need), bytesText(available)).
-			WithHint("fewer servers, a lower memory limit, or more memory")
-	}
-	return nil
-}
-
-func bytesText(n int64) string {
-	switch {
-	case n >= 1<<30 && n%(1<<30) == 0:
-		return fmt.Sprintf("%dGiB", n>>30)
-	case n >= 10<<30:
-		return fmt.Sprintf("%.1fGiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%dMiB", n>>20)
-	default:
-		return fmt.Sprintf("%dB", n)
-	}
 }

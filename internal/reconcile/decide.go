@@ -76,7 +76,7 @@ func (st *step) service(svc *model.Service) {
 	v := &service{step: st, svc: svc, mark: len(st.events)}
 	rules := []func(){
 		v.noteLife, v.noteHealth, v.noteDrains,
-		v.endServers, v.destroy, v.proveServers, v.deploy, v.resolvePending, v.keepUp, v.settle,
+		v.endServers, v.destroy, v.proveServers, v.dequeue, v.deploy, v.resolvePending, v.melt, v.keepUp, v.settle,
 	}
 	for _, rule := range rules {
 		rule()
@@ -165,6 +165,19 @@ func (v *service) pending() *model.Release {
 	return v.svc.Release(v.svc.Pending.Release)
 }
 
+// listed reports whether one of the releases is in the routing table: it has a
+// route, or a port that other services reach by name.
+func listed(releases ...*model.Release) bool {
+	for _, r := range releases {
+		if r != nil && (len(r.Policy.Routes) > 0 || r.Template.Port != 0) {
+			return true
+		}
+	}
+	return false
+}
+
+// routed reports whether one of the releases has a route: only such a one has
+// a warm set, and may always run beside its successor.
 func routed(releases ...*model.Release) bool {
 	for _, r := range releases {
 		if r != nil && len(r.Policy.Routes) > 0 {

@@ -14,10 +14,14 @@ func (v *service) deploy() {
 	switch {
 	case d == nil || v.svc.Destroying:
 		return
-	case d.Abort != "" && d.Generation == 0:
-		v.endDeployment(model.Aborted, "aborted by "+d.Abort, nil)
+	case d.Abort != "" && !d.Committed():
+		v.endDeployment(model.Aborted, aborted(d), nil)
+	case d.Pause != nil && v.due(d.Pause.Until):
+		v.endDeployment(model.Aborted, "paused for longer than "+round(d.Pause.Until.Sub(d.Pause.Since)).String()+", by "+d.Pause.By, nil)
 	case d.Phase == model.DeploySwitching:
 		v.switchOver()
+	case d.Phase == model.DeployHolding:
+		v.hold()
 	case v.overdueDeployment():
 		v.endDeployment(model.Failed, v.late(), nil)
 	case d.Phase == model.DeployPreparing:
@@ -29,11 +33,22 @@ func (v *service) deploy() {
 	}
 }
 
+func aborted(d *model.Deployment) string {
+	if strings.HasPrefix(d.Abort, supersededBy) {
+		return d.Abort
+	}
+	return "aborted by " + d.Abort
+}
+
 // overdueDeployment reports whether the deadline of the phase or of the whole
 // has come. A phase in which no daemon ran begins anew, the whole does not.
+// While somebody holds the deployment only the pause has a deadline.
 func (v *service) overdueDeployment() bool {
 	d := v.svc.Deployment
-	again := v.s.DaemonSince.Add(phaseTime(d.Phase, v.target(), v.stopTime()))
+	if d.Pause != nil {
+		return false
+	}
+	again := v.s.DaemonSince.Add(v.phaseTime(d.Phase, d.Stage))
 	return v.due(max(d.Until, min(again, d.Deadline)))
 }
 
@@ -44,7 +59,7 @@ func (v *service) late() string {
 		which = fmt.Sprintf("its deadline of %s is over while it was %s", round(d.Deadline.Sub(d.Started)), d.Phase)
 	}
 	var waiting []string
-	for _, srv := range members(v.svc, v.target()) {
+	for _, srv := range v.set() {
 		if !proven(srv.Phase) {
 			waiting = append(waiting, fmt.Sprintf("server %s is %s, %s", srv.ID, srv.Phase, v.lastSeen(srv)))
 		}
@@ -61,11 +76,10 @@ func (v *service) prepare() {
 	if !v.judgeWarm() || v.spoke() {
 		return
 	}
-	t := v.target()
-	if missing(v.svc, t) > 0 {
+	if v.lacks() > 0 {
 		return
 	}
-	for _, srv := range members(v.svc, t) {
+	for _, srv := range v.set() {
 		if !proven(srv.Phase) {
 			v.becomeProvisioning()
 			return
@@ -76,6 +90,15 @@ func (v *service) prepare() {
 	} else {
 		v.becomeValidating()
 	}
+}
+
+// set returns the servers of the new release that the present stage wants in
+// rotation.
+func (v *service) set() []*model.Server { return stageMembers(v.svc) }
+
+// lacks returns how many servers have to be made for it.
+func (v *service) lacks() int {
+	return max(0, v.svc.Deployment.StageNow(v.target().Policy.Servers).New-len(v.set()))
 }
 
 // judgeWarm decides which warm servers the deployment may take over: those with
@@ -106,15 +129,15 @@ func (v *service) judgeWarm() bool {
 
 // provision makes the servers that the new set lacks.
 func (v *service) provision() {
-	if v.stopOld() {
+	if v.stopOld() || v.makeRoom() {
 		return
 	}
 	d, t := v.svc.Deployment, v.target()
-	n := missing(v.svc, t)
+	n := v.lacks()
 	for range n {
 		v.create(t, "deployment "+string(d.ID))
 	}
-	late := namesOf(members(v.svc, t), model.PhaseCreated)
+	late := namesOf(v.set(), model.PhaseCreated)
 	switch {
 	case n > 0:
 		v.waitFor(fmt.Sprintf("%d new servers to run", n))
@@ -148,7 +171,7 @@ func (v *service) stopOld() bool {
 		left = append(left, string(srv.ID))
 		switch srv.Phase {
 		case model.PhaseServing:
-			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", 0, v.svc.Deployment.ID))
+			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", v.leavingGeneration(srv), v.svc.Deployment.ID))
 		case model.PhaseCreated, model.PhaseRunning, model.PhaseReady:
 			v.emit(v.becomeStopping(srv, "stopped before its successor starts: no overlap is allowed"))
 		default:
@@ -180,18 +203,26 @@ func (v *service) stopTime() time.Duration {
 	if !v.stopsFirst() {
 		return 0
 	}
-	return inspectTimeout + v.inService().Policy.StopGrace.D()
+	return stopTimeOf(v.inService())
+}
+
+func stopTimeOf(old *model.Release) time.Duration {
+	t := inspectTimeout + old.Policy.StopGrace.D()
+	if listed(old) {
+		t += switchTimeout + old.Policy.Deploy.Drain.Longest().D()
+	}
+	return t
 }
 
 // prover advances through checking and validating as the servers do.
 func (v *service) prover() {
-	d, t := v.svc.Deployment, v.target()
+	d := v.svc.Deployment
 	if !v.judgeWarm() || v.spoke() {
 		return
 	}
 	sick, unproven := v.unhealthyMembers(), v.unprovenMembers()
 	switch {
-	case missing(v.svc, t) > 0 || namesOf(members(v.svc, t), model.PhaseCreated) != "":
+	case v.lacks() > 0 || namesOf(v.set(), model.PhaseCreated) != "":
 		v.becomeProvisioning()
 	case d.Phase == model.DeployChecking && sick != "":
 		v.waitFor(sick + " to become healthy")
@@ -199,19 +230,21 @@ func (v *service) prover() {
 		v.becomeValidating()
 	case unproven != "":
 		v.waitFor(unproven + " to pass the validations")
+	case d.Pause != nil && d.LastStage():
+		v.waitFor(pausedBy(d))
 	default:
 		v.becomeSwitching()
 	}
 }
 
 func (v *service) unhealthyMembers() string {
-	return namesWhere(members(v.svc, v.target()), func(srv *model.Server) bool {
+	return namesWhere(v.set(), func(srv *model.Server) bool {
 		return srv.Phase == model.PhaseRunning && srv.Health != model.Healthy && srv.Checks == ""
 	})
 }
 
 func (v *service) unprovenMembers() string {
-	return namesWhere(members(v.svc, v.target()), func(srv *model.Server) bool { return !v.passed(srv) })
+	return namesWhere(v.set(), func(srv *model.Server) bool { return !v.passed(srv) })
 }
 
 // passed reports whether the server has passed the checks of the release that

@@ -38,7 +38,7 @@ func (v *service) fail(failures []failure) {
 			blamed = append(blamed, f)
 			continue
 		}
-		made := v.madeBy(d, f.srv)
+		made := v.madeBy(d, f.srv) || v.newSide(f.srv)
 		laid[f.srv.ID] = true
 		v.emit(v.lay(f, made))
 		switch {

@@ -47,21 +47,42 @@ func (v *service) keepUp() {
 		return
 	}
 	c := v.crew(t)
-	want := t.Policy.Servers
+	want, strays := oldWanted(v.svc), straysOf(v.svc)
 	switch {
 	case len(c.ready) > 0:
-		v.join(c, t)
+		v.join(c, t, want)
 	case len(c.fit)+len(c.sick) > want:
 		v.shed(c, want)
+	case v.sendHome(c, strays, want):
 	case len(c.fit)+len(c.sick)+len(c.coming) > want+min(1, len(c.sick)):
 		newest := c.coming[len(c.coming)-1]
 		v.emit(v.becomeStopping(newest, "not needed any more"))
 	default:
-		v.replace(c, t)
+		v.replace(c, t, want, v.atOnce(len(strays)))
 	}
 	if !v.spoke() {
-		v.calmDown(c, t)
+		v.calmDown(c, want)
 	}
+}
+
+// sendHome drains one of the servers that a failed rolling deployment has left
+// in service, when it is not needed any more: for each server of the release in
+// service that joins, one goes. It reports whether one went.
+func (v *service) sendHome(c crew, strays []*model.Server, want int) bool {
+	fit := 0
+	for _, srv := range strays {
+		if srv.Health != model.Unhealthy {
+			fit++
+		}
+	}
+	for _, srv := range slices.Backward(strays) {
+		sick := srv.Health == model.Unhealthy
+		if sick && len(c.fit)+fit > 0 || !sick && len(c.fit)+fit > want {
+			v.emit(v.becomeDraining(srv, fmt.Sprintf("release %d, which was not to stay, gives its place back", srv.Release), v.leavingGeneration(srv), ""))
+			return true
+		}
+	}
+	return false
 }
 
 // keptByOther reports whether a deployment or an open switch is at work on the
@@ -78,8 +99,8 @@ func (v *service) keptByOther(t *model.Release) bool {
 }
 
 // join puts proven replacements in service, as far as they are wanted.
-func (v *service) join(c crew, t *model.Release) {
-	room := t.Policy.Servers - len(c.fit)
+func (v *service) join(c crew, t *model.Release, want int) {
+	room := want - len(c.fit)
 	for _, srv := range c.ready {
 		switch {
 		case srv.Health == model.Unhealthy || srv.Checks != t.ChecksHash:
@@ -102,15 +123,19 @@ func (v *service) shed(c crew, want int) {
 		return
 	}
 	if Budget(v.svc) > 0 {
-		srv := c.fit[len(c.fit)-1]
-		v.emit(v.becomeDraining(srv, fmt.Sprintf("more servers than the %d wanted", want), v.leavingGeneration(srv), ""))
+		srv, by, reason := c.fit[len(c.fit)-1], model.DeploymentID(""), fmt.Sprintf("more servers than the %d wanted", want)
+		if staged(v.svc) {
+			by, reason = v.svc.Deployment.ID, fmt.Sprintf("makes room for release %d", v.svc.Deployment.To)
+		}
+		v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
 	}
 }
 
 // replace makes servers for those that are missing, and one at a time for
 // those that stay unhealthy: the replacement is proven before the other goes.
-func (v *service) replace(c crew, t *model.Release) {
-	gone := t.Policy.Servers - len(c.fit) - len(c.sick) - len(c.coming)
+// No more than atOnce are on their way at a time.
+func (v *service) replace(c crew, t *model.Release, want, atOnce int) {
+	gone := min(want-len(c.fit)-len(c.sick), atOnce) - len(c.coming)
 	ill := slices.DeleteFunc(slices.Clone(c.sick), func(srv *model.Server) bool {
 		return !v.due(max(srv.HealthSince, v.s.DaemonSince).Add(t.Policy.Health.Grace.D()))
 	})
@@ -129,8 +154,8 @@ func (v *service) replace(c crew, t *model.Release) {
 }
 
 // calmDown ends the back-off when all has been well for a while.
-func (v *service) calmDown(c crew, t *model.Release) {
-	if v.svc.BackOff.Failures == 0 || len(c.fit) < t.Policy.Servers || len(c.fit) == 0 {
+func (v *service) calmDown(c crew, want int) {
+	if v.svc.BackOff.Failures == 0 || len(c.fit) < want || len(c.fit) == 0 {
 		return
 	}
 	youngest := c.fit[0]
@@ -150,6 +175,9 @@ func (v *service) destroy() {
 		return
 	}
 	const reason = "the service is destroyed"
+	for _, d := range v.svc.Queue {
+		v.emit(dropped(d, reason, v.now))
+	}
 	if d := v.svc.Deployment; d != nil {
 		v.endDeployment(model.Aborted, reason, nil)
 		return

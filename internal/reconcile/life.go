@@ -80,7 +80,7 @@ func (v *service) leavingGeneration(srv *model.Server) uint64 {
 	inTable := v.switchingMember(srv)
 	switch srv.Phase {
 	case model.PhaseServing:
-		inTable = inTable || routed(v.release(srv), v.inService())
+		inTable = inTable || listed(v.release(srv), v.inService())
 	case model.PhaseWarm, model.PhaseDraining:
 		inTable = inTable || srv.DrainGen != 0
 	default:
@@ -99,8 +99,8 @@ func (v *service) switchingMember(srv *model.Server) bool {
 	}
 	d := v.svc.Deployment
 	switching := d != nil && d.Phase == model.DeploySwitching && d.Generation != 0
-	return switching && routed(v.target()) && srv.TemplateHash == v.target().TemplateHash ||
-		v.svc.Pending != nil && routed(v.pending()) && srv.TemplateHash == v.pending().TemplateHash
+	return switching && listed(v.target()) && srv.TemplateHash == v.target().TemplateHash ||
+		v.svc.Pending != nil && listed(v.pending()) && srv.TemplateHash == v.pending().TemplateHash
 }
 
 // withPort joins an IP address and a port; port 0 leaves the address alone.

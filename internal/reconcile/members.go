@@ -18,6 +18,11 @@ func members(svc *model.Service, release *model.Release) []*model.Server {
 	if release == nil {
 		return nil
 	}
+	return membersUpTo(svc, release, release.Policy.Servers)
+}
+
+// membersUpTo returns at most n of them.
+func membersUpTo(svc *model.Service, release *model.Release, n int) []*model.Server {
 	var set []*model.Server
 	for _, srv := range serversOf(svc) {
 		if srv.TemplateHash == release.TemplateHash && rank(srv) >= 0 {
@@ -25,7 +30,7 @@ func members(svc *model.Service, release *model.Release) []*model.Server {
 		}
 	}
 	slices.SortStableFunc(set, func(a, b *model.Server) int { return cmp.Compare(rank(a), rank(b)) })
-	return set[:min(len(set), release.Policy.Servers)]
+	return set[:min(len(set), n)]
 }
 
 // rank orders servers by how near they are to traffic; below zero: not at all.
@@ -70,16 +75,38 @@ func (v *service) madeBy(d *model.Deployment, srv *model.Server) bool {
 // Budget returns how many ready servers of the service may be taken away now
 // by choice: never so many that fewer than count − max_unavailable stay. Every
 // voluntary disruption asks here. What is below zero is missing already.
+//
+// Servers of a release that takes another one's place bit by bit count as
+// well, and so do those that such a deployment has left; those of a canary do
+// not: they may have to go at any time.
 func Budget(svc *model.Service) int {
 	release := svc.Release(svc.InService)
 	if release == nil {
 		return 0
 	}
+	canary := svc.Deployment != nil && svc.Deployment.Strategy == model.Canary
 	ready := 0
 	for _, srv := range svc.Servers {
-		if srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy && srv.TemplateHash == release.TemplateHash {
+		if srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy && (!canary || srv.TemplateHash == release.TemplateHash) {
 			ready++
 		}
 	}
-	return ready - max(0, release.Policy.Servers-release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers))
+	return ready - Floor(svc)
+}
+
+// Floor returns how many ready servers kiln leaves the service at least, by
+// what it does of its own: count − max_unavailable of the release in service.
+// While a rolling deployment runs, what the new release says holds as well.
+func Floor(svc *model.Service) int {
+	release := svc.Release(svc.InService)
+	if release == nil {
+		return 0
+	}
+	count := release.Policy.Servers
+	floor := count - release.Policy.Deploy.MaxUnavailable.Down(count)
+	if d := svc.Deployment; d != nil && d.Strategy == model.Rolling && staged(svc) {
+		to := svc.Release(d.To).Policy
+		floor = min(floor, count-to.Deploy.MaxUnavailable.Down(to.Servers))
+	}
+	return max(0, floor)
 }

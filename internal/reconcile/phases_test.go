@@ -37,7 +37,7 @@ func TestDiagram(t *testing.T) {
 // TestTransitionsAreWhole finds phases that nothing leads to, or out of.
 func TestTransitionsAreWhole(t *testing.T) {
 	for _, p := range phases {
-		in, out := p.Phase == model.DeployPreparing, p.Phase == model.DeployEnded
+		in, out := p.Phase == model.DeployPreparing || p.Phase == model.DeployQueued, p.Phase == model.DeployEnded
 		for _, tr := range transitions {
 			in = in || tr.To == p.Phase
 			out = out || tr.From == p.Phase

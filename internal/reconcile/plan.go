@@ -146,7 +146,7 @@ func (p *Plan) time(svc *model.Service, to *model.Release) {
 		p.Timers = []Timer{}
 		return
 	}
-	p.Timers = timersOf(svc.Release(svc.InService), to, missing(svc, to))
+	p.Timers = timersOf(svc, to, p.Strategy)
 	sum, _ := sumOf(p.Timers)
 	p.AtMost = model.Duration(sum)
 }

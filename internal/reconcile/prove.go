@@ -45,6 +45,11 @@ func (v *service) proveServers() {
 				f.reason = "it became unhealthy after it had passed its checks: " + srv.HealthDetail
 				unfit = append(unfit, f)
 			}
+		case model.PhaseServing:
+			if srv.Health == model.Unhealthy && v.newSide(srv) {
+				f.reason, f.stays = "it became unhealthy in service: "+srv.HealthDetail, true
+				unfit = append(unfit, f)
+			}
 		default:
 		}
 	}

@@ -13,6 +13,7 @@ type RollbackRequest struct {
 	Actor    string
 	Author   string
 	Reason   string
+	Mode     DeployMode
 	Capacity *model.Capacity
 }
 
@@ -20,13 +21,13 @@ type RollbackRequest struct {
 // validations of an earlier one, and starts its deployment. Everything else,
 // the number of servers above all, stays as it is now.
 func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Payload, DeployResult, error) {
-	present, err := standing(s, req.Service, "roll back")
+	present, err := standing(s, req.Service, "roll back", req.Mode)
 	if err != nil {
 		return nil, DeployResult{}, err
 	}
 	to := req.To
 	if to == 0 {
-		if to, err = RollbackTarget(s, req.Service); err != nil {
+		if to, err = rollbackFrom(s.Services[req.Service], present); err != nil {
 			return nil, DeployResult{}, err
 		}
 	}
@@ -51,7 +52,7 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 	if release.Reason == "" {
 		release.Reason = fmt.Sprintf("rollback from release %d to release %d", present.Number, to)
 	}
-	return start(s, release, req.Actor, req.Capacity, now)
+	return order{release: release, strategy: model.BlueGreen, actor: req.Actor, mode: req.Mode, capacity: req.Capacity}.place(s, now)
 }
 
 // RollbackTarget returns the release that a rollback without a number goes to:
@@ -66,14 +67,18 @@ func RollbackTarget(s *model.State, service string) (int, error) {
 	if now == nil {
 		return 0, model.Errorf(model.Precondition, "cannot roll %s back: no release of it is in service", service)
 	}
+	return rollbackFrom(svc, now)
+}
+
+func rollbackFrom(svc *model.Service, now *model.Release) (int, error) {
 	given := rolledBackFrom(svc)
 	for n := len(svc.Releases); n >= 1; n-- {
 		if served(svc, n) && !given[n] && svc.Release(n).TemplateHash != now.TemplateHash {
 			return n, nil
 		}
 	}
-	return 0, model.Errorf(model.Precondition, "cannot roll %s back: no other release served well", service).
-		WithHint("kiln rollback %s N names one; kiln releases %s lists them", service, service)
+	return 0, model.Errorf(model.Precondition, "cannot roll %s back: no other release served well", svc.Name).
+		WithHint("kiln rollback %s N names one; kiln releases %s lists them", svc.Name, svc.Name)
 }
 
 // RollbackPossible reports whether a rollback to the release would be accepted

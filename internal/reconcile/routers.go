@@ -76,7 +76,7 @@ func (st *step) publish() {
 		d := st.s.Services[name].Deployment
 		if d != nil && d.Phase == model.DeploySwitching && d.Generation == 0 {
 			st.emit(model.DeploymentAdvanced{
-				ID: d.ID, Service: name, Phase: d.Phase, Until: d.Until, Generation: generation,
+				ID: d.ID, Service: name, Phase: d.Phase, Until: d.Until, Generation: generation, Stage: d.Stage,
 				WaitingFor: "every router to acknowledge the table that names the new servers",
 			})
 		}

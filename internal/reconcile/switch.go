@@ -6,39 +6,56 @@ import (
 	"kiln/internal/model"
 )
 
-// switchOver waits for the routers and completes the switch. Until every one of
-// them has acknowledged, the old set stays as it is and the way back is open.
+// switchOver waits for the routers and completes the switch of a stage. Until
+// every one of them has acknowledged, the old set stays as it is and the way
+// back is open.
 func (v *service) switchOver() {
 	d, t := v.svc.Deployment, v.target()
-	routedSwitch := routed(t, v.inService(), v.pending())
-	if lost := v.lostMembers(t); lost != "" {
+	if lost := v.lostMembers(t, v.set(), v.lacks()); lost != "" {
 		v.endDeployment(model.Failed, "during the switch "+lost, nil)
 		return
 	}
+	inUse := !listed(t, v.inService(), v.pending())
+	if !inUse {
+		if d.Generation == 0 {
+			return // publish gives it its generation in this very step
+		}
+		inUse = v.routers.acknowledged(d.Generation) && v.tableInUse()
+	}
 	switch {
-	case !routedSwitch:
+	case inUse && !d.LastStage():
+		v.completeStage()
+	case inUse:
 		v.completeSwitch(t, d.ID, v.s.Table.Generation)
-		v.endDeployment(model.Succeeded, fmt.Sprintf("release %d is in service", t.Number), nil)
-	case d.Generation == 0:
-		// publish gives it its generation in this very step
-	case v.routers.acknowledged(d.Generation) && v.tableInUse():
-		v.completeSwitch(t, d.ID, v.s.Table.Generation)
-		v.endDeployment(model.Succeeded, fmt.Sprintf("release %d is in service: every router has acknowledged it", t.Number), nil)
-	case v.overdueDeployment() && v.routers.silent == 0 && v.routers.live > 0 && v.routers.most < d.Generation:
+		v.endDeployment(model.Succeeded, v.success(t), nil)
+	case !v.overdueDeployment():
+	case v.routers.silent == 0 && v.routers.live > 0 && v.routers.most < d.Generation:
 		v.endDeployment(model.Failed, "no router took the new table within "+model.Duration(switchTimeout).String(), nil)
-	case v.overdueDeployment():
-		v.endDeployment(model.Unknown, fmt.Sprintf(
-			"%d of %d routers did not acknowledge the new table (generation %d); both sets of servers stay, and the switch is completed when they do",
-			max(1, v.routers.silent), v.routers.live+v.routers.silent, d.Generation), nil)
+	case !d.LastStage():
+		v.endDeployment(model.Failed, fmt.Sprintf("%s; release %d stays in service", v.silence(), d.From), nil)
+	default:
+		v.endDeployment(model.Unknown, v.silence()+"; both sets of servers stay, and the switch is completed when they do", nil)
 	}
 }
 
-// lostMembers says which servers a set that is being switched to has lost.
-func (v *service) lostMembers(t *model.Release) string {
-	if n := missing(v.svc, t); n > 0 {
-		return fmt.Sprintf("%d of its %d servers were lost", n, t.Policy.Servers)
+func (v *service) success(t *model.Release) string {
+	if listed(t, v.inService(), v.pending()) {
+		return fmt.Sprintf("release %d is in service: every router has acknowledged it", t.Number)
 	}
-	for _, srv := range members(v.svc, t) {
+	return fmt.Sprintf("release %d is in service", t.Number)
+}
+
+func (v *service) silence() string {
+	return fmt.Sprintf("%d of %d routers did not acknowledge the new table (generation %d)",
+		max(1, v.routers.silent), v.routers.live+v.routers.silent, v.svc.Deployment.Generation)
+}
+
+// lostMembers says which servers a set that is being switched to has lost.
+func (v *service) lostMembers(t *model.Release, set []*model.Server, lacks int) string {
+	if lacks > 0 {
+		return fmt.Sprintf("%d of its %d servers were lost", lacks, lacks+len(set))
+	}
+	for _, srv := range set {
 		if !proven(srv.Phase) {
 			return fmt.Sprintf("server %s was lost", srv.ID)
 		}
@@ -55,7 +72,7 @@ func (v *service) lostMembers(t *model.Release) string {
 // completeSwitch puts the release's set in service and retires every other
 // server. generation is the first table without them.
 func (v *service) completeSwitch(t *model.Release, by model.DeploymentID, generation uint64) {
-	if !routed(t, v.inService(), v.pending()) {
+	if !listed(t, v.inService(), v.pending()) {
 		generation = 0
 	}
 	v.emit(model.ServiceSwitched{Service: v.svc.Name, Release: t.Number, Deployment: by})
@@ -76,12 +93,16 @@ func (v *service) completeSwitch(t *model.Release, by model.DeploymentID, genera
 
 // retire takes a server out of service for another release. The set that
 // served may wait warm; there is one such set, so an older one is drained when
-// the template changes.
+// the template changes. A rolling deployment has taken that set apart.
 func (v *service) retire(srv *model.Server, t *model.Release, by model.DeploymentID, generation uint64) {
 	reason := fmt.Sprintf("release %d took its place", t.Number)
 	keep := t.Policy.Deploy.KeepWarm.D()
 	switch srv.Phase {
 	case model.PhaseServing:
+		d := v.svc.DeploymentByID(by)
+		if d != nil && d.Strategy == model.Rolling || srv.TemplateHash != v.hashInService() {
+			keep = 0
+		}
 		if keep > 0 && generation != 0 && routed(v.release(srv)) && srv.Health != model.Unhealthy && srv.TemplateHash != t.TemplateHash {
 			v.emit(become(srv, v.leaving(srv, model.ServerAdvanced{
 				Phase: model.PhaseWarm, Reason: reason, Until: v.now.Elapsed.Add(keep), DrainGen: generation, Retired: by,
@@ -115,6 +136,9 @@ func (v *service) endDeployment(verdict model.Verdict, reason string, laid map[m
 		panic(fmt.Sprintf("reconcile: deployment %s is %s and cannot end", d.ID, d.Phase))
 	}
 	v.ended = true
+	if at := stageWords(d); at != "" && verdict == model.Failed {
+		reason = at + ": " + reason
+	}
 	v.emit(model.DeploymentEnded{
 		ID: d.ID, Service: v.svc.Name, Verdict: verdict, Reason: reason, TookMS: v.now.Elapsed.Sub(d.Started).Milliseconds(),
 	})
@@ -128,11 +152,17 @@ func (v *service) endDeployment(verdict model.Verdict, reason string, laid map[m
 	}
 }
 
-// letGo ends a server that a deployment made or was about to take over.
+// letGo ends a server that a deployment made or was about to take over. Those
+// of a canary that serve already leave at once: all old servers are there.
+// Those of a rolling deployment serve on until their places are taken (keepUp).
 func (v *service) letGo(srv *model.Server, reason string, by model.DeploymentID) {
 	made := v.madeBy(v.svc.Deployment, srv)
 	switched := v.switchingMember(srv) && srv.TemplateHash == v.target().TemplateHash
 	switch {
+	case v.newSide(srv):
+		if v.svc.Deployment.Strategy == model.Canary {
+			v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
+		}
 	case switched && srv.Phase != model.PhaseServing:
 		v.emit(v.becomeDraining(srv, reason, v.s.Table.Generation+1, by))
 	case made && v.hashInService() != srv.TemplateHash:
@@ -154,7 +184,7 @@ func (v *service) resolvePending() {
 	if p == nil || v.svc.Destroying || v.svc.Deployment != nil && v.svc.Deployment.Phase == model.DeploySwitching {
 		return
 	}
-	lost := v.lostMembers(t)
+	lost := v.lostMembers(t, members(v.svc, t), missing(v.svc, t))
 	switch {
 	case lost != "":
 		v.emit(model.SwitchAbandoned{Service: v.svc.Name, Deployment: p.Deployment, Reason: lost})

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -27,12 +28,14 @@ func publishKey(epoch, generation uint64) Key {
 // the writer's. Its generation is that of the last published one; Step sees to
 // it that a table with other content is published under a new one.
 //
-//   - A service's backends are the servers of the set in service; while its
-//     deployment switches, or a switch awaits its acknowledgement with an
-//     unknown verdict, those of the new set.
+//   - A service with a route or a port is listed. Its backends are the servers
+//     in service. While its deployment switches they are those of the stage: of
+//     the new set, and before the last stage of the old one too. While a switch
+//     awaits its acknowledgement with an unknown verdict they are the new set.
+//   - Requests are shared by weight while a stage of a canary is in force.
 //   - Unhealthy servers are left out, unless fewer than half are healthy: then
 //     all are kept in.
-//   - A service with routes and without servers stays listed: it answers 503.
+//   - A service without servers stays listed: it answers 503.
 //   - Every other server that may have something in flight is listed as
 //     draining. Its deadlines count from the acknowledgement of the first table
 //     without it; before that it has none.
@@ -40,43 +43,101 @@ func Table(s *model.State) model.Table {
 	t := model.Table{Epoch: s.Epoch, Generation: s.Table.Generation, Services: []model.TableService{}}
 	for _, name := range sortedNames(s) {
 		svc := s.Services[name]
-		release, servers := inRotation(svc)
-		listed := map[model.ServerID]bool{}
-		if routed(release) {
-			entry := model.TableService{
-				Name: name, Release: release.Number, Protocol: release.Template.Protocol,
-				Routes: release.Policy.Routes, Backends: []model.Upstream{},
-			}
-			for _, srv := range withoutUnhealthy(servers) {
-				entry.Backends = append(entry.Backends, model.Upstream{Server: srv.ID, Release: release.Number, Address: srv.Address})
-				listed[srv.ID] = true
+		shown := map[model.ServerID]bool{}
+		if r := inRotation(svc); listed(r.release) {
+			entry := r.entry(name)
+			for _, b := range entry.Backends {
+				shown[b.Server] = true
 			}
 			t.Services = append(t.Services, entry)
 		}
-		t.Draining = append(t.Draining, drainingOf(s, svc, listed)...)
+		t.Draining = append(t.Draining, drainingOf(s, svc, shown)...)
 	}
 	return t
 }
 
-// inRotation returns the release that the routers shall serve, and its servers.
-func inRotation(svc *model.Service) (*model.Release, []*model.Server) {
+// rotation is what the routers shall do with a service: a release whose routes
+// hold and its servers, and beside them those of another release.
+type rotation struct {
+	release *model.Release
+	servers []*model.Server
+	beside  []*model.Server // of another release
+	other   int             // its number; 0: that for which each of them serves
+	split   *model.Split
+}
+
+func (r rotation) entry(name string) model.TableService {
+	template := r.release.Template
+	entry := model.TableService{
+		Name: name, Release: r.release.Number, Protocol: template.Protocol, Port: template.Port, ProxyProtocol: template.ProxyProtocol,
+		Routes: r.release.Policy.Routes, Backends: []model.Upstream{},
+	}
+	if entry.Routes == nil {
+		entry.Routes = []model.Route{}
+	}
+	servers, beside := r.servers, r.beside
+	if r.split != nil && len(servers) > 0 && len(beside) > 0 {
+		entry.Split = r.split
+		servers, beside = withoutUnhealthy(servers), withoutUnhealthy(beside)
+	} else {
+		both := withoutUnhealthy(slices.Concat(servers, beside))
+		out := func(srv *model.Server) bool { return !slices.Contains(both, srv) }
+		servers, beside = slices.DeleteFunc(slices.Clone(servers), out), slices.DeleteFunc(slices.Clone(beside), out)
+	}
+	for _, srv := range servers {
+		entry.Backends = append(entry.Backends, model.Upstream{Server: srv.ID, Release: r.release.Number, Address: srv.Address})
+	}
+	for _, srv := range beside {
+		entry.Backends = append(entry.Backends, model.Upstream{Server: srv.ID, Release: cmp.Or(r.other, srv.Release), Address: srv.Address})
+	}
+	slices.SortFunc(entry.Backends, func(a, b model.Upstream) int { return cmp.Compare(a.Server, b.Server) })
+	return entry
+}
+
+// inRotation returns what the routers shall do with the service.
+func inRotation(svc *model.Service) rotation {
 	if svc.Destroying || svc.Destroyed {
-		return nil, nil
+		return rotation{}
 	}
-	if d := svc.Deployment; d != nil && d.Phase == model.DeploySwitching {
-		return svc.Release(d.To), able(members(svc, svc.Release(d.To)))
-	}
-	if svc.Pending != nil {
+	d := svc.Deployment
+	switching := d != nil && d.Phase == model.DeploySwitching
+	switch {
+	case switching && d.LastStage():
+		return rotation{release: svc.Release(d.To), servers: able(stageMembers(svc))}
+	case switching:
+		stage := d.Stages[d.Stage]
+		return rotation{
+			release: svc.Release(svc.InService), servers: oldInRotation(svc, stage.Old),
+			beside: able(stageMembers(svc)), other: d.To, split: splitOf(svc, stage),
+		}
+	case svc.Pending != nil:
 		release := svc.Release(svc.Pending.Release)
-		return release, able(members(svc, release))
+		return rotation{release: release, servers: able(members(svc, release))}
 	}
-	var serving []*model.Server
+	r := rotation{release: svc.Release(svc.InService)}
 	for _, srv := range serversOf(svc) {
-		if srv.Phase == model.PhaseServing {
-			serving = append(serving, srv)
+		switch {
+		case srv.Phase != model.PhaseServing:
+		case r.release != nil && srv.TemplateHash != r.release.TemplateHash:
+			r.beside = append(r.beside, srv)
+		default:
+			r.servers = append(r.servers, srv)
 		}
 	}
-	return svc.Release(svc.InService), serving
+	if d != nil && d.Held > 0 {
+		r.other, r.split = d.To, splitOf(svc, d.Stages[d.Held-1])
+	}
+	return r
+}
+
+// splitOf returns how a stage shares the requests; nil: by number of servers.
+func splitOf(svc *model.Service, stage model.Stage) *model.Split {
+	if stage.Weight == 0 {
+		return nil
+	}
+	to := svc.Release(svc.Deployment.To)
+	canary := to.Policy.Deploy.Canary
+	return &model.Split{Release: to.Number, Weight: stage.Weight, Cookie: canary.Cookie, Header: canary.Header}
 }
 
 // able returns the servers that have passed every check.
@@ -100,11 +161,11 @@ func withoutUnhealthy(servers []*model.Server) []*model.Server {
 
 // drainingOf lists the servers of the service that get nothing new while
 // something may be in flight to them.
-func drainingOf(s *model.State, svc *model.Service, listed map[model.ServerID]bool) []model.Draining {
+func drainingOf(s *model.State, svc *model.Service, shown map[model.ServerID]bool) []model.Draining {
 	var list []model.Draining
 	for _, srv := range serversOf(svc) {
 		release := svc.Release(srv.Release)
-		if listed[srv.ID] || srv.Address == "" || !mayHaveTraffic(svc, srv) {
+		if shown[srv.ID] || srv.Address == "" || !mayHaveTraffic(svc, srv) {
 			continue
 		}
 		entry := model.Draining{
@@ -127,7 +188,7 @@ func drainingOf(s *model.State, svc *model.Service, listed map[model.ServerID]bo
 func mayHaveTraffic(svc *model.Service, srv *model.Server) bool {
 	switch srv.Phase {
 	case model.PhaseServing:
-		return routed(svc.Release(srv.Release), svc.Release(svc.InService))
+		return listed(svc.Release(srv.Release), svc.Release(svc.InService))
 	case model.PhaseWarm, model.PhaseDraining:
 		return srv.DrainGen != 0
 	default:

@@ -6,6 +6,7 @@ import "time"
 const (
 	prepareTimeout   = 5 * time.Minute  // an image made present and verified
 	provisionTimeout = 60 * time.Second // a server decided on, until its process runs
+	roomTimeout      = 20 * time.Second // of provisionTimeout: what leaves the rotation in a rolling deployment may take to end before more servers than count + max_surge run
 	switchTimeout    = 30 * time.Second // a table published, until every router has acknowledged it
 	inspectTimeout   = 10 * time.Second // evidence collected from a server that is alive
 	recordTimeout    = 60 * time.Second // after it the journal says what evidence could not be had
@@ -15,5 +16,6 @@ const (
 	earlyDeath       = 10 * time.Second // a death sooner than this (or than the grace) holds replacements back
 	backOffFirst     = 1 * time.Second
 	backOffLongest   = 5 * time.Minute
-	crashLoopDeaths  = 3 // early deaths in a row that are called a crash loop
+	meltWindow       = 60 * time.Second // losses within it are counted together
+	crashLoopDeaths  = 3                // early deaths in a row that are called a crash loop
 )
