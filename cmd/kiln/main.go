@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"kiln/internal/api"
 	"kiln/internal/buildcontext"
 	"kiln/internal/cli"
 	"kiln/internal/daemon"
@@ -50,6 +51,10 @@ func run(args []string) int {
 			Daemon:        runDaemon,
 			ServeContext:  buildcontext.Serve,
 			VerifyJournal: daemon.VerifyJournal,
+			VerifyBackup:  daemon.VerifyBackup,
+			Restore: func(ctx context.Context, r io.Reader, req api.RestoreRequest) (*api.RestoreReport, error) {
+				return daemon.Restore(ctx, r, req, version)
+			},
 		},
 	}.Run(ctx, args)
 }
@@ -65,7 +70,9 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	defer stop()
 	return daemon.Run(ctx, daemon.Config{
 		DataDir: o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
-		ServerNet: o.ServerNet, ServiceNet: o.ServiceNet, Runtime: o.Runtime, BuildMemory: o.BuildMemory, Log: logger(os.Stderr, o.Debug, o.JSON),
+		ServerNet: o.ServerNet, ServiceNet: o.ServiceNet, Runtime: o.Runtime, BuildMemory: o.BuildMemory,
+		BootIDFile: os.Getenv("KILN_BOOT_ID_FILE"), // of tests that simulate a reboot
+		Log:        logger(os.Stderr, o.Debug, o.JSON),
 	}, func() {})
 }
 

@@ -22,6 +22,7 @@ const (
 	PathEvents     = "/v1/events"                         // GET ?after=SEQ &follow= &service= → stream of Event
 	PathAudit      = "/v1/audit"                          // GET ?service= &after= → stream of Event with hash
 	PathVerify     = "/v1/audit/verify"                   // GET → AuditReport
+	PathBackup     = "/v1/backup"                         // GET ?images= &evidence= → the archive; a trailer says what went wrong
 	PathDeath      = "/v1/servers/{server}/record"        // GET → DeathRecord with Evidence
 	PathImages     = "/v1/images"                         // GET → Images
 	PathImage      = "/v1/images/{image}"                 // GET → Image; a digest, its beginning, or a name (escaped)

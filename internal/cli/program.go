@@ -43,6 +43,10 @@ type Roles struct {
 	Daemon func(ctx context.Context, o DaemonOptions) error
 	// VerifyJournal verifies the journal of a data directory that no daemon holds.
 	VerifyJournal func(ctx context.Context, dataDir string) (*api.AuditReport, error)
+	// VerifyBackup checks a backup.
+	VerifyBackup func(ctx context.Context, r io.Reader) (*api.BackupReport, error)
+	// Restore makes a data directory of a backup.
+	Restore func(ctx context.Context, r io.Reader, req api.RestoreRequest) (*api.RestoreReport, error)
 	// ServeContext offers a build context over conn, as package buildcontext does.
 	ServeContext func(ctx context.Context, conn net.Conn, dir, containerfile string) error
 }
@@ -153,7 +157,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 	root.AddCommand(
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
-		a.evidenceCommand(), a.imagesCommand(), a.destroyCommand(), a.versionCommand(),
+		a.evidenceCommand(), a.imagesCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(), a.versionCommand(),
 		manCommand(),
 	)
 	return root

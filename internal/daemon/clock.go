@@ -17,9 +17,12 @@ type clock struct {
 	bootID string
 }
 
-// bootID returns the kernel's identifier of this boot.
-func bootID() (string, error) {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+// kernelBootID is where the kernel says which boot this is.
+const kernelBootID = "/proc/sys/kernel/random/boot_id"
+
+// readBootID returns the identifier of this boot.
+func readBootID(path string) (string, error) {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return "", fmt.Errorf("cannot read the boot id: %w", err)
 	}
@@ -38,8 +41,8 @@ func bootTime() model.Instant {
 // newClock returns a clock that goes on where the journal's state stopped. On
 // the same boot nothing was lost; after a reboot the time that the machine was
 // off does not count.
-func newClock(s *model.State) (clock, error) {
-	id, err := bootID()
+func newClock(s *model.State, bootIDFile string) (clock, error) {
+	id, err := readBootID(bootIDFile)
 	if err != nil {
 		return clock{}, err
 	}

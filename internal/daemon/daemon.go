@@ -41,6 +41,7 @@ type Config struct {
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
 	BuildMemory int64
+	BootIDFile  string // names the machine's boot; "": the kernel's
 	Log         *slog.Logger
 }
 
@@ -78,6 +79,9 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	if cfg.Socket == "" {
 		cfg.Socket = filepath.Join(cfg.DataDir, "kiln.sock")
 	}
+	if cfg.BootIDFile == "" {
+		cfg.BootIDFile = kernelBootID
+	}
 	d := &daemon{cfg: cfg}
 	if err := d.open(ctx); err != nil {
 		return err
@@ -98,6 +102,9 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := os.MkdirAll(d.cfg.DataDir, 0o711); err != nil {
 		return model.Errorf(model.Unavailable, "cannot make the data directory: %w", err)
 	}
+	if err := journalThere(d.cfg.DataDir); err != nil {
+		return err
+	}
 	j, err := journal.Open(filepath.Join(d.cfg.DataDir, "journal"), journal.Options{
 		Log: d.cfg.Log,
 		OnSignedHead: func(h journal.SignedHead) {
@@ -114,7 +121,7 @@ func (d *daemon) open(ctx context.Context) error {
 	if err := d.identify(); err != nil {
 		return errors.Join(err, j.Close())
 	}
-	if d.clock, err = newClock(d.state); err != nil {
+	if d.clock, err = newClock(d.state, d.cfg.BootIDFile); err != nil {
 		return errors.Join(err, j.Close())
 	}
 	return nil
@@ -122,7 +129,7 @@ func (d *daemon) open(ctx context.Context) error {
 
 // identify finds out which instance this is.
 func (d *daemon) identify() error {
-	id, err := instanceOf(d.cfg.DataDir)
+	id, err := instanceOf(d.cfg.DataDir, d.state.Instance)
 	if err != nil {
 		return err
 	}
@@ -154,6 +161,10 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, Log: d.cfg.Log}); err != nil {
 		return err
 	}
+	if err = d.takeIn(ctx); err != nil {
+		return err
+	}
+	d.complainOfImages(ctx)
 	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{Log: d.cfg.Log}); err != nil {
 		return err
 	}
@@ -241,7 +252,7 @@ func (d *daemon) handler() http.Handler {
 	return server.New(server.Config{
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
-		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Log: d.cfg.Log,
+		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Backups: backups{d.source(d.journal)}, Log: d.cfg.Log,
 	})
 }
 

@@ -13,8 +13,8 @@ import (
 )
 
 // instanceOf returns the instance whose data directory this is, and makes one
-// where there is none yet.
-func instanceOf(dataDir string) (model.InstanceID, error) {
+// where there is none yet. known is what the journal says, "" if it is new.
+func instanceOf(dataDir string, known model.InstanceID) (model.InstanceID, error) {
 	path := filepath.Join(dataDir, "instance")
 	b, err := os.ReadFile(path)
 	switch id := strings.TrimSpace(string(b)); {
@@ -26,7 +26,10 @@ func instanceOf(dataDir string) (model.InstanceID, error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return "", model.Errorf(model.Unavailable, "cannot read the instance id: %w", err)
 	}
-	id := model.InstanceID(strings.ToLower(rand.Text()[:6]))
+	id := known // the file was lost, or is of a restore that was cut off
+	if id == "" {
+		id = model.InstanceID(strings.ToLower(rand.Text()[:6]))
+	}
 	if err := writeDurably(path, []byte(id+"\n")); err != nil {
 		return "", model.Errorf(model.Unavailable, "cannot keep the instance id: %w", err)
 	}

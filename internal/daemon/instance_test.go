@@ -11,17 +11,17 @@ import (
 
 func TestInstanceIsMadeOnceAndNeverGuessed(t *testing.T) {
 	dir := t.TempDir()
-	first, err := instanceOf(dir)
+	first, err := instanceOf(dir, "")
 	if err != nil || !model.ValidInstanceID(string(first)) {
 		t.Fatalf("the first start made instance %q: %v", first, err)
 	}
-	if again, err := instanceOf(dir); err != nil || again != first {
+	if again, err := instanceOf(dir, ""); err != nil || again != first {
 		t.Fatalf("the second start found instance %q (%v), not %q", again, err, first)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "instance"), []byte("NOPE\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := instanceOf(dir); model.CodeOf(err) != model.Invalid || model.HintOf(err) == "" {
+	if _, err := instanceOf(dir, ""); model.CodeOf(err) != model.Invalid || model.HintOf(err) == "" {
 		t.Errorf("a damaged instance id was answered with %v", err)
 	}
 }
@@ -29,17 +29,17 @@ func TestInstanceIsMadeOnceAndNeverGuessed(t *testing.T) {
 // On the same boot the elapsed time goes on by itself; after another it goes on
 // where the journal stopped, so that no deadline comes early or is lost.
 func TestClockGoesOnOverReboots(t *testing.T) {
-	id, err := bootID()
+	id, err := readBootID(kernelBootID)
 	if err != nil {
 		t.Fatal(err)
 	}
 	const offset = model.Instant(5e12)
-	same, err := newClock(&model.State{BootID: id, BootOffset: offset, Elapsed: 1})
+	same, err := newClock(&model.State{BootID: id, BootOffset: offset, Elapsed: 1}, kernelBootID)
 	if err != nil || same.offset != offset {
 		t.Errorf("on the same boot the offset is %v (%v), not %v", same.offset, err, offset)
 	}
 	const stopped = model.Instant(9e15)
-	other, err := newClock(&model.State{BootID: "another boot", BootOffset: offset, Elapsed: stopped})
+	other, err := newClock(&model.State{BootID: "another boot", BootOffset: offset, Elapsed: stopped}, kernelBootID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -256,9 +256,9 @@ func (x *examination) refusal(dir string) error {
 		more = fmt.Sprintf("; found besides: %d more", n)
 	}
 	return model.Errorf(model.Precondition, "cannot open journal %s: %s%s", dir, problems[0].What, more).
-		WithHint("Servers and traffic go on without the daemon. Nothing in %s was changed. Keep a copy of it, put the directory "+
-			"back as it was from a backup (a copy made while the daemon was stopped), all files of it together, and start the daemon again. "+
-			"The log lists everything that is wrong with it.", dir)
+		WithHint("Servers and traffic go on without the daemon. Nothing in %s was changed. Put it back from a backup: "+
+			"kiln restore FILE --data-dir %s --journal; the damaged one is kept beside it, and what runs is taken over. "+
+			"The log lists everything that is wrong with it.", dir, filepath.Dir(dir))
 }
 
 // exists reports whether there is a file at path.

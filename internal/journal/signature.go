@@ -136,6 +136,22 @@ func encodePublic(key ed25519.PrivateKey) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: b}), err
 }
 
+func decodePublic(b []byte) (ed25519.PublicKey, error) {
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, errors.New("it is not in PEM form")
+	}
+	parsed, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := parsed.(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("it is not an Ed25519 key")
+	}
+	return key, nil
+}
+
 // createKey makes the key and, for those who check signatures elsewhere, its
 // public half.
 func createKey(dir string) (ed25519.PrivateKey, error) {

@@ -43,6 +43,8 @@ func (s *State) fold(e Event) error {
 	case DaemonStarted:
 		s.BootID, s.BootOffset, s.DaemonSince = p.BootID, p.BootOffset, e.Elapsed
 	case HostChanged:
+	case JournalRestored:
+		s.restore(e)
 	case ImageAdded:
 		s.addImage(p.Image)
 	case ReleaseCreated:
@@ -59,10 +61,34 @@ func (s *State) fold(e Event) error {
 	return nil
 }
 
+// lostCount is how many identifiers and tables a lost part of a journal may
+// have used up: they are not used again after a restore.
+const lostCount = 1 << 20
+
+// restore takes into account that the world is ahead of the journal: what was
+// made after the backup has used identifiers, and what was there may be gone
+// through nobody's fault.
+func (s *State) restore(e Event) {
+	s.RestoredAt = e.Elapsed
+	s.NextID += lostCount
+	s.Table.Generation += lostCount
+	s.Table.Hash = ""
+	for _, svc := range s.Services {
+		for _, srv := range svc.Servers {
+			if srv.BootID != "" {
+				srv.BootID = BootBeforeRestore
+			}
+		}
+	}
+}
+
 // acknowledge starts the drain of the servers that no router's table names any
 // more.
 func (s *State) acknowledge(e Event, generation uint64) {
 	s.Table.Acknowledged = max(s.Table.Acknowledged, generation)
+	if generation >= s.Table.Generation {
+		s.RestoredAt = 0 // what routers use follows from this journal again
+	}
 	for _, svc := range s.Services {
 		for _, srv := range svc.Servers {
 			if srv.DrainGen != 0 && srv.DrainSince == 0 && srv.DrainGen <= s.Table.Acknowledged {

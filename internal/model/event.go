@@ -72,6 +72,7 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	InstanceCreated{}.Kind():     decode[InstanceCreated],
 	DaemonStarted{}.Kind():       decode[DaemonStarted],
 	HostChanged{}.Kind():         decode[HostChanged],
+	JournalRestored{}.Kind():     decode[JournalRestored],
 	ImageAdded{}.Kind():          decode[ImageAdded],
 	ReleaseCreated{}.Kind():      decode[ReleaseCreated],
 	DeploymentStarted{}.Kind():   decode[DeploymentStarted],
@@ -127,6 +128,16 @@ type HostChanged struct {
 	Setting string `json:"setting"`
 	From    string `json:"from"`
 	To      string `json:"to"`
+}
+
+// JournalRestored says that the journal was put back from a backup: what was
+// written after event Seq of it is lost. The event's epoch is above every one
+// that the lost part can have had.
+type JournalRestored struct {
+	Seq     uint64    `json:"seq"`  // the last event of the backup
+	Hash    string    `json:"hash"` // of it
+	MadeAt  time.Time `json:"made_at"`
+	Version string    `json:"version"` // of the kiln that restored it
 }
 
 // ImageAdded says that an image is known and where it came from. The same
@@ -340,6 +351,9 @@ func (DaemonStarted) Kind() Kind { return "daemon.started" }
 
 // Kind implements Payload.
 func (HostChanged) Kind() Kind { return "host.changed" }
+
+// Kind implements Payload.
+func (JournalRestored) Kind() Kind { return "journal.restored" }
 
 // Kind implements Payload.
 func (ImageAdded) Kind() Kind { return "image.added" }

@@ -5,6 +5,10 @@ import (
 	"time"
 )
 
+// BootBeforeRestore stands for the boot of a server that the journal knew when
+// it was restored: whether it still runs is not known, and no fault if not.
+const BootBeforeRestore = "before the journal was restored"
+
 // ServerPhase is where a server stands in its life. Servers only move forward:
 // CanBecome is the transition table.
 type ServerPhase string

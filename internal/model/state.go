@@ -7,9 +7,10 @@ type State struct {
 	Epoch       uint64              `json:"epoch"`
 	Elapsed     Instant             `json:"elapsed"` // of the last event
 	BootID      string              `json:"boot_id"`
-	DaemonSince Instant             `json:"daemon_since"` // when the present daemon took over
-	BootOffset  Instant             `json:"boot_offset"`  // elapsed = CLOCK_BOOTTIME + BootOffset
-	NextID      uint64              `json:"next_id"`      // of Sixes
+	DaemonSince Instant             `json:"daemon_since"`          // when the present daemon took over
+	BootOffset  Instant             `json:"boot_offset"`           // elapsed = CLOCK_BOOTTIME + BootOffset
+	NextID      uint64              `json:"next_id"`               // of Sixes
+	RestoredAt  Instant             `json:"restored_at,omitempty"` // until routers use a table of the journal that was restored; 0: they do
 	Services    map[string]*Service `json:"services"`
 	Images      map[Digest]*Image   `json:"images"`
 	Table       TableState          `json:"table"`

@@ -165,6 +165,8 @@ func (v *service) died(srv *model.Server, o *model.Observed) failure {
 		f.lived = v.now.Elapsed.Sub(srv.RanSince)
 	}
 	switch {
+	case srv.BootID == model.BootBeforeRestore && o == nil:
+		f.reason, f.excused = "it was gone when the journal was restored from a backup", true
 	case srv.BootID != "" && srv.BootID != v.s.BootID:
 		f.reason, f.excused = "the machine was rebooted", true
 	case srv.Phase == model.PhaseCreated && !exit.Known && srv.Created < v.s.DaemonSince:

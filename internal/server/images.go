@@ -26,9 +26,10 @@ func (s *Server) registerImages(h huma.API) {
 	huma.Register(h, operation("image", http.MethodGet, api.PathImage, "One image"), s.image)
 	huma.Register(h, operation("pull", http.MethodPost, api.PathPull, "Take an image from a registry"), s.pull)
 	huma.Register(h, operation("build", http.MethodPost, api.PathBuild, "Build an image"), s.build)
-	// The bodies of these two are no JSON, so they stand beside huma.
+	// The bodies of these are no JSON, so they stand beside huma.
 	s.mux.HandleFunc("POST "+api.PathImport, s.importImage)
 	s.mux.HandleFunc("POST "+api.PathSession, s.session)
+	s.mux.HandleFunc("GET "+api.PathBackup, s.backup)
 }
 
 func (s *Server) images(context.Context, *struct{}) (*reply[api.Images], error) {
@@ -142,6 +143,9 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 	began := time.Now()
 	var local *model.Image
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) { local, _ = imageNamed(st, in.Body.Ref) })
+	if local != nil && !s.present(ctx, local.Digest) {
+		local = nil // the journal knows it, and a restore did not bring it
+	}
 	if local != nil {
 		return &reply[api.ImageResult]{api.ImageResult{Image: local.Digest, Name: in.Body.Ref, Size: local.Size}}, nil
 	}
@@ -154,6 +158,12 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 		return nil, s.refuse(err)
 	}
 	return &reply[api.ImageResult]{api.ImageResult{Image: img.Digest, Name: in.Body.Ref, Size: img.Size, TookMS: time.Since(began).Milliseconds()}}, nil
+}
+
+// present reports whether the image store has the image.
+func (s *Server) present(ctx context.Context, digest model.Digest) bool {
+	_, err := s.cfg.Images.Show(ctx, digest)
+	return model.CodeOf(err) != model.NotFound
 }
 
 func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {

@@ -78,6 +78,7 @@ type Config struct {
 	Images   Images
 	Builder  Builder
 	Evidence Evidence
+	Backups  Backups
 	Log      *slog.Logger
 }
 

@@ -42,6 +42,7 @@ func commands() map[string]command {
 		"http": httpCommand, "json": jsonCommand, "jsonvar": jsonvar, "signal": signal,
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
+		"reboot": reboot, "lose": lose,
 	}
 }
 
@@ -84,6 +85,24 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 	default:
 		ts.Fatalf("cannot %s a daemon", args[0])
 	}
+}
+
+// reboot does to the instance what a reboot of the machine does; the daemon is
+// not started.
+func reboot(ts *testscript.TestScript, _ bool, args []string) {
+	want(ts, len(args) == 0 || len(args) == 1 && args[0] == "dirty", "reboot [dirty]")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	check(ts, of(ts).Reboot(ctx, len(args) == 1))
+}
+
+// lose ends everything of the instance and takes its data directory away, as a
+// machine that is lost does.
+func lose(ts *testscript.TestScript, _ bool, args []string) {
+	want(ts, len(args) == 0, "lose")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	check(ts, of(ts).Purge(ctx))
 }
 
 // end destroys every service and the instance; nothing of it may be left.

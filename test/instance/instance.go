@@ -23,6 +23,7 @@ type Instance struct {
 	Bin  string // the kiln binary
 	Data string // its data directory; short, as sockets live below it
 	Log  string // what its daemons write to standard error
+	Boot string // a file that names the boot of the machine, as the instance's daemons see it
 
 	Flags []string // of the daemon, beside its data directory
 	Disks []string // mount points of a test's own, which count as no leftovers
@@ -35,7 +36,7 @@ type Instance struct {
 // New returns an instance that does not run yet, with a data directory below
 // dir.
 func New(bin, dir string) *Instance {
-	return &Instance{Bin: bin, Data: filepath.Join(dir, "data"), Log: filepath.Join(dir, "daemon.log")}
+	return &Instance{Bin: bin, Data: filepath.Join(dir, "data"), Log: filepath.Join(dir, "daemon.log"), Boot: filepath.Join(dir, "boot")}
 }
 
 // Socket is where its API listens.
@@ -66,6 +67,10 @@ func (i *Instance) Start(ctx context.Context) error {
 	// Not CommandContext: the daemon outlives whoever starts it.
 	cmd := exec.Command(i.Bin, append([]string{"daemon", "--data-dir", i.Data}, i.Flags...)...)
 	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = os.Environ()
+	if _, err := os.Stat(i.Boot); err == nil {
+		cmd.Env = append(cmd.Env, "KILN_BOOT_ID_FILE="+i.Boot)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Leftovers returns everything of the instance that the machine still has,
@@ -119,35 +120,59 @@ func (i *Instance) cgroups() []string {
 
 // Purge removes everything of the instance by force, whatever state it is in.
 func (i *Instance) Purge(ctx context.Context) error {
-	errs := []error{i.endAll()}
 	i.Disks = nil
-	if mounts, err := i.mounts(); err == nil {
-		for _, m := range mounts {
-			_ = syscall.Unmount(m, syscall.MNT_DETACH) // what stays is found below
-		}
-	}
-	if id := i.ID(); id != "" {
-		links, err := i.links(ctx)
-		errs = append(errs, err)
-		for _, l := range links {
-			_ = exec.CommandContext(ctx, "ip", "link", "del", l).Run()
-		}
-		tables, _ := exec.CommandContext(ctx, "nft", "list", "tables").Output()
-		for line := range strings.Lines(string(tables)) {
-			if strings.Contains(line, id) {
-				args := append([]string{"delete"}, strings.Fields(line)...)
-				_ = exec.CommandContext(ctx, "nft", args...).Run()
-			}
-		}
-		errs = append(errs, os.RemoveAll(filepath.Join("/run/kiln", id)))
-		for _, c := range i.cgroups() {
-			_ = os.Remove(c)
-		}
-	}
-	left, err := i.Leftovers(ctx)
-	errs = append(errs, err)
+	err := i.clear(ctx)
+	left, lerr := i.Leftovers(ctx)
+	errs := []error{err, lerr}
 	if len(left) > 0 {
 		errs = append(errs, fmt.Errorf("left after a purge: %s", strings.Join(left, "; ")))
 	}
 	return errors.Join(append(errs, os.RemoveAll(i.Data))...)
+}
+
+// Reboot does to the instance what a reboot of the machine does: every process
+// ends at once, what is in memory is gone, and the boot has another name. If it
+// is dirty, links, mounts, namespaces and the run directory stay behind, as no
+// reboot leaves them, but a killed machine-wide manager may.
+func (i *Instance) Reboot(ctx context.Context, dirty bool) error {
+	var err error
+	if dirty {
+		err = i.endAll()
+	} else {
+		err = i.clear(ctx)
+	}
+	name := fmt.Sprintf("%d\n", time.Now().UnixNano())
+	return errors.Join(err, os.WriteFile(i.Boot, []byte(name), 0o644))
+}
+
+// clear ends every process and removes everything outside of the data
+// directory.
+func (i *Instance) clear(ctx context.Context) error {
+	errs := []error{i.endAll()}
+	if mounts, err := i.mounts(); err == nil {
+		for _, m := range mounts {
+			_ = syscall.Unmount(m, syscall.MNT_DETACH) // what stays is found by Leftovers
+		}
+	}
+	id := i.ID()
+	if id == "" {
+		return errors.Join(errs...)
+	}
+	links, err := i.links(ctx)
+	errs = append(errs, err)
+	for _, l := range links {
+		_ = exec.CommandContext(ctx, "ip", "link", "del", l).Run()
+	}
+	tables, _ := exec.CommandContext(ctx, "nft", "list", "tables").Output()
+	for line := range strings.Lines(string(tables)) {
+		if strings.Contains(line, id) {
+			args := append([]string{"delete"}, strings.Fields(line)...)
+			_ = exec.CommandContext(ctx, "nft", args...).Run()
+		}
+	}
+	errs = append(errs, os.RemoveAll(filepath.Join("/run/kiln", id)))
+	for _, c := range i.cgroups() {
+		_ = os.Remove(c)
+	}
+	return errors.Join(errs...)
 }
