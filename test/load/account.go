@@ -25,7 +25,20 @@ type Report struct {
 	Restarts int                     `json:"restarts"` // WebSockets that were closed with 1012
 	Classes  map[string]*ClassReport `json:"classes"`
 	Versions map[string]int          `json:"versions"` // answers by the version that gave them
+	Failures []Failure               `json:"failures,omitempty"`
 }
+
+// Failure is one request that failed, and was not excused.
+type Failure struct {
+	Class  string    `json:"class"`
+	Began  time.Time `json:"began"`
+	Ended  time.Time `json:"ended"`
+	Server string    `json:"server,omitempty"` // if its answer had begun
+	Error  string    `json:"error"`
+}
+
+// maxFailures bounds how many are kept; all are counted.
+const maxFailures = 50_000
 
 // ClassReport is the account of one class.
 type ClassReport struct {
@@ -125,6 +138,9 @@ func (a *account) add(j *job) {
 	if j.version != "" {
 		a.total.Versions[j.version]++
 	}
+	if j.err == nil && j.allowed != nil && j.version != "" && !j.allowed[j.version] {
+		j.err = fmt.Errorf("answered by version %s after the switch to another", j.version)
+	}
 	if j.err == nil {
 		a.delays[j.class].add(j.took - j.length)
 		return
@@ -133,6 +149,11 @@ func (a *account) add(j *job) {
 	if float64(j.length) < judged*float64(j.drain) {
 		c.Failed++
 		a.total.Failed++
+		if len(a.total.Failures) < maxFailures {
+			a.total.Failures = append(a.total.Failures, Failure{
+				Class: j.class, Began: j.began, Ended: time.Now(), Server: j.server, Error: plain(j.err),
+			})
+		}
 	} else {
 		c.Excused++
 		a.total.Excused++
@@ -144,6 +165,7 @@ func (a *account) report() *Report {
 	defer a.mu.Unlock()
 	rep := a.total
 	rep.Versions = maps.Clone(a.total.Versions)
+	rep.Failures = slices.Clone(a.total.Failures)
 	rep.Classes = map[string]*ClassReport{}
 	for name, c := range a.total.Classes {
 		copied := *c

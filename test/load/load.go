@@ -10,11 +10,18 @@ package load
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -23,6 +30,10 @@ import (
 // Options say what to drive and how to judge it.
 type Options struct {
 	URL      string         // of the service, without a path: "http://127.0.0.1:8080"
+	TCP      string         // address of a tcp service of the same kind, for the class "tcp"
+	TLS      string         // address where the same service is served over TLS, for the class "tls"
+	Roots    *x509.CertPool // that TLS is judged by
+	H2       string         // URL for the class "h2"; "": URL
 	Host     string         // Host header; "": from the URL
 	Rate     float64        // requests begun per second, all classes together
 	Duration time.Duration  // 0: until the context ends
@@ -54,12 +65,30 @@ func Mixed() map[string]int {
 // Pages returns the weights for a service that serves pages only.
 func Pages() map[string]int { return map[string]int{"page": 70, "fresh": 30} }
 
+// Heavy returns the weights of a load in which a second has thousands of
+// requests: mostly small ones.
+func Heavy() map[string]int {
+	return map[string]int{
+		"page": 520, "fresh": 120, "post": 140, "h2": 80, "slow": 40, "tcp": 40, "upload": 20, "big": 20,
+		"stream": 10, "websocket": 10,
+	}
+}
+
 // Run is a load under way.
 type Run struct {
-	opts    Options
-	keep    *http.Client // reuses connections
-	fresh   *http.Client // opens one for each request
-	dialer  *websocket.Dialer
+	opts       Options
+	host       string // as requests say it
+	front      []byte // a whole request for the front page
+	frontClose []byte // likewise, the last on its connection
+	expect     []byte
+
+	keep        *wire
+	bytes       *wire        // of the tcp service
+	secure      *wire        // over TLS
+	multiplexed *http.Client // over HTTP/2
+	dialer      *websocket.Dialer
+
+	allowed atomic.Pointer[map[string]bool]
 	account *account
 	pick    []string // class names, by weight
 	cancel  context.CancelFunc
@@ -70,7 +99,8 @@ type Run struct {
 // Start begins a load. Stop must be called to end it.
 func Start(ctx context.Context, opts Options) (*Run, error) {
 	opts.URL = strings.TrimSuffix(opts.URL, "/")
-	if opts.URL == "" || opts.Rate <= 0 || opts.Rate > 100_000 {
+	u, err := url.Parse(opts.URL)
+	if err != nil || u.Host == "" || opts.Rate <= 0 || opts.Rate > 100_000 {
 		return nil, fmt.Errorf("cannot start a load: url %q, rate %v", opts.URL, opts.Rate)
 	}
 	if opts.InFlight == 0 {
@@ -82,31 +112,65 @@ func Start(ctx context.Context, opts Options) (*Run, error) {
 	if opts.Mix == nil {
 		opts.Mix = Mixed()
 	}
-	r := &Run{opts: opts, account: newAccount(), done: make(chan struct{}), began: time.Now()}
-	for name, weight := range opts.Mix {
-		if classes()[name] == nil {
-			return nil, fmt.Errorf("cannot start a load: no class %q", name)
-		}
-		for range weight {
-			r.pick = append(r.pick, name)
-		}
+	if opts.H2 == "" {
+		opts.H2 = opts.URL
 	}
-	if len(r.pick) == 0 {
-		return nil, fmt.Errorf("cannot start a load: no class has a weight")
+	r := &Run{opts: opts, account: newAccount(), done: make(chan struct{}), began: time.Now(), host: u.Host, expect: []byte(opts.Expect)}
+	if opts.Host != "" {
+		r.host = opts.Host
 	}
-	r.keep = client(&http.Transport{MaxIdleConns: 512, MaxIdleConnsPerHost: 512, IdleConnTimeout: 20 * time.Second})
-	r.fresh = client(&http.Transport{DisableKeepAlives: true})
+	if err := r.weigh(); err != nil {
+		return nil, err
+	}
+	address := u.Host
+	if u.Port() == "" {
+		address = net.JoinHostPort(u.Hostname(), "80")
+	}
+	const kept = 512
+	r.front, r.frontClose = r.head("GET", "/", ""), r.head("GET", "/", "Connection: close\r\n")
+	r.keep, r.bytes, r.secure = newWire(address, kept), newWire(opts.TCP, kept), newWire(opts.TLS, kept)
+	r.secure.tls = &tls.Config{RootCAs: opts.Roots, ServerName: u.Hostname(), MinVersion: tls.VersionTLS12}
+	protocols := &http.Protocols{}
+	protocols.SetUnencryptedHTTP2(true)
+	r.multiplexed = &http.Client{Transport: &http.Transport{Protocols: protocols, DisableCompression: true}}
 	r.dialer = &websocket.Dialer{HandshakeTimeout: slack}
 	ctx, r.cancel = context.WithCancel(ctx)
 	go r.drive(ctx)
 	return r, nil
 }
 
-func client(t *http.Transport) *http.Client {
-	t.DisableCompression = true
-	return &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error {
-		return http.ErrUseLastResponse
-	}}
+// weigh makes the list that classes are picked from.
+func (r *Run) weigh() error {
+	for _, name := range slices.Sorted(maps.Keys(r.opts.Mix)) {
+		weight := r.opts.Mix[name]
+		switch {
+		case classes[name] == nil:
+			return fmt.Errorf("cannot start a load: no class %q", name)
+		case weight > 0 && (name == "tcp" && r.opts.TCP == "" || name == "tls" && r.opts.TLS == ""):
+			return fmt.Errorf("cannot start a load: no address for the class %q", name)
+		}
+		for range weight {
+			r.pick = append(r.pick, name)
+		}
+	}
+	if len(r.pick) == 0 {
+		return fmt.Errorf("cannot start a load: no class has a weight")
+	}
+	return nil
+}
+
+// Allow says which versions may answer requests that begin from now on: an
+// answer by another is a failure. Without versions any may.
+func (r *Run) Allow(versions ...string) {
+	if len(versions) == 0 {
+		r.allowed.Store(nil)
+		return
+	}
+	set := map[string]bool{}
+	for _, v := range versions {
+		set[v] = true
+	}
+	r.allowed.Store(&set)
 }
 
 // drive begins requests at the rate until it is told to stop, then waits for
@@ -140,13 +204,19 @@ func (r *Run) drive(ctx context.Context) {
 	}
 	r.account.close(time.Since(r.began)) // the rate is that of the beginnings
 	under.Wait()
-	r.keep.CloseIdleConnections()
+	for _, w := range []*wire{r.keep, r.bytes, r.secure} {
+		w.close()
+	}
+	r.multiplexed.CloseIdleConnections()
 }
 
 // begin sends one request, unless too many are in flight.
 func (r *Run) begin(slots chan struct{}, under *sync.WaitGroup, rng *rand.Rand) {
 	name := r.pick[rng.IntN(len(r.pick))]
-	j := job{class: name, seed: rng.Uint64()}
+	j := job{class: name, seed: rng.Uint64(), began: time.Now()}
+	if set := r.allowed.Load(); set != nil {
+		j.allowed = *set
+	}
 	select {
 	case slots <- struct{}{}:
 	default:
@@ -157,7 +227,7 @@ func (r *Run) begin(slots chan struct{}, under *sync.WaitGroup, rng *rand.Rand) 
 		defer func() { <-slots }()
 		// What was begun is finished even if the load is told to stop: a
 		// request that the load itself cut says nothing about the service.
-		classes()[name](context.Background(), r, &j)
+		classes[name](context.Background(), r, &j)
 		r.account.add(&j)
 	})
 }

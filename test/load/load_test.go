@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,12 +21,16 @@ import (
 // may spoil an answer and says whether it did.
 func shop(t *testing.T, fault func(http.ResponseWriter, *http.Request) bool) string {
 	t.Helper()
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if fault != nil && fault(w, r) {
 			return
 		}
 		answer(w, r)
 	}))
+	srv.Config.Protocols = &http.Protocols{}
+	srv.Config.Protocols.SetHTTP1(true)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true)
+	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv.URL
 }
@@ -121,6 +126,18 @@ func TestFaultsAreSeen(t *testing.T) {
 			w.Header().Set("X-Shop-Checksum", hex.EncodeToString(sum[:]))
 			return true
 		}},
+		"small upload": {"post", "wrong checksum", func(w http.ResponseWriter, _ *http.Request) bool {
+			sum := sha256.Sum256(nil)
+			w.Header().Set("X-Shop-Checksum", hex.EncodeToString(sum[:]))
+			return true
+		}},
+		"chunks": {"big", "in the body", func(w http.ResponseWriter, _ *http.Request) bool {
+			_, _ = w.Write([]byte("half"))
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}},
+		"h2":        {"h2", "status 503", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(503); return true }},
+		"h2 reset":  {"h2", "INTERNAL_ERROR", func(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler) }},
 		"stream":    {"stream", "without its end", func(w http.ResponseWriter, _ *http.Request) bool { fmt.Fprint(w, "data: 1\n\n"); return true }},
 		"websocket": {"websocket", "status 502", func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(502); return true }},
 	}
@@ -136,6 +153,46 @@ func TestFaultsAreSeen(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// One request in a thousand that is dropped is seen: it fails, or was sent
+// again, as a client may do with one that has no body.
+func TestOneDroppedRequestIsSeen(t *testing.T) {
+	for _, class := range []string{"page", "post"} {
+		var asked atomic.Int64
+		rep := drive(t, Options{URL: shop(t, func(http.ResponseWriter, *http.Request) bool {
+			if asked.Add(1) == 500 {
+				panic(http.ErrAbortHandler)
+			}
+			return false
+		}), Rate: 2000, Most: 1000, Mix: map[string]int{class: 1}, Expect: "Shop", Checksum: true})
+		if rep.Failed+rep.Retried != 1 || class == "post" && rep.Failed != 1 {
+			t.Errorf("%s: %d failed and %d sent again, want 1", class, rep.Failed, rep.Retried)
+		}
+		if len(rep.Failures) != rep.Failed {
+			t.Errorf("%s: %d failures are described", class, len(rep.Failures))
+		}
+	}
+}
+
+// After a switch an answer by the version before is a failure.
+func TestVersionsAreJudged(t *testing.T) {
+	r, err := Start(t.Context(), Options{URL: shop(t, nil), Rate: 200, Mix: map[string]int{"page": 1}, Expect: "Shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Allow("1", "2")
+	time.Sleep(200 * time.Millisecond)
+	if rep := r.Report(); rep.Failed != 0 || rep.Requests == 0 {
+		t.Errorf("with both versions allowed: %s", rep.Summary())
+	}
+	r.Allow("2")
+	time.Sleep(200 * time.Millisecond)
+	r.Allow()
+	time.Sleep(200 * time.Millisecond)
+	if rep := r.Stop(); rep.Failed == 0 || rep.Failed == rep.Requests {
+		t.Errorf("with version 2 allowed: %s", rep.Summary())
 	}
 }
 

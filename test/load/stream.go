@@ -15,30 +15,32 @@ import (
 
 // stream reads server-sent events for up to five seconds, and wants to see the
 // one that ends them.
-func stream(ctx context.Context, r *Run, j *job) {
+func stream(_ context.Context, r *Run, j *job) {
 	j.drain = r.opts.Drain.Streams
-	const every = 50 * time.Millisecond
+	const every = 100 * time.Millisecond
 	events := 2 + j.rng().IntN(int(longest(j.drain)/every))
 	j.length = time.Duration(events) * every
-	res, cancel := r.send(ctx, r.keep, j, http.MethodGet,
-		fmt.Sprintf("/stream?events=%d&every=%d", events, every.Milliseconds()), nil)
-	defer cancel()
-	if j.err != nil {
+	began := time.Now()
+	defer func() { j.took = time.Since(began) }()
+	head := r.head("GET", fmt.Sprintf("/stream?events=%d&every=%d", events, every.Milliseconds()), "")
+	c, a, again, err := r.keep.exchange(head, nil, false, j.length+slack)
+	if j.retried = again; err != nil {
+		j.err = err
 		return
 	}
-	began := time.Now()
-	defer func() { _ = res.Body.Close(); j.took += time.Since(began) }()
-	if res.StatusCode != http.StatusOK {
-		j.err = fmt.Errorf("status %d", res.StatusCode)
+	j.version, j.server = a.version, a.server
+	if a.status != http.StatusOK {
+		_ = c.Close()
+		j.err = fmt.Errorf("status %d", a.status)
 		return
 	}
 	seen, ended := 0, false
-	lines := bufio.NewScanner(res.Body)
+	lines := bufio.NewScanner(c.body(a))
 	for lines.Scan() {
-		switch text := lines.Text(); {
-		case text == "event: end":
+		switch text := lines.Bytes(); {
+		case string(text) == "event: end":
 			ended = true
-		case !ended && strings.HasPrefix(text, "data: "):
+		case !ended && bytes.HasPrefix(text, []byte("data: ")):
 			seen++
 		}
 	}
@@ -48,6 +50,11 @@ func stream(ctx context.Context, r *Run, j *job) {
 	case !ended || seen != events:
 		j.err = errors.New("a stream without its end")
 	}
+	if j.err != nil || a.close || a.length < 0 && !a.chunked {
+		_ = c.Close()
+		return
+	}
+	r.keep.give(c)
 }
 
 // webSocket keeps a conversation up for up to five seconds and closes it. One
@@ -70,7 +77,7 @@ func webSocket(ctx context.Context, r *Run, j *job) {
 		return
 	}
 	defer func() { _ = conn.Close() }()
-	j.version = res.Header.Get("X-Shop-Version")
+	j.version, j.server = res.Header.Get("X-Shop-Version"), res.Header.Get("X-Shop-Server")
 	j.err = converse(conn, j)
 	if websocket.IsCloseError(j.err, websocket.CloseServiceRestart) {
 		j.polite, j.err = true, nil
@@ -85,7 +92,7 @@ func converse(conn *websocket.Conn, j *job) error {
 		if err := conn.SetReadDeadline(time.Now().Add(slack)); err != nil {
 			return err
 		}
-		msg := filled(1+int(n*997%4096), j.seed+n)
+		msg := filled(1+int(n*997%2048), j.seed+n)
 		sent := conn.WriteMessage(websocket.BinaryMessage, msg)
 		_, got, err := conn.ReadMessage() // also after a failed write: the close frame says why
 		switch {
@@ -96,7 +103,7 @@ func converse(conn *websocket.Conn, j *job) error {
 		case !bytes.Equal(got, msg):
 			return errors.New("wrong message in a WebSocket")
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 	}
 	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")
 	if err := conn.WriteControl(websocket.CloseMessage, bye, time.Now().Add(slack)); err != nil {
