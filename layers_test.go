@@ -153,6 +153,7 @@ var fences = map[string][]string{
 	"github.com/spf13/cobra":           {"cli"},
 	"database/sql":                     {"journal"},
 	"modernc.org/sqlite":               {"journal"},
+	"github.com/caddyserver/certmagic": {"router"},
 }
 
 func TestFences(t *testing.T) {

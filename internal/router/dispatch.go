@@ -84,6 +84,7 @@ const (
 	found verdict = iota
 	noRoute
 	noServer // the service has none
+	moved    // the route is a redirect
 )
 
 // dispatch picks the server for x and counts x in flight to it, in one step as
@@ -105,6 +106,9 @@ func (r *Router) dispatch(x *exchange, lookup func(*routing) *service) verdict {
 			return noRoute
 		}
 		x.service = svc
+		if svc.redirect != nil {
+			return moved
+		}
 		b, ok := svc.pick(x, r.clock.Load(), r.limits.DialTimeout)
 		if !ok {
 			return noServer

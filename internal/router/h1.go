@@ -228,7 +228,7 @@ func appendHead(b []byte, c *call, upgrade string) []byte {
 	if hasToken(req.Header["Te"], "trailers") {
 		b = append(b, "Te: trailers\r\n"...)
 	}
-	b = appendForwarded(b, c.ip, req.Host)
+	b = appendForwarded(b, c.ip, req.Host, c.scheme())
 	switch {
 	case upgrade != "":
 		b = append(b, "Connection: Upgrade\r\nUpgrade: "...)

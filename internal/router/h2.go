@@ -209,7 +209,7 @@ func (u *h2) request(ctx context.Context, c *call) *http.Request {
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // the library shall not put its own
 	}
-	setForwarded(out.Header, c.ip, c.req.Host)
+	setForwarded(out.Header, c.ip, c.req.Host, c.scheme())
 	switch {
 	case c.body.stream != nil:
 		out.Body = &h2Body{c: c}

@@ -13,7 +13,7 @@ import (
 // cannot tell them apart.
 //
 //	X-Forwarded-For    the client's address, without port
-//	X-Forwarded-Proto  http
+//	X-Forwarded-Proto  http, or https if the client came by TLS
 //	X-Forwarded-Host   the Host the client asked for
 //	Forwarded          the same three (RFC 7239)
 func isForwarded(key string) bool {
@@ -66,6 +66,14 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
+// scheme returns the scheme of the URL that the client asked for.
+func (c *call) scheme() string {
+	if c.secure {
+		return "https"
+	}
+	return "http"
+}
+
 // clientIP returns the client's address without port.
 func clientIP(remote string) string {
 	host, _, err := net.SplitHostPort(remote)
@@ -85,16 +93,20 @@ func forwardedHost(host string) string {
 }
 
 // appendForwarded appends the headers described at isForwarded.
-func appendForwarded(b []byte, ip, host string) []byte {
+func appendForwarded(b []byte, ip, host, proto string) []byte {
 	b = append(b, "X-Forwarded-For: "...)
 	b = append(b, ip...)
-	b = append(b, "\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: "...)
+	b = append(b, "\r\nX-Forwarded-Proto: "...)
+	b = append(b, proto...)
+	b = append(b, "\r\nX-Forwarded-Host: "...)
 	b = append(b, host...)
 	b = append(b, "\r\nForwarded: for="...)
 	b = appendNode(b, ip)
 	b = append(b, `;host="`...)
 	b = append(b, forwardedHost(host)...)
-	return append(b, "\";proto=http\r\n"...)
+	b = append(b, "\";proto="...)
+	b = append(b, proto...)
+	return append(b, '\r', '\n')
 }
 
 // appendNode appends an address as RFC 7239 writes it.
@@ -108,9 +120,9 @@ func appendNode(b []byte, ip string) []byte {
 }
 
 // setForwarded is appendForwarded for a header map.
-func setForwarded(h http.Header, ip, host string) {
+func setForwarded(h http.Header, ip, host, proto string) {
 	h["X-Forwarded-For"] = []string{ip}
-	h["X-Forwarded-Proto"] = []string{"http"}
+	h["X-Forwarded-Proto"] = []string{proto}
 	h["X-Forwarded-Host"] = []string{host}
-	h["Forwarded"] = []string{"for=" + string(appendNode(nil, ip)) + `;host="` + forwardedHost(host) + `";proto=http`}
+	h["Forwarded"] = []string{"for=" + string(appendNode(nil, ip)) + `;host="` + forwardedHost(host) + `";proto=` + proto}
 }

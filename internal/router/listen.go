@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,7 @@ type listener struct {
 	router  *Router
 	address string
 	server  *http.Server
+	secure  *secureListener
 	plain   plainConns
 }
 
@@ -39,6 +41,7 @@ func newListener(r *Router, address string, nl *net.TCPListener) *listener {
 	l := &listener{TCPListener: nl, router: r, address: address}
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)            // by TLS
 	protocols.SetUnencryptedHTTP2(true) // told apart by the first bytes
 	l.server = &http.Server{
 		Handler:           l,
@@ -49,15 +52,20 @@ func newListener(r *Router, address string, nl *net.TCPListener) *listener {
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
 		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug), // clients' doings
 	}
+	l.secure = newSecureListener(l)
 	return l
 }
 
 // serve takes connections until the listener is closed.
 func (l *listener) serve() {
+	var secure sync.WaitGroup
+	secure.Go(func() { _ = l.server.Serve(l.secure) }) // ends when it is closed
 	err := l.server.Serve(l)
 	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 		l.router.log.Error("listener ended", "address", l.address, "error", err)
 	}
+	_ = l.secure.Close()
+	secure.Wait()
 	l.plain.wait()
 }
 
@@ -69,6 +77,10 @@ func (l *listener) Accept() (net.Conn, error) {
 		if err != nil {
 			l.router.starved(l.address, err)
 			return nil, err // net/http waits a moment and tries again
+		}
+		if l.chooser() != nil {
+			l.secure.begin(&clientConn{TCPConn: conn, router: l.router})
+			continue
 		}
 		if l.bytesService(l.router.current.Load()) != nil {
 			l.plain.add(conn, l.serveBytes)
@@ -104,6 +116,7 @@ func (l *listener) close() { _ = l.TCPListener.Close() }
 // stop ends the listening and waits for what is in flight, until ctx ends.
 func (l *listener) stop(ctx context.Context) {
 	l.close()
+	l.secure.giveUp()
 	if l.server.Shutdown(ctx) != nil {
 		_ = l.server.Close()
 	}

@@ -16,6 +16,7 @@ type hosts struct {
 	exact    map[string]prefixes
 	wildcard map[string]prefixes // by what follows "*."
 	any      prefixes
+	certs    *chooser // nil: no TLS
 }
 
 // prefixes are the paths of one host, longest first.

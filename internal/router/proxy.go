@@ -44,6 +44,7 @@ type call struct {
 	req    *http.Request
 	body   body
 	ip     string
+	secure bool // the client came by TLS
 	fresh  bool // take no kept connection: one has just turned out stale
 
 	deaf atomic.Bool // the router itself has stopped reading what the client sends
@@ -70,12 +71,19 @@ const suspectFor = time.Second
 
 // ServeHTTP carries one request of the listener.
 func (l *listener) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	c := &call{exchange: newExchange(), router: l.router, w: w, req: req, ip: clientIP(req.RemoteAddr)}
+	c := &call{exchange: newExchange(), router: l.router, w: w, req: req, ip: clientIP(req.RemoteAddr), secure: req.TLS != nil}
 	c.rc = http.NewResponseController(w)
 	c.visitor = c
 	defer c.record()
 	if req.Method == http.MethodConnect {
 		c.refuse(http.StatusMethodNotAllowed, "no_connect", "this router is no forward proxy: CONNECT is not served")
+		return
+	}
+	if c.secure && l.misdirected(req) {
+		c.refuse(http.StatusMisdirectedRequest, "misdirected", "the connection was opened for "+strconv.Quote(req.TLS.ServerName)+", and "+strconv.Quote(req.Host)+" has another certificate")
+		return
+	}
+	if c.challenge() {
 		return
 	}
 	if f := c.takeBody(); f != nil {
@@ -103,6 +111,9 @@ func (c *call) carry(lookup func(*routing) *service) {
 			return
 		case noServer:
 			c.noServer()
+			return
+		case moved:
+			c.redirect(c.service.redirect)
 			return
 		case found:
 		}

@@ -29,13 +29,15 @@ type Config struct {
 
 // Limits bound what clients may take. Defaults are those of withDefaults.
 type Limits struct {
-	HeaderBytes    int           // of a request's head
-	HeaderTimeout  time.Duration // from the first byte of a request to the end of its head
-	IdleTimeout    time.Duration // between two requests of a connection
-	BodyIdle       time.Duration // without a byte moving, either way, while a body is under way
-	DialTimeout    time.Duration // to a server, for one attempt
-	UpstreamIdle   time.Duration // of a kept connection to a server
-	AccessLogBytes int64         // of each of the two access log files
+	HeaderBytes      int           // of a request's head
+	HeaderTimeout    time.Duration // from the first byte of a request to the end of its head
+	IdleTimeout      time.Duration // between two requests of a connection
+	BodyIdle         time.Duration // without a byte moving, either way, while a body is under way
+	DialTimeout      time.Duration // to a server, for one attempt
+	UpstreamIdle     time.Duration // of a kept connection to a server
+	AccessLogBytes   int64         // of each of the two access log files
+	Handshakes       int           // under way on a listener; the oldest gives way to one more
+	HandshakeTimeout time.Duration // of TLS
 }
 
 func (l Limits) withDefaults() Limits {
@@ -46,6 +48,8 @@ func (l Limits) withDefaults() Limits {
 	set(&l.DialTimeout, 2*time.Second)
 	set(&l.UpstreamIdle, 30*time.Second)
 	set(&l.AccessLogBytes, 64<<20)
+	set(&l.Handshakes, 1024)
+	set(&l.HandshakeTimeout, 10*time.Second)
 	return l
 }
 
@@ -58,13 +62,16 @@ func set[T comparable](v *T, def T) {
 
 // Router is the data plane of one instance.
 type Router struct {
-	id     string
-	log    *slog.Logger
-	limits Limits
-	store  tableStore
-	binder binder
-	access *accessLog
-	names  names
+	id         string
+	log        *slog.Logger
+	limits     Limits
+	store      tableStore
+	binder     binder
+	access     *accessLog
+	names      names
+	certs      *certificates
+	acme       *acme
+	complaints complaints
 
 	current   atomic.Pointer[routing] // every dispatch reads it; see dispatch
 	clock     atomic.Int64            // nanoseconds since start, coarse: advanced every 100 ms
@@ -95,6 +102,8 @@ func newRouter(cfg Config, b binder, access *accessLog) *Router {
 		binder:    b,
 		access:    access,
 		names:     newNames(cfg.Instance, cfg.ServiceNet),
+		certs:     newCertificates(cfg.Log),
+		acme:      newACME(filepath.Join(cfg.DataDir, "certificates"), cfg.Log),
 		drainKick: make(chan struct{}, 1),
 		bindKick:  make(chan struct{}, 1),
 		done:      make(chan struct{}),
@@ -119,6 +128,15 @@ func (r *Router) Apply(t model.Table) (model.RouterStatus, error) {
 	if !have.newer(&t) {
 		return r.refuseOrConfirm(have, &t)
 	}
+	r.certs.changing.Lock()
+	defer r.certs.changing.Unlock()
+	pairs, err := r.certs.stage(&t, &have.table)
+	if err != nil {
+		return model.RouterStatus{}, err
+	}
+	if err := r.acme.check(&t); err != nil {
+		return model.RouterStatus{}, err
+	}
 	fresh, err := r.bindMissing(&t)
 	if err != nil {
 		return model.RouterStatus{}, err
@@ -130,6 +148,7 @@ func (r *Router) Apply(t model.Table) (model.RouterStatus, error) {
 		}
 		return model.RouterStatus{}, err
 	}
+	r.certs.take(pairs)
 	r.publish(t, fresh)
 	return r.Status(), nil
 }
@@ -177,6 +196,7 @@ func (r *Router) publish(t model.Table, fresh []*listener) {
 	next := compile(t, r.serverForLocked, r.tallies.of)
 	r.mu.Unlock()
 	r.names.addTo(next)
+	r.acme.adopt(&t)
 	// A server that comes back is open for dispatch before the first one can
 	// choose it; one that goes is closed only when none can choose it.
 	for _, s := range next.servers {
@@ -188,6 +208,8 @@ func (r *Router) publish(t model.Table, fresh []*listener) {
 	}
 	r.current.Store(next)
 	r.retire(next)
+	r.certs.retain(&t)
+	r.acme.obtain(&t)
 	for _, l := range fresh {
 		r.serving.Go(l.serve)
 	}

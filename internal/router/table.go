@@ -26,7 +26,8 @@ type service struct {
 	protocol model.Protocol
 	backends []backend
 	turn     turn
-	split    *split // nil: none
+	split    *split    // nil: none
+	redirect *redirect // instead of backends: a route that sends clients elsewhere
 }
 
 // backend is a server together with the release it serves for, which may
@@ -101,7 +102,10 @@ func checkTable(t *model.Table) error {
 			return model.Errorf(model.Invalid, "cannot use table: server %s is draining and serves %q as well", d.Server, name)
 		}
 	}
-	return checkRoutes(t)
+	if err := checkRoutes(t); err != nil {
+		return err
+	}
+	return checkSecurity(t)
 }
 
 // checkRoutes refuses routes that two services claim, and listeners that would
@@ -171,6 +175,7 @@ func listenAddresses(t *model.Table) []string {
 // in flight is counted there.
 func compile(t model.Table, serverFor func(model.Upstream, model.Protocol) *server, tallyFor func(tallyKey) *tally) *routing {
 	r := &routing{table: t, listeners: map[string]*hosts{}, servers: map[model.ServerID]*server{}, services: map[string]*service{}}
+	ports := securePorts(&t)
 	for i := range t.Services {
 		s := &t.Services[i]
 		svc := &service{name: s.Name, release: s.Release, protocol: s.Protocol, split: newSplit(s.Split)}
@@ -194,7 +199,14 @@ func compile(t model.Table, serverFor func(model.Upstream, model.Protocol) *serv
 				h = newHosts()
 				r.listeners[listen] = h
 			}
-			h.add(route.Host, route.Path, svc)
+			to := svc
+			if d := newRedirect(&route, securePort(ports, route.Host)); d != nil {
+				to = &service{name: s.Name, release: s.Release, protocol: s.Protocol, redirect: d}
+			}
+			h.add(route.Host, route.Path, to)
+			if route.TLS.Enabled() {
+				h.secure(route.Host, sourceOf(&route))
+			}
 		}
 	}
 	return r

@@ -36,7 +36,11 @@ func quietLog(t testing.TB) *slog.Logger {
 
 func startRouter(t testing.TB, limits Limits) *testRouter {
 	t.Helper()
-	dir := t.TempDir()
+	return startRouterIn(t, t.TempDir(), limits)
+}
+
+func startRouterIn(t testing.TB, dir string, limits Limits) *testRouter {
+	t.Helper()
 	log := quietLog(t)
 	limits = limits.withDefaults()
 	access, err := openAccessLog(filepath.Join(dir, "router", "access.log"), limits.AccessLogBytes, log)
@@ -54,8 +58,10 @@ func startRouter(t testing.TB, limits Limits) *testRouter {
 	loops.Go(func() { r.tick(ctx) })
 	loops.Go(func() { r.drainLoop(ctx) })
 	loops.Go(func() { r.bindLoop(ctx) })
+	loops.Go(func() { r.certs.watch(ctx) })
 	t.Cleanup(func() {
 		r.stop()
+		r.acme.stop()
 		cancel()
 		loops.Wait()
 		sockets.Close()
