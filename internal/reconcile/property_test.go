@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -52,17 +53,21 @@ func TestPromises(t *testing.T) {
 func drawCommand(t *rapid.T) string {
 	pick := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(t, label) }
 	n := func(label string, most int) string { return fmt.Sprint(rapid.IntRange(0, most).Draw(t, label)) }
-	switch rapid.IntRange(0, 19).Draw(t, "what") {
+	mode := func() string { return pick("mode", "", "", " mode=queue", " mode=supersede") }
+	switch rapid.IntRange(0, 22).Draw(t, "what") {
+	case 20, 21:
+		return pick("stage", "pause shop", "pause shop for=40s", "resume shop", "finish shop") + pick("wait", "", " wait=no")
 	case 0, 1, 2, 3:
 		return "deploy shop image=" + pick("image", "1", "2", "3", "4-sick", "5-crash", "6-wrong", "7-impossible", "8-missing", "9-sickening", "a-hanging") +
-			" servers=" + pick("servers", "1", "2", "3") + pick("checks", "", " validate=home") +
-			pick("warm", "", " keep_warm=0s", " keep_warm=20s") + pick("wait", "", " wait=no") + pick("route", "", "", "", " route=none")
+			" servers=" + pick("servers", "1", "2", "3", "4") + pick("checks", "", " validate=home") +
+			pick("warm", "", " keep_warm=0s", " keep_warm=20s") + pick("wait", "", " wait=no") + pick("route", "", "", "", "", " route=none", " route=name", " overlap=true route=name") + mode() +
+			pick("strategy", "", "", " strategy=rolling", " strategy=rolling surge=0 unavailable=1", " strategy=rolling surge=1 unavailable=50%", " strategy=canary", " strategy=canary steps=30/0s,60/2s")
 	case 4:
-		return "scale shop servers=" + n("servers", 4)
+		return "scale shop servers=" + n("servers", 4) + mode()
 	case 5, 6:
-		return "rollback shop" + pick("wait", "", " wait=no")
+		return "rollback shop" + pick("wait", "", " wait=no") + mode()
 	case 7:
-		return "abort shop"
+		return "abort shop" + pick("waiting", "", "", " waiting=0")
 	case 8:
 		return pick("rare", "wait 1s", "wait 1s", "destroy shop")
 	case 9, 10:
@@ -164,16 +169,18 @@ func (w *world) promisesOfAction(a Action) error {
 // onlyProven: traffic reaches only servers that passed every check.
 func (w *world) onlyProven(t *model.Table) error {
 	for _, svc := range t.Services {
-		want := w.s.Services[svc.Name].Release(svc.Release)
+		stands := w.s.Services[svc.Name]
 		for _, b := range svc.Backends {
-			srv := w.s.Server(b.Server)
+			srv, want := w.s.Server(b.Server), stands.Release(b.Release)
 			switch {
 			case srv == nil || !proven(srv.Phase):
 				return fmt.Errorf("promise 1: %s is in the table and is not proven", b.Server)
 			case srv.TemplateHash != want.TemplateHash:
-				return fmt.Errorf("promise 6: %s is in the table for release %d and runs another template", b.Server, svc.Release)
+				return fmt.Errorf("promise 6: %s is in the table for release %d and runs another template", b.Server, b.Release)
 			case srv.Checks != want.ChecksHash:
-				return fmt.Errorf("promise 1: %s is in the table for release %d and has not passed its checks", b.Server, svc.Release)
+				return fmt.Errorf("promise 1: %s is in the table for release %d and has not passed its checks", b.Server, b.Release)
+			case svc.Split != nil && b.Release != svc.Release && b.Release != svc.Split.Release:
+				return fmt.Errorf("%s is of release %d, and neither side of the split is", b.Server, b.Release)
 			}
 		}
 	}
@@ -188,18 +195,18 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 		switch p := p.(type) {
 		case model.ServerAdvanced:
 			srv := w.s.Server(p.ID)
-			healthy := srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy
+			healthy := srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy && !w.ofCanary(srv)
 			if p.Phase == model.PhaseDestroyed && w.servers[p.ID] != nil {
 				return fmt.Errorf("promise 8: %s is said to be destroyed and is there", p.ID)
 			}
 			taken = taken || healthy && (p.Phase == model.PhaseDraining || p.Phase == model.PhaseWarm || p.Phase == model.PhaseStopping)
 		case model.DeploymentAdvanced:
-			if err := w.freshlyWarm(p); err != nil {
+			if err := cmp.Or(w.freshlyWarm(p), w.heldByPause(p.Service, p.Stage, false)); err != nil {
 				return err
 			}
 		case model.ServiceSwitched:
 			switched = true
-			if err := w.everyRouterUses(p); err != nil {
+			if err := cmp.Or(w.everyRouterUses(p), w.heldByPause(p.Service, 0, true)); err != nil {
 				return err
 			}
 		case model.DeploymentEnded:
@@ -231,13 +238,34 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 	return nil
 }
 
+// ofCanary reports whether the server is of a running canary: it may go at any
+// time.
+func (w *world) ofCanary(srv *model.Server) bool {
+	svc := w.s.Services[srv.Service]
+	d := svc.Deployment
+	return d != nil && d.Strategy == model.Canary && svc.InService != 0 && srv.TemplateHash == svc.Release(d.To).TemplateHash &&
+		srv.TemplateHash != svc.Release(svc.InService).TemplateHash
+}
+
+// heldByPause: while somebody holds a deployment, it reaches no further stage.
+func (w *world) heldByPause(service string, stage int, switched bool) error {
+	d := w.s.Services[service].Deployment
+	if d != nil && d.Pause != nil && (switched || stage > d.Stage) {
+		return fmt.Errorf("deployment %s is paused in stage %d, and goes on", d.ID, d.Stage)
+	}
+	return nil
+}
+
 // everyRouterUses: a switch is complete when every live router, silent or not,
 // sends requests to the new set alone.
 func (w *world) everyRouterUses(p model.ServiceSwitched) error {
 	release := w.s.Services[p.Service].Release(p.Release)
 	for _, r := range w.routers {
 		for _, svc := range r.table.Services {
-			if svc.Name == p.Service && svc.Release != release.Number {
+			if svc.Name != p.Service {
+				continue
+			}
+			if slices.ContainsFunc(svc.Backends, func(b model.Upstream) bool { return b.Release != release.Number }) || svc.Release != release.Number {
 				return fmt.Errorf("promise 3: %s is switched to release %d, and router %s serves release %d", p.Service, p.Release, r.id, svc.Release)
 			}
 		}
@@ -252,7 +280,7 @@ func (w *world) freshlyWarm(p model.DeploymentAdvanced) error {
 	if p.Phase != model.DeploySwitching || svc.Deployment.Phase == model.DeploySwitching {
 		return nil
 	}
-	for _, srv := range members(svc, svc.Release(svc.Deployment.To)) {
+	for _, srv := range stageMembers(svc) {
 		health := w.observe().Health[srv.ID]
 		if srv.Phase == model.PhaseWarm && (health.Status != model.Healthy || w.now.Elapsed.Sub(health.At) > 2*time.Second) {
 			return fmt.Errorf("%s takes over from warm, last seen %s at %d", srv.ID, health.Status, health.At)
@@ -276,7 +304,7 @@ func clone(s *model.State) *model.State {
 // deadlines: no deployment outlives its deadline.
 func (w *world) deadlines() error {
 	for _, svc := range w.s.Services {
-		if d := svc.Deployment; d != nil && w.now.Elapsed > d.Deadline.Add(2*time.Second) {
+		if d := svc.Deployment; d != nil && d.Pause == nil && w.now.Elapsed > d.Deadline.Add(2*time.Second) {
 			return fmt.Errorf("promise 4: deployment %s is %s past its deadline", d.ID, d.Phase)
 		}
 	}
@@ -298,6 +326,11 @@ func (w *world) heal() {
 		delete(w.health, id)
 	}
 	w.refused = map[Key]bool{}
+	if svc := w.s.Services["shop"]; svc != nil && svc.Deployment != nil && svc.Deployment.Pause != nil {
+		if err := w.command([]string{"resume", "shop"}); err != nil {
+			panic(err)
+		}
+	}
 	w.wait(time.Hour)
 }
 
@@ -305,7 +338,10 @@ func (w *world) heal() {
 func (w *world) rests() error {
 	left := maps.Clone(w.servers)
 	for name, svc := range w.s.Services {
-		if svc.Deployment != nil || svc.Pending != nil || svc.Destroying {
+		if svc.Meltdown != nil {
+			return fmt.Errorf("%s is still melting: %s", name, svc.Meltdown.Reason)
+		}
+		if svc.Deployment != nil || len(svc.Queue) > 0 || svc.Pending != nil || svc.Destroying {
 			return fmt.Errorf("promise 4: %s has not come to rest", name)
 		}
 		for _, d := range svc.Deployments {

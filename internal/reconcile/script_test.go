@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	stdcmp "cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -86,7 +87,7 @@ func (w *world) command(words []string) error {
 		}
 	}
 	switch words[0] {
-	case "deploy", "rollback", "scale", "abort", "destroy", "plan":
+	case "deploy", "rollback", "scale", "abort", "destroy", "plan", "pause", "resume", "finish":
 		return w.order(words[0], plain, args)
 	case "run":
 		w.run()
@@ -115,12 +116,14 @@ func (w *world) order(verb string, plain []string, args map[string]string) error
 		return nil
 	case "rollback":
 		to, _ := strconv.Atoi(args["to"])
-		events, result, err = Rollback(w.s, RollbackRequest{Service: service, To: to, Actor: "ann"}, w.now)
+		events, result, err = Rollback(w.s, RollbackRequest{Service: service, To: to, Actor: "ann", Mode: DeployMode(args["mode"])}, w.now)
 	case "scale":
 		n, _ := strconv.Atoi(args["servers"])
-		events, result, err = Scale(w.s, ScaleRequest{Service: service, Servers: n, Actor: "ann"}, w.now)
+		events, result, err = Scale(w.s, ScaleRequest{Service: service, Servers: n, Actor: "ann", Mode: DeployMode(args["mode"])}, w.now)
 	case "abort":
-		events, err = Abort(w.s, AbortRequest{Service: service, Actor: "ann", Reason: args["reason"]}, w.now)
+		events, err = Abort(w.s, AbortRequest{Service: service, Deployment: w.waiting(service, args["waiting"]), Actor: "ann", Reason: args["reason"]}, w.now)
+	case "pause", "resume", "finish":
+		events, err = w.stages(verb, service, args)
 	case "destroy":
 		events, err = DestroyService(w.s, service)
 	}
@@ -135,6 +138,41 @@ func (w *world) order(verb string, plain []string, args map[string]string) error
 		w.wait(2 * time.Second)
 	}
 	return nil
+}
+
+// waiting returns the id of the n-th deployment that waits; "": of none.
+func (w *world) waiting(service, n string) model.DeploymentID {
+	i, err := strconv.Atoi(n)
+	if svc := w.s.Services[service]; err == nil && svc != nil && i < len(svc.Queue) {
+		return svc.Queue[i].ID
+	}
+	return ""
+}
+
+func (w *world) stages(verb, service string, args map[string]string) ([]model.Payload, error) {
+	req := StageRequest{Service: service, Actor: "ann", Reason: args["reason"]}
+	switch verb {
+	case "pause":
+		d, _ := time.ParseDuration(args["for"])
+		req.For = model.Duration(d)
+		return Pause(w.s, req, w.now)
+	case "resume":
+		return Resume(w.s, req, w.now)
+	default:
+		return Finish(w.s, req, w.now)
+	}
+}
+
+// canarySteps reads steps such as "10/15s,50/15s".
+func canarySteps(text string) model.CanaryPolicy {
+	var c model.CanaryPolicy
+	for step := range strings.SplitSeq(text, ",") {
+		weight, hold, _ := strings.Cut(step, "/")
+		n, _ := strconv.Atoi(weight)
+		d, _ := time.ParseDuration(hold)
+		c.Steps = append(c.Steps, model.CanaryStep{Weight: n, Hold: model.Duration(d)})
+	}
+	return c
 }
 
 // request builds a deploy request from a script's words: image=NAME names the
@@ -174,6 +212,25 @@ func (w *world) request(service string, args map[string]string) DeployRequest {
 				Drain:   model.Drain{Requests: span("drain", "30s"), Streams: span("drain", "2m"), WebSockets: span("drain", "5m")},
 			},
 		},
+	}
+	if args["strategy"] != "" {
+		req.Policy.Deploy.Strategy = model.Strategy(args["strategy"])
+		req.Policy.Deploy.MaxSurge, _ = model.ParseAmount(stdcmp.Or(args["surge"], "25%"))
+		req.Policy.Deploy.Canary = canarySteps(stdcmp.Or(args["steps"], "10/15s,50/15s"))
+	}
+	req.Policy.Deploy.MaxUnavailable, _ = model.ParseAmount(stdcmp.Or(args["unavailable"], "0"))
+	req.Mode = DeployMode(args["mode"])
+	if args["route"] == "name" { // a port that other services reach by its name
+		req.Policy.Routes = nil
+	}
+	if args["connects"] != "" {
+		req.Template.Connects = []string{args["connects"]}
+	}
+	if args["listen"] != "" {
+		req.Policy.Routes[0].Listen = args["listen"]
+	}
+	if args["tls"] != "" {
+		req.Policy.Routes[0].TLS.Cert = args["tls"]
 	}
 	if args["route"] == "none" {
 		req.Policy.Routes, req.Template.Port, req.Template.Protocol = nil, 0, ""
@@ -238,6 +295,12 @@ func (w *world) happen(what string, plain []string, args map[string]string) erro
 			fmt.Fprintf(&w.out, "%s (release %d):", svc.Name, svc.Release)
 			for _, b := range svc.Backends {
 				fmt.Fprintf(&w.out, " %s", b.Server)
+				if b.Release != svc.Release {
+					fmt.Fprintf(&w.out, " (%d)", b.Release)
+				}
+			}
+			if svc.Split != nil {
+				fmt.Fprintf(&w.out, "; release %d gets %d %%", svc.Split.Release, svc.Split.Weight)
 			}
 			fmt.Fprintln(&w.out)
 		}

@@ -79,7 +79,9 @@ func (v *service) completeSwitch(t *model.Release, by model.DeploymentID, genera
 	set := map[model.ServerID]bool{}
 	for _, srv := range members(v.svc, t) {
 		set[srv.ID] = true
-		v.emit(v.becomeServing(srv, t.Number))
+		if srv.Phase != model.PhaseServing || srv.Release != t.Number {
+			v.emit(v.becomeServing(srv, t.Number))
+		}
 	}
 	for _, srv := range v.servers() {
 		if !set[srv.ID] {
