@@ -48,7 +48,22 @@ func (c *Client) Scale(ctx context.Context, service string, in ScaleRequest) (*D
 	return post[DeployAccepted](ctx, c, path(PathScale, service), in)
 }
 
-// Abort ends the running deployment.
+// Pause holds the running deployment at the stage that is reached.
+func (c *Client) Pause(ctx context.Context, service string, in StageRequest) (*StageAccepted, error) {
+	return post[StageAccepted](ctx, c, path(PathPause, service), in)
+}
+
+// Resume ends a pause.
+func (c *Client) Resume(ctx context.Context, service string, in StageRequest) (*StageAccepted, error) {
+	return post[StageAccepted](ctx, c, path(PathResume, service), in)
+}
+
+// Finish passes over the stages that are left.
+func (c *Client) Finish(ctx context.Context, service string, in StageRequest) (*StageAccepted, error) {
+	return post[StageAccepted](ctx, c, path(PathFinish, service), in)
+}
+
+// Abort ends the running deployment, or one that waits.
 func (c *Client) Abort(ctx context.Context, service string, in AbortRequest) (*Accepted, error) {
 	return post[Accepted](ctx, c, path(PathAbort, service), in)
 }

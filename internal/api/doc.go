@@ -7,29 +7,32 @@ package api
 // The paths of the API. {service}, {server}, {deployment} and {image} stand
 // for names; a list of services is a repeated query parameter.
 const (
-	PathVersion    = "/v1/version"                        // GET → Version
-	PathStatus     = "/v1/status"                         // GET ?service= → Status
-	PathDeploy     = "/v1/services/{service}/deploy"      // POST DeployRequest → DeployAccepted
-	PathPlan       = "/v1/services/{service}/plan"        // POST DeployRequest → reconcile's plan as Plan
-	PathRollback   = "/v1/services/{service}/rollback"    // POST RollbackRequest → DeployAccepted
-	PathScale      = "/v1/services/{service}/scale"       // POST ScaleRequest → DeployAccepted
-	PathAbort      = "/v1/services/{service}/abort"       // POST AbortRequest → Accepted
-	PathDestroy    = "/v1/services/{service}/destroy"     // POST DestroyRequest → Accepted
-	PathReleases   = "/v1/services/{service}/releases"    // GET → Releases
-	PathDeployment = "/v1/deployments/{deployment}"       // GET → Progress (its last)
-	PathWatch      = "/v1/deployments/{deployment}/watch" // GET → stream of Progress, ends after Done
-	PathLogs       = "/v1/logs"                           // GET ?server=|service= &follow= &tail= &since= → stream of LogLine
-	PathEvents     = "/v1/events"                         // GET ?after=SEQ &follow= &service= → stream of Event
-	PathAudit      = "/v1/audit"                          // GET ?service= &after= → stream of Event with hash
-	PathVerify     = "/v1/audit/verify"                   // GET → AuditReport
-	PathBackup     = "/v1/backup"                         // GET ?images= &evidence= → the archive; a trailer says what went wrong
-	PathDeath      = "/v1/servers/{server}/record"        // GET → DeathRecord with Evidence
-	PathImages     = "/v1/images"                         // GET → Images
-	PathImage      = "/v1/images/{image}"                 // GET → Image; a digest, its beginning, or a name (escaped)
-	PathImport     = "/v1/images/import"                  // POST ?name= body: archive → ImageResult
-	PathPull       = "/v1/images/pull"                    // POST PullRequest → ImageResult
-	PathBuild      = "/v1/builds"                         // POST BuildRequest → stream of BuildEvent; the last has Result or Error
-	PathSession    = "/v1/builds/{build}/session"         // POST with Upgrade: kiln-build → the connection becomes the build's session
+	PathVersion    = "/v1/version"                          // GET → Version
+	PathStatus     = "/v1/status"                           // GET ?service= → Status
+	PathDeploy     = "/v1/services/{service}/deploy"        // POST DeployRequest → DeployAccepted
+	PathPlan       = "/v1/services/{service}/plan"          // POST DeployRequest → reconcile's plan as Plan
+	PathRollback   = "/v1/services/{service}/rollback"      // POST RollbackRequest → DeployAccepted
+	PathScale      = "/v1/services/{service}/scale"         // POST ScaleRequest → DeployAccepted
+	PathAbort      = "/v1/services/{service}/abort"         // POST AbortRequest → Accepted
+	PathPause      = "/v1/services/{service}/canary/pause"  // POST StageRequest → StageAccepted
+	PathResume     = "/v1/services/{service}/canary/resume" // POST StageRequest → StageAccepted
+	PathFinish     = "/v1/services/{service}/canary/finish" // POST StageRequest → StageAccepted
+	PathDestroy    = "/v1/services/{service}/destroy"       // POST DestroyRequest → Accepted
+	PathReleases   = "/v1/services/{service}/releases"      // GET → Releases
+	PathDeployment = "/v1/deployments/{deployment}"         // GET → Progress (its last)
+	PathWatch      = "/v1/deployments/{deployment}/watch"   // GET → stream of Progress, ends after Done
+	PathLogs       = "/v1/logs"                             // GET ?server=|service= &follow= &tail= &since= → stream of LogLine
+	PathEvents     = "/v1/events"                           // GET ?after=SEQ &follow= &service= → stream of Event
+	PathAudit      = "/v1/audit"                            // GET ?service= &after= → stream of Event with hash
+	PathVerify     = "/v1/audit/verify"                     // GET → AuditReport
+	PathBackup     = "/v1/backup"                           // GET ?images= &evidence= → the archive; a trailer says what went wrong
+	PathDeath      = "/v1/servers/{server}/record"          // GET → DeathRecord with Evidence
+	PathImages     = "/v1/images"                           // GET → Images
+	PathImage      = "/v1/images/{image}"                   // GET → Image; a digest, its beginning, or a name (escaped)
+	PathImport     = "/v1/images/import"                    // POST ?name= body: archive → ImageResult
+	PathPull       = "/v1/images/pull"                      // POST PullRequest → ImageResult
+	PathBuild      = "/v1/builds"                           // POST BuildRequest → stream of BuildEvent; the last has Result or Error
+	PathSession    = "/v1/builds/{build}/session"           // POST with Upgrade: kiln-build → the connection becomes the build's session
 )
 
 // SessionProtocol is what a build's session connection is upgraded to: from

@@ -40,6 +40,10 @@ type ServiceStatus struct {
 	Message    string            `json:"message,omitempty"` // what a person should know: crash loop, all unhealthy, silent router
 	Routes     []model.Route     `json:"routes,omitempty"`
 	Destroying bool              `json:"destroying,omitempty"`
+	// Queue are the deployments that wait for the running one, the next first.
+	Queue []DeploymentStatus `json:"queue"`
+	// Meltdown says why replacement is held back: many servers failed at once.
+	Meltdown string `json:"meltdown,omitempty"`
 }
 
 // ServerStatus is one server.
@@ -59,7 +63,7 @@ type ServerStatus struct {
 	Until     *time.Time        `json:"until,omitempty"`  // when a parked or warm one goes
 }
 
-// DeploymentStatus is a running deployment.
+// DeploymentStatus is a running or a waiting deployment.
 type DeploymentStatus struct {
 	ID         model.DeploymentID `json:"id"`
 	From       int                `json:"from"`
@@ -68,8 +72,38 @@ type DeploymentStatus struct {
 	Phase      model.DeployPhase  `json:"phase"`
 	WaitingFor string             `json:"waiting_for"`
 	Since      time.Time          `json:"since"`
-	Until      time.Time          `json:"until"` // the deployment's deadline
+	Until      time.Time          `json:"until,omitzero"` // the deployment's deadline; one that waits has none yet
+	Staging
 }
+
+// Staging is what a deployment's strategy comes to, and where it stands.
+type Staging struct {
+	Stage  int     `json:"stage"`  // the one that is worked on, from 1; 0: it waits in the queue
+	Stages []Stage `json:"stages"` // the last one has no old servers
+	// Paused says that the stage is held until somebody resumes or finishes it.
+	Paused      bool       `json:"paused"`
+	PausedBy    string     `json:"paused_by,omitempty"`    // who, and why
+	PausedUntil *time.Time `json:"paused_until,omitempty"` // then the deployment is aborted
+	Finishing   string     `json:"finishing,omitempty"`    // who asked to pass over the stages that are left, and why
+}
+
+// Stage is what is in rotation once every router has acknowledged it.
+type Stage struct {
+	New    int            `json:"new"`    // servers of the new release
+	Old    int            `json:"old"`    // servers of the old release
+	Weight int            `json:"weight"` // canary: per cent of the requests for the new release; 0: by number of servers
+	Hold   model.Duration `json:"hold"`   // from the acknowledgement to the next stage
+}
+
+// Mode says what becomes of a command while a deployment of the service runs.
+type Mode string
+
+// The modes.
+const (
+	Refuse    Mode = ""          // it is refused
+	Queue     Mode = "queue"     // it waits for its turn
+	Supersede Mode = "supersede" // the running one is aborted if it can be, those that wait are dropped
+)
 
 // DeployRequest asks for a release with this template and policy.
 type DeployRequest struct {
@@ -78,6 +112,7 @@ type DeployRequest struct {
 	Author     string           `json:"author,omitempty"`
 	Reason     string           `json:"reason,omitempty"`
 	Provenance model.Provenance `json:"provenance"`
+	Mode       Mode             `json:"mode,omitempty" enum:",queue,supersede"`
 }
 
 // RollbackRequest goes back to a release; 0: the last that served well.
@@ -85,6 +120,7 @@ type RollbackRequest struct {
 	To     int    `json:"to,omitempty"`
 	Author string `json:"author,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	Mode   Mode   `json:"mode,omitempty" enum:",queue,supersede"`
 }
 
 // ScaleRequest changes the number of servers by a policy release.
@@ -92,11 +128,29 @@ type ScaleRequest struct {
 	Servers int    `json:"servers"`
 	Author  string `json:"author,omitempty"`
 	Reason  string `json:"reason,omitempty"`
+	Mode    Mode   `json:"mode,omitempty" enum:",queue,supersede"`
 }
 
-// AbortRequest ends the running deployment.
+// AbortRequest ends the running deployment, or one that waits.
 type AbortRequest struct {
-	Author string `json:"author,omitempty"`
+	Deployment model.DeploymentID `json:"deployment,omitempty"` // "": the running one
+	Author     string             `json:"author,omitempty"`
+	Reason     string             `json:"reason,omitempty"`
+}
+
+// StageRequest pauses, resumes or finishes the running deployment.
+type StageRequest struct {
+	Deployment model.DeploymentID `json:"deployment,omitempty"` // "": the running one, whichever it is
+	Author     string             `json:"author,omitempty"`
+	Reason     string             `json:"reason,omitempty"`
+	For        model.Duration     `json:"for,omitempty"` // pause: then it is aborted; 0: 24h
+}
+
+// StageAccepted says that the command is durable, and how the deployment
+// stands since.
+type StageAccepted struct {
+	Service    string           `json:"service"`
+	Deployment DeploymentStatus `json:"deployment"`
 }
 
 // DestroyRequest ends the service.
@@ -119,6 +173,7 @@ type DeployAccepted struct {
 	Image      model.Digest        `json:"image"`
 	Verdict    model.Verdict       `json:"verdict,omitempty"`
 	Message    string              `json:"message,omitempty"`
+	Queued     bool                `json:"queued,omitempty"` // it waits for the one that runs
 }
 
 // Result is the last line of deploy and rollback.
@@ -139,6 +194,8 @@ type Progress struct {
 	At         time.Time         `json:"at"`
 	Phase      model.DeployPhase `json:"phase"`
 	WaitingFor string            `json:"waiting_for,omitempty"`
+	Release    int               `json:"release,omitempty"` // that it brings
+	Staging    *Staging          `json:"staging,omitempty"` // where it has more than one stage
 	Message    string            `json:"message,omitempty"` // one event, in words
 	Servers    []ServerStatus    `json:"servers,omitempty"`
 	Failure    *Failure          `json:"failure,omitempty"` // with the verdict, when servers failed
@@ -179,6 +236,10 @@ type ReleaseEntry struct {
 	Servers          int           `json:"servers"`
 	Commit           string        `json:"commit,omitempty"`
 	Dirty            bool          `json:"dirty,omitempty"`
+	// While its deployment runs or waits:
+	Phase  model.DeployPhase `json:"phase,omitempty"`
+	Stage  int               `json:"stage,omitempty"`  // from 1
+	Stages int               `json:"stages,omitempty"` // how many there are
 }
 
 // LogLine is a line that a server wrote.

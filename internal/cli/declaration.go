@@ -21,6 +21,33 @@ func (a *app) chosen(names []string) ([]*spec.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	services, err := a.named(file, names)
+	if err != nil {
+		return nil, err
+	}
+	var diags spec.Diagnostics
+	for _, s := range services {
+		if s.Build != nil {
+			diags = append(diags, a.checkBuild(file, s.Build)...)
+		}
+	}
+	if len(diags) > 0 {
+		return nil, diags
+	}
+	return services, nil
+}
+
+// declared is chosen for services that are not built.
+func (a *app) declared(names []string) ([]*spec.Service, error) {
+	file, err := a.declaration()
+	if err != nil {
+		return nil, err
+	}
+	return a.named(file, names)
+}
+
+// named returns the services of the file with the names, all without names.
+func (a *app) named(file *spec.File, names []string) ([]*spec.Service, error) {
 	wanted := map[string]bool{}
 	for _, name := range names {
 		if file.Service(name) == nil {
@@ -33,18 +60,10 @@ func (a *app) chosen(names []string) ([]*spec.Service, error) {
 		wanted[name] = true
 	}
 	var services []*spec.Service
-	var diags spec.Diagnostics
 	for _, s := range file.Services {
-		if len(names) > 0 && !wanted[s.Name] {
-			continue
+		if len(names) == 0 || wanted[s.Name] {
+			services = append(services, s)
 		}
-		services = append(services, s)
-		if s.Build != nil {
-			diags = append(diags, a.checkBuild(file, s.Build)...)
-		}
-	}
-	if len(diags) > 0 {
-		return nil, diags
 	}
 	return services, nil
 }

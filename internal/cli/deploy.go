@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -12,23 +13,33 @@ import (
 )
 
 func (a *app) deployCommand() *cobra.Command {
-	return &cobra.Command{
+	var image string
+	var turn turn
+	cmd := &cobra.Command{
 		Use:   "deploy [SERVICE…]",
 		Short: "Build the images and bring them into service",
 		Long: `Builds the image of each service, starts its servers, proves every one of them, moves
-the traffic in one step and drains the old servers. Services are taken one after
-the other, in the order of the declaration; one that fails does not stop the next.
+the traffic as the strategy says and drains the old servers. Services are taken one
+after the other, in the order of the declaration; one that fails does not stop the next.
+
+With --image nothing is built: the one service that is named gets an image that is
+here, by its digest or name; everything else is as declared.
 
 Standard output gets one JSON line for each service.`,
-		Example: "  kiln deploy\n  kiln deploy shop -m \"new prices\"\n  kiln deploy shop --detach",
+		Example: "  kiln deploy\n  kiln deploy shop -m \"new prices\"\n  kiln deploy shop --detach\n  kiln deploy shop --queue" +
+			"\n  kiln deploy shop --image sha256:0123…",
 		RunE: a.run(func(ctx context.Context, names []string) error {
-			services, err := a.chosen(names)
+			mode, err := turn.mode()
+			if err != nil {
+				return err
+			}
+			services, err := a.toDeploy(names, image)
 			if err != nil {
 				return err
 			}
 			worst := exitDone
 			for _, s := range services {
-				worst = max(worst, a.deploy(ctx, s))
+				worst = max(worst, a.deploy(ctx, s, image, mode))
 				if ctx.Err() != nil {
 					break
 				}
@@ -36,15 +47,47 @@ Standard output gets one JSON line for each service.`,
 			return exit(worst)
 		}),
 	}
+	turn.flags(cmd)
+	cmd.Flags().StringVar(&image, "image", "", "an image that is here, by digest or name, instead of a build")
+	return cmd
+}
+
+// turn is what becomes of a command while a deployment of the service runs.
+type turn struct{ queue, supersede bool }
+
+func (t *turn) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&t.queue, "queue", false, "while another deployment runs: wait for it, then begin")
+	cmd.Flags().BoolVar(&t.supersede, "supersede", false, "while another deployment runs: abort it if it can be, and begin when it has ended")
+}
+
+// mode returns what is asked for; one flag at most.
+func (t *turn) mode() (api.Mode, error) {
+	switch {
+	case t.queue && t.supersede:
+		return "", usagef("--queue waits for what runs, and --supersede ends it: take one of them out")
+	case t.queue:
+		return api.Queue, nil
+	case t.supersede:
+		return api.Supersede, nil
+	default:
+		return api.Refuse, nil
+	}
 }
 
 // deploy brings one service's declaration into service and returns the exit
 // code; everything has been said.
-func (a *app) deploy(ctx context.Context, s *spec.Service) int {
-	req, err := a.request(ctx, s)
+func (a *app) deploy(ctx context.Context, s *spec.Service, image string, mode api.Mode) int {
+	var req *api.DeployRequest
+	var err error
+	if image == "" {
+		req, err = a.request(ctx, s)
+	} else {
+		req, err = a.withImage(ctx, s, image)
+	}
 	if err != nil {
 		return a.refused(s.Name, err)
 	}
+	req.Mode = mode
 	return a.follow(ctx, s.Name, func() (*api.DeployAccepted, error) {
 		return a.submit(ctx, s.Name, func() (*api.DeployAccepted, error) { return a.api().Deploy(ctx, s.Name, *req) })
 	})
@@ -56,16 +99,61 @@ func (a *app) request(ctx context.Context, s *spec.Service) (*api.DeployRequest,
 	if err != nil {
 		return nil, err
 	}
+	return a.complete(ctx, s, made), nil
+}
+
+// complete is what the daemon is asked for a declared service with its image.
+func (a *app) complete(ctx context.Context, s *spec.Service, m *made) *api.DeployRequest {
 	req := &api.DeployRequest{
 		Template: s.Template, Policy: s.Policy,
-		Author: a.author(ctx), Reason: a.opts.message, Provenance: made.provenance,
+		Author: a.author(ctx), Reason: a.opts.message, Provenance: m.provenance,
 	}
-	req.Template.Image = made.digest
-	return req, nil
+	req.Template.Image = m.digest
+	return req
+}
+
+// toDeploy returns the services that are deployed: the chosen ones; with an
+// image that is given, exactly one, whose build need not be possible.
+func (a *app) toDeploy(names []string, image string) ([]*spec.Service, error) {
+	if image == "" {
+		return a.chosen(names)
+	}
+	if strings.HasPrefix(image, "sha256:") && !model.ValidDigest(image) {
+		return nil, usagef("--image: %q is not a digest: that is sha256: and 64 hexadecimal digits, as kiln images --json shows it", image)
+	}
+	if !spec.ValidImage(image) {
+		return nil, usagef("--image: %q is neither a digest nor the name of an image", image)
+	}
+	services, err := a.declared(names)
+	if err != nil {
+		return nil, err
+	}
+	if len(services) != 1 {
+		return nil, usagef("--image is for one service; name it: kiln deploy %s --image %s", services[0].Name, image)
+	}
+	return services, nil
+}
+
+// withImage makes what the daemon is asked of an image that is here.
+func (a *app) withImage(ctx context.Context, s *spec.Service, image string) (*api.DeployRequest, error) {
+	var known *api.Image
+	err := a.steady(ctx, func() (err error) {
+		known, err = a.api().Image(ctx, image)
+		return err
+	})
+	if model.CodeOf(err) == model.NotFound {
+		err = model.Errorf(model.Precondition, "cannot deploy %s: no image %s is here", s.Name, image).
+			WithHint("kiln images lists what is here; kiln images import and kiln images pull bring more")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return a.complete(ctx, s, &made{digest: known.Digest, provenance: known.Provenance}), nil
 }
 
 func (a *app) rollbackCommand() *cobra.Command {
-	return &cobra.Command{
+	var turn turn
+	cmd := &cobra.Command{
 		Use:   "rollback SERVICE [RELEASE]",
 		Short: "Go back to an earlier release",
 		Long: `Takes the template and health of an earlier release again, as a new release. Without a
@@ -76,7 +164,11 @@ Standard output gets one JSON line.`,
 		Example: "  kiln rollback shop\n  kiln rollback shop 3 -m \"prices are wrong\"",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: a.run(func(ctx context.Context, args []string) error {
-			req := api.RollbackRequest{Author: a.author(ctx), Reason: a.opts.message}
+			mode, err := turn.mode()
+			if err != nil {
+				return err
+			}
+			req := api.RollbackRequest{Author: a.author(ctx), Reason: a.opts.message, Mode: mode}
 			if len(args) == 2 {
 				n, err := strconv.Atoi(args[1])
 				if err != nil || n < 1 {
@@ -89,35 +181,50 @@ Standard output gets one JSON line.`,
 			}))
 		}),
 	}
+	turn.flags(cmd)
+	return cmd
 }
 
 func (a *app) scaleCommand() *cobra.Command {
-	return &cobra.Command{
+	var turn turn
+	cmd := &cobra.Command{
 		Use:     "scale SERVICE SERVERS",
 		Short:   "Change how many servers run, until the next deploy says otherwise",
 		Example: "  kiln scale shop 5",
 		Args:    cobra.ExactArgs(2),
 		RunE: a.run(func(ctx context.Context, args []string) error {
 			n, err := strconv.Atoi(args[1])
-			if err != nil || n < 1 {
-				return usagef("cannot scale to %q: a service has at least 1 server; kiln destroy %s ends it", args[1], args[0])
+			if err != nil || n < 0 {
+				return usagef("cannot scale to %q: that is not a number of servers", args[1])
 			}
-			req := api.ScaleRequest{Servers: n, Author: a.author(ctx), Reason: a.opts.message}
+			mode, err := turn.mode()
+			if err != nil {
+				return err
+			}
+			req := api.ScaleRequest{Servers: n, Author: a.author(ctx), Reason: a.opts.message, Mode: mode}
 			return exit(a.follow(ctx, args[0], func() (*api.DeployAccepted, error) {
 				return a.submit(ctx, args[0], func() (*api.DeployAccepted, error) { return a.api().Scale(ctx, args[0], req) })
 			}))
 		}),
 	}
+	turn.flags(cmd)
+	return cmd
 }
 
 func (a *app) abortCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "abort SERVICE",
-		Short:   "End the deployment that is under way; what served goes on serving",
-		Example: "  kiln abort shop",
-		Args:    cobra.ExactArgs(1),
+		Use:   "abort SERVICE [DEPLOYMENT]",
+		Short: "End the deployment that is under way; what served goes on serving",
+		Long: `Without a deployment it ends the one that runs: what serves goes on serving, and a canary
+gives everything back to the old release. One that waits in the queue is named.`,
+		Example: "  kiln abort shop\n  kiln abort shop d-k3m7qa -m \"not needed any more\"",
+		Args:    cobra.RangeArgs(1, 2),
 		RunE: a.run(func(ctx context.Context, args []string) error {
-			acc, err := a.api().Abort(ctx, args[0], api.AbortRequest{Author: a.author(ctx)})
+			req := api.AbortRequest{Author: a.author(ctx), Reason: a.opts.message}
+			if len(args) == 2 {
+				req.Deployment = model.DeploymentID(args[1])
+			}
+			acc, err := a.api().Abort(ctx, args[0], req)
 			if err != nil {
 				return err
 			}
@@ -159,8 +266,12 @@ func (a *app) submit(ctx context.Context, service string, send func() (*api.Depl
 	}
 	for _, s := range status.Services {
 		if s.Deployment != nil && s.Deployment.To == after.Number {
-			acc.Deployment = &s.Deployment.ID
-			acc.Verdict = ""
+			acc.Deployment, acc.Verdict = &s.Deployment.ID, ""
+		}
+		for _, d := range s.Queue {
+			if d.To == after.Number {
+				acc.Deployment, acc.Verdict, acc.Queued = &d.ID, "", true
+			}
 		}
 	}
 	return acc, nil

@@ -28,6 +28,10 @@ func (a *app) follow(ctx context.Context, service string, start func() (*api.Dep
 		}
 		a.progressf("%s: %s", service, result.Reason)
 		return a.conclude(result)
+	case a.detached() && acc.Queued:
+		result.Reason = "queued; not watched"
+		a.progressf("%s: %s waits for the deployment that runs; kiln status %s tells how it stands", service, *acc.Deployment, service)
+		return a.last(result, exitDone)
 	case a.detached():
 		result.Reason = "accepted; not watched"
 		a.progressf("%s: %s is under way; kiln status %s tells how it stands", service, *acc.Deployment, service)

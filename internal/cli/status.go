@@ -52,11 +52,13 @@ func (a *app) service(s api.ServiceStatus) {
 		a.printf("  route       %s%s%s\n", r.Listen, spaced(r.Host), spaced(r.Path))
 	}
 	if d := s.Deployment; d != nil {
-		a.printf("  deployment  %s from release %d to %d, %s, %s\n", d.ID, d.From, d.To, d.Strategy, d.Phase)
-		if d.WaitingFor != "" {
-			a.printf("              waiting for %s\n", strings.TrimPrefix(d.WaitingFor, "waiting for "))
-		}
-		a.printf("              since %s, at the latest until %s\n", stamp(d.Since), stamp(d.Until))
+		a.deployment(s.Name, d)
+	}
+	for _, d := range s.Queue {
+		a.printf("  queue       %s to release %d, %s, since %s%s\n", d.ID, d.To, d.Strategy, stamp(d.Since), behind(d.WaitingFor))
+	}
+	if s.Meltdown != "" {
+		a.printf("  meltdown    %s\n", printable(s.Meltdown))
 	}
 	if s.Destroying {
 		a.printf("  destroying  its servers are being drained and ended\n")
@@ -67,6 +69,37 @@ func (a *app) service(s api.ServiceStatus) {
 	if len(s.Servers) > 0 {
 		a.servers(s.Servers, "  ")
 	}
+}
+
+// deployment prints the running deployment.
+func (a *app) deployment(service string, d *api.DeploymentStatus) {
+	a.printf("  deployment  %s from release %d to %d, %s, %s\n", d.ID, d.From, d.To, d.Strategy, d.Phase)
+	if at := stageText(d.Staging, d.To); at != "" {
+		if hold := d.Stages[d.Stage-1].Hold; hold > 0 && d.Phase == model.DeployHolding && !d.Paused {
+			at += ", held " + hold.String()
+		}
+		a.printf("              %s\n", at)
+	}
+	switch {
+	case d.Paused:
+		a.printf("              paused%s\n", pauseText(service, d.Staging))
+	case d.WaitingFor != "":
+		a.printf("              waiting for %s\n", strings.TrimPrefix(d.WaitingFor, "waiting for "))
+	}
+	if d.Finishing != "" {
+		a.printf("              passes over the stages that are left, asked by %s\n", printable(d.Finishing))
+	}
+	if !d.Paused { // the time of a pause does not count
+		a.printf("              since %s, at the latest until %s\n", stamp(d.Since), stamp(d.Until))
+	}
+}
+
+// behind says what a queued deployment waits for.
+func behind(waitingFor string) string {
+	if waitingFor == "" {
+		return ""
+	}
+	return " behind " + waitingFor
 }
 
 func inService(s api.ServiceStatus) int {
@@ -179,6 +212,13 @@ func (a *app) serversCommand() *cobra.Command {
 				}{all})
 			}
 			a.servers(all, "")
+			for _, s := range status.Services {
+				if d := s.Deployment; d != nil {
+					if at := stageText(d.Staging, d.To); at != "" {
+						a.printf("%s: %s\n", s.Name, at)
+					}
+				}
+			}
 			return nil
 		}),
 	}
@@ -217,10 +257,16 @@ func marked(r api.ReleaseEntry) string {
 }
 
 func verdict(r api.ReleaseEntry) string {
-	if r.Verdict == "" {
+	switch {
+	case r.Verdict != "":
+		return string(r.Verdict)
+	case r.Phase == model.DeployQueued:
+		return "queued"
+	case r.Stages > 1:
+		return fmt.Sprintf("stage %d of %d", r.Stage, r.Stages)
+	default:
 		return "under way"
 	}
-	return string(r.Verdict)
 }
 
 func source(commit string, dirty bool) string {

@@ -65,10 +65,7 @@ func (v *view) show(p api.Progress) {
 	if !told && p.Message != "" && !strings.HasPrefix(p.Message, "deployment "+string(v.id)+" is ") {
 		v.app.progressf("%s: %s", v.service, p.Message)
 	}
-	state := string(p.Phase)
-	if p.WaitingFor != "" {
-		state += ": " + p.WaitingFor
-	}
+	state := standing(v.service, p.Phase, p.WaitingFor, p.Staging, p.Release)
 	if v.live {
 		if p.Message == "" {
 			v.servers = p.Servers

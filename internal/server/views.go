@@ -31,13 +31,16 @@ func statusView(s *model.State, now model.Now, only []string) api.Status {
 
 // hidden reports whether the service is history: nothing of it runs.
 func hidden(svc *model.Service) bool {
-	return svc.Destroyed && len(svc.Servers) == 0 && svc.Deployment == nil
+	return svc.Destroyed && len(svc.Servers) == 0 && svc.Deployment == nil && len(svc.Queue) == 0
 }
 
 func serviceView(svc *model.Service, now model.Now) api.ServiceStatus {
 	v := api.ServiceStatus{
 		Name: svc.Name, Release: svc.InService, Servers: []api.ServerStatus{},
-		Message: serviceMessage(svc), Destroying: svc.Destroying,
+		Message: serviceMessage(svc), Destroying: svc.Destroying, Queue: []api.DeploymentStatus{},
+	}
+	if svc.Meltdown != nil {
+		v.Meltdown = svc.Meltdown.Reason
 	}
 	if r := svc.Release(svc.InService); r != nil {
 		v.Image, v.Wanted, v.Routes = r.Template.Image, r.Policy.Servers, r.Policy.Routes
@@ -47,10 +50,37 @@ func serviceView(svc *model.Service, now model.Now) api.ServiceStatus {
 	}
 	slices.SortStableFunc(v.Servers, func(a, b api.ServerStatus) int { return b.Release - a.Release })
 	if d := svc.Deployment; d != nil {
-		v.Deployment = &api.DeploymentStatus{
-			ID: d.ID, From: d.From, To: d.To, Strategy: d.Strategy, Phase: d.Phase, WaitingFor: d.WaitingFor,
-			Since: wall(d.Since, now), Until: wall(d.Deadline, now),
-		}
+		running := deploymentView(d, now)
+		v.Deployment = &running
+	}
+	for _, d := range svc.Queue {
+		v.Queue = append(v.Queue, deploymentView(d, now))
+	}
+	return v
+}
+
+func deploymentView(d *model.Deployment, now model.Now) api.DeploymentStatus {
+	v := api.DeploymentStatus{
+		ID: d.ID, From: d.From, To: d.To, Strategy: d.Strategy, Phase: d.Phase, WaitingFor: d.WaitingFor,
+		Since: wall(d.Since, now), Staging: stagingView(d, now),
+	}
+	if d.Phase != model.DeployQueued { // the deadline of one that waits begins when it does
+		v.Until = wall(d.Deadline, now)
+	}
+	return v
+}
+
+func stagingView(d *model.Deployment, now model.Now) api.Staging {
+	v := api.Staging{Stages: []api.Stage{}, Finishing: d.Finish}
+	for _, s := range d.Stages {
+		v.Stages = append(v.Stages, api.Stage{New: s.New, Old: s.Old, Weight: s.Weight, Hold: s.Hold})
+	}
+	if len(d.Stages) > 0 {
+		v.Stage = d.Stage + 1
+	}
+	if p := d.Pause; p != nil {
+		until := wall(p.Until, now)
+		v.Paused, v.PausedBy, v.PausedUntil = true, p.By, &until
 	}
 	return v
 }
@@ -112,12 +142,29 @@ func releasesView(s *model.State, svc *model.Service) api.Releases {
 			Verdict: reconcile.ReleaseVerdict(svc, r.Number), RollbackPossible: possible,
 			InService: svc.InService == r.Number, Servers: r.Policy.Servers, Commit: r.Provenance.Commit, Dirty: r.Provenance.Dirty,
 		}
+		if d := underWay(svc, r.Number); d != nil {
+			e.Phase, e.Stages = d.Phase, len(d.Stages)
+			e.Stage = min(d.Stage+1, len(d.Stages))
+		}
 		if r.RollbackOf != 0 {
 			e.RollbackOf = &r.RollbackOf
 		}
 		out.Releases = append(out.Releases, e)
 	}
 	return out
+}
+
+// underWay returns the deployment that brings the release and has not ended.
+func underWay(svc *model.Service, release int) *model.Deployment {
+	if d := svc.Deployment; d != nil && d.To == release {
+		return d
+	}
+	for _, d := range svc.Queue {
+		if d.To == release {
+			return d
+		}
+	}
+	return nil
 }
 
 // resultView is the last line of a deployment, nil while it runs.

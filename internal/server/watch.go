@@ -41,8 +41,11 @@ func (s *Server) findDeployment(id model.DeploymentID) (found, error) {
 			err = nil
 			out.release = svc.Release(d.To)
 			out.progress = api.Progress{
-				At: now.Wall, Phase: d.Phase, WaitingFor: d.WaitingFor, Servers: serviceView(svc, now).Servers,
+				At: now.Wall, Phase: d.Phase, WaitingFor: d.WaitingFor, Release: d.To, Servers: serviceView(svc, now).Servers,
 				Result: resultView(svc, d), Done: d.Verdict != "" && (d.Settled || d.Verdict != model.Succeeded),
+			}
+			if staging := stagingView(d, now); len(staging.Stages) > 1 {
+				out.progress.Staging = &staging
 			}
 			if d.Verdict == model.Failed {
 				out.failed = parkedOf(svc, d.To)
@@ -120,7 +123,7 @@ func (s *Server) sendEvents(ctx context.Context, out *ndjson, f found, after uin
 			if f.release == nil || service != f.release.Service || standing(e.Event.Data) {
 				continue
 			}
-			line := api.Progress{At: e.Event.At, Phase: f.progress.Phase, WaitingFor: f.progress.WaitingFor, Message: text}
+			line := api.Progress{At: e.Event.At, Phase: f.progress.Phase, WaitingFor: f.progress.WaitingFor, Release: f.progress.Release, Staging: f.progress.Staging, Message: text}
 			if err := out.send(line); err != nil {
 				return after, err
 			}

@@ -98,6 +98,15 @@ func serviceInWords(p model.Payload) (service, text string) {
 			text += ", waiting for " + p.WaitingFor
 		}
 		return p.Service, text
+	case model.DeploymentQueued:
+		d := p.Deployment
+		return d.Service, fmt.Sprintf("deployment %s of release %d waits (%s)", d.ID, d.To, d.Strategy)
+	case model.DeploymentPaused:
+		return p.Service, fmt.Sprintf("deployment %s is paused by %s", p.ID, p.By)
+	case model.DeploymentResumed:
+		return p.Service, fmt.Sprintf("deployment %s is resumed by %s", p.ID, p.By)
+	case model.DeploymentFinishing:
+		return p.Service, fmt.Sprintf("deployment %s passes over the stages that are left, asked by %s", p.ID, p.By)
 	case model.DeploymentAborting:
 		return p.Service, fmt.Sprintf("%s asked to abort deployment %s", p.By, p.ID)
 	case model.DeploymentEnded:
@@ -117,6 +126,10 @@ func serviceInWords(p model.Payload) (service, text string) {
 			return p.Service, "servers hold again: replacements start at once"
 		}
 		return p.Service, p.Reason
+	case model.ServiceMelting:
+		return p.Service, "replacement is held back: " + p.Reason
+	case model.ServiceRecovered:
+		return p.Service, "replacement is not held back any more"
 	case model.ServiceDestroying:
 		return p.Service, "the service is being destroyed"
 	case model.ServiceDestroyed:

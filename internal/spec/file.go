@@ -71,6 +71,10 @@ func (f *File) Diagnose(at Position, hint, format string, args ...any) Diagnosti
 	return f.source.diagnose(at, hint, format, args...)
 }
 
+// ValidImage reports whether the text can be the name, reference or digest of
+// an image.
+func ValidImage(text string) bool { return imageForm.MatchString(text) }
+
 // Nearest returns the known word that is meant by word, or "".
 func Nearest(word string, known []string) string { return nearest(word, known) }
 
