@@ -19,6 +19,9 @@ func (s *Server) registerCommands(h huma.API) {
 	huma.Register(h, operation("rollback", http.MethodPost, api.PathRollback, "Go back to a release"), s.rollback)
 	huma.Register(h, operation("scale", http.MethodPost, api.PathScale, "Change the number of servers"), s.scale)
 	huma.Register(h, operation("abort", http.MethodPost, api.PathAbort, "End the running deployment"), s.abort)
+	huma.Register(h, operation("pause", http.MethodPost, api.PathPause, "Hold the running deployment at its stage"), s.stage(reconcile.Pause))
+	huma.Register(h, operation("resume", http.MethodPost, api.PathResume, "Go on with a paused deployment"), s.stage(reconcile.Resume))
+	huma.Register(h, operation("finish", http.MethodPost, api.PathFinish, "Pass over the stages that are left"), s.stage(reconcile.Finish))
 	huma.Register(h, operation("destroy", http.MethodPost, api.PathDestroy, "End a service with all its servers"), s.destroy)
 }
 
@@ -34,7 +37,7 @@ func (in *deployInput) request(snap *model.Snapshot) reconcile.DeployRequest {
 	return reconcile.DeployRequest{
 		Service: in.Service, Template: in.Body.Template, Policy: in.Body.Policy,
 		Author: in.Body.Author, Reason: in.Body.Reason, Provenance: in.Body.Provenance,
-		Actor: actor(in.Body.Author), Capacity: capacity(snap),
+		Actor: actor(in.Body.Author), Capacity: capacity(snap), Mode: reconcile.DeployMode(in.Body.Mode),
 	}
 }
 
@@ -75,7 +78,7 @@ func (s *Server) deployed(ctx context.Context, service, author string,
 		}
 	})
 	out := &reply[api.DeployAccepted]{api.DeployAccepted{
-		Service: service, Release: result.Release, Image: image, Verdict: result.Verdict,
+		Service: service, Release: result.Release, Image: image, Verdict: result.Verdict, Queued: result.Queued,
 	}}
 	if result.Verdict == model.Unchanged {
 		out.Body.Message = "nothing changes: release " + strconv.Itoa(result.Release) + " is what is declared"
@@ -107,7 +110,7 @@ func (s *Server) rollback(ctx context.Context, in *rollbackInput) (*reply[api.De
 		}
 		return reconcile.Rollback(st, reconcile.RollbackRequest{
 			Service: in.Service, To: in.Body.To, Author: in.Body.Author, Reason: in.Body.Reason,
-			Actor: actor(in.Body.Author), Capacity: capacity(snap),
+			Actor: actor(in.Body.Author), Capacity: capacity(snap), Mode: reconcile.DeployMode(in.Body.Mode),
 		}, now)
 	})
 }
@@ -124,7 +127,7 @@ func (s *Server) scale(ctx context.Context, in *scaleInput) (*reply[api.DeployAc
 		}
 		return reconcile.Scale(st, reconcile.ScaleRequest{
 			Service: in.Service, Servers: in.Body.Servers, Author: in.Body.Author, Reason: in.Body.Reason,
-			Actor: actor(in.Body.Author), Capacity: capacity(snap),
+			Actor: actor(in.Body.Author), Capacity: capacity(snap), Mode: reconcile.DeployMode(in.Body.Mode),
 		}, now)
 	})
 }
@@ -141,15 +144,54 @@ func (s *Server) abort(ctx context.Context, in *abortInput) (*reply[api.Accepted
 		if err != nil {
 			return nil, err
 		}
-		if svc.Deployment != nil {
+		out.Body.Deployment = in.Body.Deployment
+		if svc.Deployment != nil && in.Body.Deployment == "" {
 			out.Body.Deployment = svc.Deployment.ID
 		}
-		return reconcile.Abort(st, reconcile.AbortRequest{Service: in.Service, Actor: actor(in.Body.Author)}, now)
+		return reconcile.Abort(st, reconcile.AbortRequest{
+			Service: in.Service, Deployment: in.Body.Deployment, Actor: actor(in.Body.Author), Reason: in.Body.Reason,
+		}, now)
 	})
 	if err != nil {
 		return nil, s.refuse(err)
 	}
 	return out, nil
+}
+
+type stageInput struct {
+	Service string `path:"service"`
+	Body    api.StageRequest
+}
+
+// stage carries out a command about the running deployment's stages, and says
+// how it stands since.
+func (s *Server) stage(command func(*model.State, reconcile.StageRequest, model.Now) ([]model.Payload, error)) func(context.Context, *stageInput) (*reply[api.StageAccepted], error) {
+	return func(ctx context.Context, in *stageInput) (*reply[api.StageAccepted], error) {
+		var id model.DeploymentID
+		err := s.cfg.Control.Do(ctx, actor(in.Body.Author), func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
+			svc, err := serviceNamed(st, in.Service)
+			if err != nil {
+				return nil, err
+			}
+			if svc.Deployment != nil {
+				id = svc.Deployment.ID
+			}
+			return command(st, reconcile.StageRequest{
+				Service: in.Service, Deployment: in.Body.Deployment, Actor: actor(in.Body.Author), Reason: in.Body.Reason, For: in.Body.For,
+			}, now)
+		})
+		if err != nil {
+			return nil, s.refuse(err)
+		}
+		out := &reply[api.StageAccepted]{api.StageAccepted{Service: in.Service}}
+		now := s.cfg.Clock.Now()
+		s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+			if d := st.Services[in.Service].DeploymentByID(id); d != nil {
+				out.Body.Deployment = deploymentView(d, now)
+			}
+		})
+		return out, nil
+	}
 }
 
 type destroyInput struct {

@@ -25,7 +25,7 @@ func TestDocumentDescribesThePaths(t *testing.T) {
 		t.Errorf("the document is OpenAPI %s, not 3.1", doc.OpenAPI)
 	}
 	for _, path := range []string{
-		api.PathVersion, api.PathStatus, api.PathDeploy, api.PathPlan, api.PathRollback, api.PathScale, api.PathAbort,
+		api.PathVersion, api.PathStatus, api.PathDeploy, api.PathPlan, api.PathRollback, api.PathScale, api.PathAbort, api.PathPause, api.PathResume, api.PathFinish,
 		api.PathDestroy, api.PathReleases, api.PathDeployment, api.PathWatch, api.PathLogs, api.PathEvents, api.PathAudit,
 		api.PathVerify, api.PathDeath, api.PathImages, api.PathImage, api.PathPull, api.PathBuild,
 	} {

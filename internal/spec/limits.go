@@ -12,6 +12,8 @@ func deployLimits() []Default {
 	return []Default{
 		{"image made present", "5m", "until a deployment gives up on verifying or fetching its image", "reconcile.prepareTimeout"},
 		{"server provisioned", "1m", "from the decision until its process runs", "reconcile.provisionTimeout"},
+		{"room for a batch", "20s", "rolling: what leaves the rotation may take to end, before more servers than count + max_surge run", "reconcile.roomTimeout"},
+		{"pause", "24h", "of a deployment, where nobody says how long; then it is aborted", "reconcile.pauseTime"},
 		{"switch acknowledged", "30s", "from the publication of a table until every live router has acknowledged it; then the verdict is unknown", "reconcile.switchTimeout"},
 		{"evidence collected", "10s", "from a server that is alive, before it is stopped", "reconcile.inspectTimeout"},
 		{"death recorded", "1m", "then the journal says what evidence could not be had, and the server goes", "reconcile.recordTimeout"},
@@ -21,6 +23,7 @@ func deployLimits() []Default {
 		{"early death", "10s", "a server that ends sooner (or within its grace) holds replacements back", "reconcile.earlyDeath"},
 		{"replacement held back, first", "1s", "then twice as long each time", "reconcile.backOffFirst"},
 		{"replacement held back, longest", "5m", "", "reconcile.backOffLongest"},
+		{"meltdown", "1m", "losses within it are counted together; 20 % of the servers, at least 2, hold replacements back", "reconcile.meltWindow"},
 		{"crash loop", "3", "early deaths in a row that are called one", "reconcile.crashLoopDeaths"},
 	}
 }

@@ -69,7 +69,9 @@ func (c constants) value(t *testing.T, e ast.Expr) (v constant.Value, isTime boo
 	case *ast.Ident:
 		return c.value(t, c[e.Name])
 	case *ast.CallExpr: // a conversion
-		return c.value(t, e.Args[0])
+		v, isTime = c.value(t, e.Args[0])
+		to, ok := e.Fun.(*ast.SelectorExpr)
+		return constant.ToInt(v), isTime || ok && to.Sel.Name == "Duration"
 	case *ast.SelectorExpr:
 		units := map[string]time.Duration{"Millisecond": time.Millisecond, "Second": time.Second, "Minute": time.Minute, "Hour": time.Hour}
 		return constant.MakeInt64(int64(units[e.Sel.Name])), true
