@@ -179,8 +179,9 @@ func (c *Control) observe(ctx context.Context) (reconcile.Observation, model.Ins
 	return obs, held
 }
 
-// decide asks reconcile until nothing more has to be written down. Outcomes
-// are news only once.
+// decide asks reconcile until nothing more has to be written down. It is told
+// the same outcomes again: what stands in the state already has no other
+// consequence.
 func (c *Control) decide(ctx context.Context, obs reconcile.Observation) (reconcile.Decision, []reconcile.ProbeTarget, error) {
 	const rounds = 100 // far more than any state needs: a decision that never settles is a defect
 	c.mu.Lock()
@@ -204,7 +205,6 @@ func (c *Control) decide(ctx context.Context, obs reconcile.Observation) (reconc
 			c.outcomes = append(obs.Outcomes, c.outcomes...)
 			return reconcile.Decision{}, nil, err
 		}
-		obs.Outcomes = nil
 	}
 	c.broken = model.Errorf(model.Internal, "cannot settle: reconcile still has events after %d rounds", rounds)
 	return reconcile.Decision{}, nil, c.broken

@@ -70,6 +70,7 @@ func claims(svc *model.Service) []*model.Release {
 	return list
 }
 
+// routesAgree refuses two routes that cannot stand side by side.
 func routesAgree(service string, ours model.Route, other string, theirs model.Route, tcp bool) error {
 	refuse := func(code model.Code, format string, args ...any) error {
 		return model.Errorf(code, "cannot deploy "+service+": "+format, args...)

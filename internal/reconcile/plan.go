@@ -2,8 +2,6 @@ package reconcile
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"kiln/internal/model"
@@ -22,6 +20,7 @@ type Plan struct {
 	Template   []string       `json:"template,omitempty"` // what changes in it; none: no server is replaced
 	Policy     []string       `json:"policy,omitempty"`   // what changes in it
 	Servers    []PlannedMove  `json:"servers"`
+	Stages     []PlannedStage `json:"stages,omitempty"` // where the strategy has several
 	Outage     string         `json:"outage,omitempty"`
 	Timers     []Timer        `json:"timers"`
 	AtMost     model.Duration `json:"at_most"` // their sum
@@ -39,6 +38,12 @@ type PlannedMove struct {
 	Server model.ServerID `json:"server,omitempty"` // "": a new one
 	Action string         `json:"action"`           // keep, create, adopt, retire, replace
 	Then   string         `json:"then"`             // in words
+}
+
+// PlannedStage is a stage of the deployment.
+type PlannedStage struct {
+	model.Stage
+	Then string `json:"then"` // in words
 }
 
 // PlanDeploy says what Deploy would do with the request, server by server. The
@@ -73,14 +78,42 @@ func PlanDeploy(s *model.State, snap *model.Snapshot, req DeployRequest, now mod
 		p.Changes, p.To = false, from.Number
 	}
 	p.moves(svc, from, to)
+	p.stages(svc, to)
 	p.time(svc, to)
 	p.wayBack(from, to)
 	if limit := to.Template.Resources.Memory; limit > 0 && snap != nil {
-		n := missing(svc, to)
+		need, n := memoryNeeded(svc, to, p.Strategy)
 		p.Memory = fmt.Sprintf("%d new servers of %s: %s beside the ones that run, of %s that is free",
-			n, bytesText(limit), bytesText(limit*int64(n)), bytesText(snap.Capacity.MemoryFree))
+			n, bytesText(limit), bytesText(need), bytesText(snap.Capacity.MemoryFree))
 	}
 	return p
+}
+
+func (p *Plan) stages(svc *model.Service, to *model.Release) {
+	list := stagesOf(svc, to, p.Strategy)
+	if !p.Changes || len(list) < 2 && list[0].Away == 0 {
+		return
+	}
+	before := 0
+	for i, stage := range list {
+		p.Stages = append(p.Stages, PlannedStage{stage, stageText(stage, stage.New-before, i == len(list)-1, to.Number)})
+		before = stage.New
+	}
+}
+
+func stageText(stage model.Stage, makes int, last bool, number int) string {
+	text := fmt.Sprintf("%d more of the new servers", makes)
+	if stage.Away > 0 {
+		text = fmt.Sprintf("%d old servers leave, then %s", stage.Away, text)
+	}
+	switch {
+	case last:
+		return fmt.Sprintf("%s: all %d serve, release %d is in service", text, stage.New, number)
+	case stage.Weight > 0:
+		return fmt.Sprintf("%s: %d get %d %% of the requests for %s, %d old ones the rest", text, stage.New, stage.Weight, stage.Hold, stage.Old)
+	default:
+		return fmt.Sprintf("%s: %d serve beside %d old ones", text, stage.New, stage.Old)
+	}
 }
 
 func (p *Plan) moves(svc *model.Service, from, to *model.Release) {
@@ -95,8 +128,11 @@ func (p *Plan) moves(svc *model.Service, from, to *model.Release) {
 		p.Servers = append(p.Servers, move)
 	}
 	made := "is made from image " + to.Template.Image.Short() + " and has to pass its checks"
-	if routed(to) {
+	if listed(to) {
 		made += "; it gets traffic with the switch"
+	}
+	if p.Changes && len(stagesOf(svc, to, p.Strategy)) > 1 {
+		made += " of its stage"
 	}
 	for range missing(svc, to) {
 		p.Servers = append(p.Servers, PlannedMove{"", "create", made})
@@ -125,9 +161,13 @@ func leaves(srv *model.Server, from, to *model.Release) string {
 	switch srv.Phase {
 	case model.PhaseServing:
 		switch {
-		case !routed(from, to):
+		case !listed(from, to):
 			return "is stopped and destroyed"
-		case srv.TemplateHash != to.TemplateHash && to.Policy.Deploy.KeepWarm > 0:
+		case stopFirst(from, to):
+			return drains + " before its successor starts"
+		case srv.TemplateHash != to.TemplateHash && to.Policy.Deploy.Strategy == model.Rolling:
+			return drains + " when a new one has taken its place"
+		case srv.TemplateHash != to.TemplateHash && to.Policy.Deploy.KeepWarm > 0 && routed(from):
 			return fmt.Sprintf("waits warm for %s after the switch, then %s", to.Policy.Deploy.KeepWarm, drains)
 		default:
 			return drains + " after the switch"
@@ -159,7 +199,7 @@ func (p *Plan) wayBack(from, to *model.Release) {
 		p.Rollback = "nothing changes"
 	case from.TemplateHash == to.TemplateHash:
 		p.Rollback = fmt.Sprintf("not needed: release %d has the same template; deploy the former declaration", from.Number)
-	case routed(to) && to.Policy.Deploy.KeepWarm > 0:
+	case routed(to) && to.Policy.Deploy.KeepWarm > 0 && p.Strategy != model.Rolling:
 		p.RollbackTo = from.Number
 		p.Rollback = fmt.Sprintf("possible, to release %d: one switch within %s, then with new servers", from.Number, to.Policy.Deploy.KeepWarm)
 	default:
@@ -229,6 +269,9 @@ func (p Plan) printChanges(b *strings.Builder) {
 		}
 		fmt.Fprintf(b, "    %s %s %s\n", sign, name, m.Then)
 	}
+	for i, stage := range p.Stages {
+		fmt.Fprintf(b, "  stage %d of %d: %s\n", i+1, len(p.Stages), stage.Then)
+	}
 	if p.Outage != "" {
 		fmt.Fprintf(b, "  OUTAGE: %s\n", p.Outage)
 	}
@@ -248,69 +291,4 @@ func section(b *strings.Builder, title string, lines []string) {
 	for _, line := range lines {
 		fmt.Fprintf(b, "    %s\n", line)
 	}
-}
-
-// change is a line "name: a → b", or nothing when they are equal.
-func change[T comparable](lines []string, name string, a, b T) []string {
-	if a == b {
-		return lines
-	}
-	return append(lines, fmt.Sprintf("%s: %s → %s", name, shown(a), shown(b)))
-}
-
-func shown(v any) string {
-	if s := fmt.Sprint(v); s != "" {
-		return s
-	}
-	return "(none)"
-}
-
-func templateChanges(a, b model.Template) []string {
-	var lines []string
-	if a.Image != b.Image {
-		lines = append(lines, "image: "+a.Image.Short()+" → "+b.Image.Short())
-	}
-	lines = change(lines, "entrypoint", strings.Join(a.Entrypoint, " "), strings.Join(b.Entrypoint, " "))
-	lines = change(lines, "command", strings.Join(a.Command, " "), strings.Join(b.Command, " "))
-	lines = change(lines, "user", a.User, b.User)
-	for _, key := range slices.Sorted(maps.Keys(merged(a.Env, b.Env))) {
-		lines = change(lines, "env "+key, a.Env[key], b.Env[key])
-	}
-	lines = change(lines, "port", a.Port, b.Port)
-	lines = change(lines, "protocol", a.Protocol, b.Protocol)
-	lines = change(lines, "resources", resourcesText(a.Resources), resourcesText(b.Resources))
-	return change(lines, "ephemeral", ephemeralText(a.Ephemeral), ephemeralText(b.Ephemeral))
-}
-
-func merged(a, b map[string]string) map[string]string {
-	all := maps.Clone(a)
-	if all == nil {
-		all = map[string]string{}
-	}
-	maps.Copy(all, b)
-	return all
-}
-
-func policyChanges(a, b model.Policy) []string {
-	lines := change(nil, "servers", a.Servers, b.Servers)
-	x, y := policyLines(a), policyLines(b)
-	for i := range x {
-		if x[i] != y[i] {
-			lines = append(lines, x[i]+" → "+y[i])
-		}
-	}
-	return lines
-}
-
-// applies lists every setting of a release.
-func applies(r *model.Release) []string {
-	lines := []string{"image " + string(r.Template.Image), fmt.Sprintf("servers %d", r.Policy.Servers)}
-	if r.Template.Port != 0 {
-		lines = append(lines, fmt.Sprintf("port %d, protocol %s", r.Template.Port, r.Template.Protocol))
-	}
-	lines = append(lines, "resources "+resourcesText(r.Template.Resources))
-	if e := ephemeralText(r.Template.Ephemeral); e != "" {
-		lines = append(lines, "ephemeral "+e)
-	}
-	return append(lines, policyLines(r.Policy)...)
 }

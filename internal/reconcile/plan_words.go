@@ -16,18 +16,62 @@ func policyLines(p model.Policy) []string {
 		"route " + routesText(p.Routes),
 		"health " + healthText(p.Health),
 		"validate " + validationsText(p.Validations),
-		fmt.Sprintf("deploy %s, deadline %s, keep_warm %s, max_unavailable %s, overlap %t", d.Strategy, d.Deadline, d.KeepWarm, d.MaxUnavailable, d.Overlap),
+		fmt.Sprintf("deploy %s%s, deadline %s, keep_warm %s, max_unavailable %s, overlap %t", d.Strategy, strategyText(d), d.Deadline, d.KeepWarm, d.MaxUnavailable, d.Overlap),
 		fmt.Sprintf("drain requests %s, streams %s, websockets %s", d.Drain.Requests, d.Drain.Streams, d.Drain.WebSockets),
 		fmt.Sprintf("stop signal %s, grace %s", cmp.Or(p.StopSignal, "of the image"), p.StopGrace),
+	}
+}
+
+// strategyText is what only one strategy has.
+func strategyText(d model.Deploy) string {
+	switch d.Strategy {
+	case model.Rolling:
+		return fmt.Sprintf(", max_surge %s", d.MaxSurge)
+	case model.Canary:
+		var steps []string
+		for _, s := range d.Canary.Steps {
+			steps = append(steps, fmt.Sprintf("%d%% for %s", s.Weight, s.Hold))
+		}
+		text := " (" + strings.Join(steps, ", ")
+		if d.Canary.Cookie != "" {
+			text += ", cookie " + d.Canary.Cookie
+		}
+		if d.Canary.Header != "" {
+			text += ", header " + d.Canary.Header
+		}
+		return text + ")"
+	default:
+		return ""
 	}
 }
 
 func routesText(routes []model.Route) string {
 	var words []string
 	for _, r := range routes {
-		words = append(words, routeText(r))
+		words = append(words, routeText(r)+routeMeans(r))
 	}
 	return cmp.Or(strings.Join(words, ", "), "none")
+}
+
+// routeMeans says what a route does besides asking servers in plain HTTP.
+func routeMeans(r model.Route) string {
+	var words []string
+	switch {
+	case r.TLS.ACME != (model.ACME{}):
+		words = append(words, "tls by "+cmp.Or(r.TLS.ACME.Directory, "ACME"))
+	case r.TLS.Enabled():
+		words = append(words, "tls "+r.TLS.Cert)
+	}
+	if r.Redirect != "" {
+		words = append(words, "redirects to "+r.Redirect)
+	}
+	if r.ProxyProtocol {
+		words = append(words, "proxy_protocol")
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(words, ", ") + ")"
 }
 
 func healthText(h model.Health) string {
