@@ -41,7 +41,8 @@ type Config struct {
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
 	BuildMemory int64
-	BootIDFile  string // names the machine's boot; "": the kernel's
+	Manager     Manager // that hears when the daemon is ready
+	BootIDFile  string  // names the machine's boot; "": the kernel's
 	Log         *slog.Logger
 }
 
@@ -226,6 +227,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return work },
 		ErrorLog: slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug),
 	}
+	d.running.Go(func() { d.cfg.Manager.watch(work, d.cfg.Log, d.answers) })
 	d.running.Go(func() { keeper.NewCopies(d.runDir, d.ensureKeeper, d.cfg.Log).Run(work) })
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
@@ -239,7 +241,9 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	})
 	d.cfg.Log.Info("kiln is ready", "instance", string(d.instance), "socket", d.cfg.Socket, "epoch", d.epoch, "version", d.cfg.Version)
 	ready()
+	d.cfg.Manager.tell(d.cfg.Log, "READY=1", "STATUS=instance "+string(d.instance)+", epoch "+strconv.FormatUint(d.epoch, 10))
 	<-work.Done()
+	d.cfg.Manager.tell(d.cfg.Log, "STOPPING=1")
 	cause := context.Cause(work)
 	d.stop(ctx, httpServer)
 	if errors.Is(cause, context.Canceled) {
