@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"kiln/internal/api"
@@ -99,7 +100,12 @@ func (a *app) conclude(r api.Result) int {
 		a.progressf("%s: release %d is in service (%s)", r.Service, r.Release, time.Duration(r.TookMS)*time.Millisecond)
 	case model.Unchanged:
 	default:
-		a.progressf("%s: %s: %s", r.Service, r.Verdict, r.Reason)
+		// "aborted by ann" says the verdict already.
+		words := r.Reason
+		if !strings.HasPrefix(words, string(r.Verdict)) {
+			words = string(r.Verdict) + ": " + words
+		}
+		a.progressf("%s: %s", r.Service, words)
 	}
 	switch r.Verdict {
 	case model.Succeeded, model.Unchanged:

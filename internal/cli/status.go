@@ -83,6 +83,7 @@ func (a *app) deployment(service string, d *api.DeploymentStatus) {
 	switch {
 	case d.Paused:
 		a.printf("              paused%s\n", pauseText(service, d.Staging))
+	case d.Phase == model.DeployHolding && len(d.Stages) > 1: // the stage says it
 	case d.WaitingFor != "":
 		a.printf("              waiting for %s\n", strings.TrimPrefix(d.WaitingFor, "waiting for "))
 	}
@@ -102,10 +103,12 @@ func behind(waitingFor string) string {
 	return " behind " + waitingFor
 }
 
+// inService counts the servers of the release in service: beside them those of
+// a canary may take requests.
 func inService(s api.ServiceStatus) int {
 	n := 0
 	for _, srv := range s.Servers {
-		if srv.InService {
+		if srv.InService && srv.Release == s.Release {
 			n++
 		}
 	}

@@ -35,6 +35,7 @@ type view struct {
 	live     bool
 	drawn    int // lines below which the cursor stands
 	last     string
+	said     map[string]string // what was said last of each server
 	began    time.Time
 	servers  []api.ServerStatus // as they were seen last
 	failures []*api.Failure
@@ -42,7 +43,7 @@ type view struct {
 
 func (a *app) view(service string, id model.DeploymentID) *view {
 	live := isTerminal(a.Stderr) && a.Env("TERM") != "dumb" && !a.opts.json
-	return &view{app: a, service: service, id: id, live: live, began: a.Now()}
+	return &view{app: a, service: service, id: id, live: live, began: a.Now(), said: map[string]string{}}
 }
 
 // keep holds a failure to be shown at the end, once for each server.
@@ -62,7 +63,7 @@ func (v *view) show(p api.Progress) {
 	// That a deployment waits is a message too, and is shown as its state. The
 	// table tells what happens to each server.
 	told := v.live && !v.app.opts.verbose
-	if !told && p.Message != "" && !strings.HasPrefix(p.Message, "deployment "+string(v.id)+" is ") {
+	if !told && p.Message != "" && !strings.HasPrefix(p.Message, "deployment "+string(v.id)+" is ") && v.news(p.Message) {
 		v.app.progressf("%s: %s", v.service, p.Message)
 	}
 	state := standing(v.service, p.Phase, p.WaitingFor, p.Staging, p.Release)
@@ -77,6 +78,15 @@ func (v *view) show(p api.Progress) {
 		v.app.progressf("%s: %s", v.service, state)
 	}
 	v.last = state
+}
+
+// news reports whether a message says something else of its server than the one
+// before it.
+func (v *view) news(message string) bool {
+	about, _, _ := strings.Cut(message, " ")
+	old := v.said[about]
+	v.said[about] = message
+	return old != message
 }
 
 // draw writes the table of the servers below the messages.

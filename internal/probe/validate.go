@@ -28,7 +28,7 @@ func Validate(ctx context.Context, d Dialer, x Execer, t Target, validations []m
 		if ctx.Err() != nil {
 			return model.Errorf(model.Unavailable, "cannot finish validation %q of server %s: %w", v.Name, t.Ref.ID, ctx.Err())
 		}
-		return model.Errorf(model.Precondition, "server %s does not pass validation %q: %w", t.Ref.ID, v.Name, err)
+		return model.Errorf(model.Precondition, "it does not pass validation %q: %w", v.Name, err)
 	}
 	return nil
 }
