@@ -1,6 +1,7 @@
 package router
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -26,8 +27,8 @@ const maxIdle = 256
 
 func newH1(r *Router, s *server) *h1 { return &h1{router: r, server: s} }
 
-// take returns a connection for c: a kept one that is still open, else a new one.
-func (u *h1) take(c *call, fresh bool) (*h1Conn, error) {
+// take returns a connection for x: a kept one that is still open, else a new one.
+func (u *h1) take(ctx context.Context, x *exchange, fresh bool) (*h1Conn, error) {
 	for !fresh {
 		u.mu.Lock()
 		n := len(u.idle)
@@ -45,7 +46,7 @@ func (u *h1) take(c *call, fresh bool) (*h1Conn, error) {
 		}
 		_ = conn.Close()
 	}
-	nc, err := u.router.dialServer(c.req.Context(), c.exchange)
+	nc, err := u.router.dialServer(ctx, x)
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +101,7 @@ func (u *h1) forward(c *call) *failure {
 	// What may not be asked twice does not go where it might be lost: onto a
 	// kept connection, which the server may be closing at this very moment.
 	// Acknowledged bytes do not tell whether the server has read them.
-	conn, err := u.take(c, c.fresh || !c.mayRepeat())
+	conn, err := u.take(c.req.Context(), c.exchange, c.fresh || !c.mayRepeat())
 	if err != nil {
 		f := &failure{err: err, again: true, suspect: c.req.Context().Err() == nil && !c.wasCut.Load()}
 		c.settle(f)
@@ -169,7 +170,7 @@ func (u *h1) exchange(c *call, conn *h1Conn) (f *failure, keep bool) {
 		res.Close = true
 		c.closeAfterwards()
 	}
-	f = c.respond(res, func() bool { return conn.br.Buffered() > 0 })
+	f = c.respond(res, func() bool { return conn.reader().Buffered() > 0 })
 	return f, f == nil && !res.Close && (sending == nil || sending.ended())
 }
 

@@ -16,7 +16,7 @@ import (
 type h1Conn struct {
 	net.Conn
 	raw      syscall.RawConn
-	br       *bufio.Reader
+	br       *bufio.Reader // made when it is first needed: see reader
 	trip     breaker
 	reused   bool
 	parked   int64 // router clock when it was put back
@@ -41,7 +41,6 @@ func newH1Conn(nc net.Conn) (*h1Conn, error) {
 		return nil, err
 	}
 	c := &h1Conn{Conn: nc, raw: raw}
-	c.br = bufio.NewReaderSize(c, 8<<10)
 	c.trip.trip = func() { _ = nc.SetDeadline(past) }
 	c.ackedTo0 = c.acked()
 	var one [1]byte
@@ -51,6 +50,14 @@ func newH1Conn(nc net.Conn) (*h1Conn, error) {
 		return true
 	}
 	return c, nil
+}
+
+// reader returns the buffered reader of the connection.
+func (c *h1Conn) reader() *bufio.Reader {
+	if c.br == nil {
+		c.br = bufio.NewReaderSize(c, 8<<10)
+	}
+	return c.br
 }
 
 // Read implements io.Reader for the buffered reader, within the limit.
@@ -79,7 +86,7 @@ func (c *h1Conn) Write(p []byte) (int, error) {
 // usable reports whether a kept connection is still open and has nothing to
 // say: a server that closed it, or spoke unasked, is found out here.
 func (c *h1Conn) usable() bool {
-	if c.br.Buffered() > 0 {
+	if c.br != nil && c.br.Buffered() > 0 {
 		return false
 	}
 	c.silent = false
@@ -128,7 +135,7 @@ func (c *h1Conn) readHead(req *http.Request, interim func(*http.Response)) (*htt
 	c.limit = maxResponseHead
 	defer func() { c.limit = 0 }()
 	for range 16 {
-		res, err := http.ReadResponse(c.br, req)
+		res, err := http.ReadResponse(c.reader(), req)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"iter"
 	"net"
 	"net/http"
 	"net/textproto"
@@ -125,4 +126,15 @@ func setForwarded(h http.Header, ip, host, proto string) {
 	h["X-Forwarded-Proto"] = []string{proto}
 	h["X-Forwarded-Host"] = []string{host}
 	h["Forwarded"] = []string{"for=" + string(appendNode(nil, ip)) + `;host="` + forwardedHost(host) + `";proto=` + proto}
+}
+
+// splitList returns the elements of a comma-separated value that are not empty.
+func splitList(value string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for e := range strings.SplitSeq(value, ",") {
+			if e = textproto.TrimString(e); e != "" && !yield(e) {
+				return
+			}
+		}
+	}
 }

@@ -27,20 +27,23 @@ type binder interface {
 	Retain(addresses []string)
 }
 
-// listener is one address of the routing table, and the HTTP server on it.
+// listener is one address of the routing table. It serves HTTP/1 itself
+// (conn1), and leaves HTTP/2 to net/http's server.
 type listener struct {
 	*net.TCPListener
 	router  *Router
 	address string
+	open    atomic.Int64 // connections of clients, now
+	clients clients
+	second  *passed // connections that speak HTTP/2, on their way to server
 	server  *http.Server
 	secure  *secureListener
 	plain   plainConns
 }
 
 func newListener(r *Router, address string, nl *net.TCPListener) *listener {
-	l := &listener{TCPListener: nl, router: r, address: address}
+	l := &listener{TCPListener: nl, router: r, address: address, second: newPassed(nl.Addr())}
 	protocols := &http.Protocols{}
-	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)            // by TLS
 	protocols.SetUnencryptedHTTP2(true) // told apart by the first bytes
 	l.server = &http.Server{
@@ -56,40 +59,53 @@ func newListener(r *Router, address string, nl *net.TCPListener) *listener {
 	return l
 }
 
-// serve takes connections until the listener is closed.
+// serve takes connections until the listener is closed, and serves them until
+// they end.
 func (l *listener) serve() {
-	var secure sync.WaitGroup
-	secure.Go(func() { _ = l.server.Serve(l.secure) }) // ends when it is closed
-	err := l.server.Serve(l)
-	if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-		l.router.log.Error("listener ended", "address", l.address, "error", err)
-	}
-	_ = l.secure.Close()
-	secure.Wait()
+	var second sync.WaitGroup
+	second.Go(func() { _ = l.server.Serve(l.second) }) // ends when it is closed
+	l.acceptAll()
+	l.secure.wg.Wait()
+	l.clients.wg.Wait()
+	_ = l.second.Close()
+	second.Wait()
 	l.plain.wait()
 }
 
-// Accept implements net.Listener for the HTTP server. Connections for a tcp
-// service go their own way here.
-func (l *listener) Accept() (net.Conn, error) {
+// acceptAll takes connections until the listener is closed. When there is no
+// descriptor for another it waits for one: the connections wait meanwhile.
+func (l *listener) acceptAll() {
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	wait := shortest
 	for {
 		conn, err := l.AcceptTCP()
-		if err != nil {
+		switch {
+		case err == nil:
+			wait = shortest
+			l.take(conn)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
 			l.router.starved(l.address, err)
-			return nil, err // net/http waits a moment and tries again
+			l.router.log.Debug("cannot accept a connection; trying again", "address", l.address, "error", err)
+			time.Sleep(wait)
+			wait = min(longest, 2*wait)
 		}
-		if l.chooser() != nil {
-			l.secure.begin(&clientConn{TCPConn: conn, router: l.router})
-			continue
-		}
-		if l.bytesService(l.router.current.Load()) != nil {
-			l.plain.add(conn, l.serveBytes)
-			continue
-		}
-		// net/http sets the deadline when it begins to read a request; until
-		// it knows which HTTP is spoken there would be none.
-		_ = conn.SetReadDeadline(time.Now().Add(l.router.limits.HeaderTimeout))
-		return &clientConn{TCPConn: conn, router: l.router}, nil
+	}
+}
+
+// take begins to serve a connection.
+func (l *listener) take(tcp *net.TCPConn) {
+	conn, ok := l.admit(tcp)
+	switch {
+	case !ok:
+		tooMany(conn)
+	case l.chooser() != nil:
+		l.secure.begin(conn)
+	case l.bytesService(l.router.current.Load()) != nil:
+		l.plain.add(conn, l.serveBytes)
+	default:
+		l.clients.add(newConn1(l, conn))
 	}
 }
 
@@ -117,18 +133,34 @@ func (l *listener) close() { _ = l.TCPListener.Close() }
 func (l *listener) stop(ctx context.Context) {
 	l.close()
 	l.secure.giveUp()
-	if l.server.Shutdown(ctx) != nil {
-		_ = l.server.Close()
-	}
+	var wg sync.WaitGroup
+	wg.Go(func() { l.clients.stop(ctx) })
+	wg.Go(func() {
+		if l.server.Shutdown(ctx) != nil {
+			_ = l.server.Close()
+		}
+	})
 	l.plain.stop(ctx)
+	wg.Wait()
 }
 
 // clientConn bounds how long a client may leave what it asked for unread.
 type clientConn struct {
 	*net.TCPConn
-	router *Router
-	armed  atomic.Int64 // router clock when the write deadline was set last
-	broken atomic.Bool  // a cut has set it for good
+	router   *Router
+	listener *listener
+	armed    atomic.Int64 // router clock when the write deadline was set last
+	broken   atomic.Bool  // a cut has set it for good
+	closed   atomic.Bool
+}
+
+// Close implements net.Conn.
+func (c *clientConn) Close() error {
+	if c.closed.CompareAndSwap(false, true) {
+		c.router.connections.Add(-1)
+		c.listener.open.Add(-1)
+	}
+	return c.TCPConn.Close()
 }
 
 // arm moves the write deadline if it was set a while ago.

@@ -71,10 +71,21 @@ const suspectFor = time.Second
 
 // ServeHTTP carries one request of the listener.
 func (l *listener) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	c := &call{exchange: newExchange(), router: l.router, w: w, req: req, ip: clientIP(req.RemoteAddr), secure: req.TLS != nil}
+	c := l.newCall(newExchange(), w, req)
+	defer c.record()
+	l.answer(c)
+}
+
+func (l *listener) newCall(x *exchange, w http.ResponseWriter, req *http.Request) *call {
+	c := &call{exchange: x, router: l.router, w: w, req: req, ip: clientIP(req.RemoteAddr), secure: req.TLS != nil}
 	c.rc = http.NewResponseController(w)
 	c.visitor = c
-	defer c.record()
+	return c
+}
+
+// answer takes one request to a server, or answers it itself.
+func (l *listener) answer(c *call) {
+	req := c.req
 	if req.Method == http.MethodConnect {
 		c.refuse(http.StatusMethodNotAllowed, "no_connect", "this router is no forward proxy: CONNECT is not served")
 		return
@@ -91,19 +102,33 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer c.body.release()
-	c.carry(func(t *routing) *service {
-		h := t.listeners[l.address]
-		if h == nil {
-			return nil
-		}
-		return h.lookup(req.Host, req.URL.Path)
-	})
+	c.carry(func(t *routing) *service { return l.lookup(t, req.Host, req.URL.Path) }, 0)
+}
+
+// answerAfter is answer for a request that one server was tried with.
+func (l *listener) answerAfter(c *call, f *failure) {
+	tries := 1
+	if errors.Is(f.err, errServerOut) {
+		tries = 0
+	}
+	if c.goesOn(c.backend.server, f, tries) {
+		c.carry(func(t *routing) *service { return l.lookup(t, c.req.Host, c.req.URL.Path) }, tries)
+	}
+}
+
+// lookup returns the service for the host and path in t, or nil.
+func (l *listener) lookup(t *routing, host, path string) *service {
+	h := t.listeners[l.address]
+	if h == nil {
+		return nil
+	}
+	return h.lookup(host, path)
 }
 
 // carry offers the request to one server after another, until one has taken it
-// or it must not be repeated.
-func (c *call) carry(lookup func(*routing) *service) {
-	for try := 1; ; try++ {
+// or it must not be repeated. failed says how many have had it already.
+func (c *call) carry(lookup func(*routing) *service, failed int) {
+	for try := failed + 1; ; try++ {
 		switch c.router.dispatch(c.exchange, lookup) {
 		case noRoute:
 			c.router.tallies.noRoute.Add(1)
@@ -125,37 +150,51 @@ func (c *call) carry(lookup func(*routing) *service) {
 			}
 			return
 		}
-		c.fresh = true
 		if errors.Is(f.err, errServerOut) {
 			try--
 		}
-		if f.suspect {
-			s.suspect.Store(c.router.clock.Load() + int64(suspectFor))
-			c.tried = append(c.tried, s)
+		if !c.goesOn(s, f, try) {
+			return
 		}
-		if f.again && try < maxTries && c.req.Context().Err() == nil {
-			c.router.tallies.retried.Add(1)
-			continue
-		}
-		f.client = f.client || f.again && c.req.Context().Err() != nil
-		c.giveUp(f)
-		return
+	}
+}
+
+// goesOn deals with a failed try: it reports whether there is to be another,
+// or ends the exchange.
+func (c *call) goesOn(s *server, f *failure, try int) bool {
+	c.fresh = true
+	c.blame(c.router, s, f)
+	if f.again && try < maxTries && c.req.Context().Err() == nil {
+		c.router.tallies.retried.Add(1)
+		return true
+	}
+	f.client = f.client || f.again && c.req.Context().Err() != nil
+	c.giveUp(f)
+	return false
+}
+
+// blame keeps a server that could not be reached from being chosen again by x,
+// and for a moment by others.
+func (x *exchange) blame(r *Router, s *server, f *failure) {
+	if f.suspect {
+		s.suspect.Store(r.clock.Load() + int64(suspectFor))
+		x.tried = append(x.tried, s)
 	}
 }
 
 // settle takes the exchange out of its server's account. From then on the
 // connection to the server belongs to the caller alone, and a cut that came
 // before anything was sent has no meaning any more.
-func (c *call) settle(f *failure) {
-	c.toServer.Store(nil)
+func (x *exchange) settle(f *failure) {
+	x.toServer.Store(nil)
 	switch {
 	case f != nil && f.again:
-		c.server.leave(c.exchange, endUndone)
-		c.wasCut.Store(false)
-	case c.wasCut.Load():
-		c.server.leave(c.exchange, endCut)
+		x.server.leave(x, endUndone)
+		x.wasCut.Store(false)
+	case x.wasCut.Load():
+		x.server.leave(x, endCut)
 	default:
-		c.server.leave(c.exchange, endFinished)
+		x.server.leave(x, endFinished)
 	}
 }
 

@@ -29,27 +29,31 @@ type Config struct {
 
 // Limits bound what clients may take. Defaults are those of withDefaults.
 type Limits struct {
-	HeaderBytes      int           // of a request's head
-	HeaderTimeout    time.Duration // from the first byte of a request to the end of its head
-	IdleTimeout      time.Duration // between two requests of a connection
-	BodyIdle         time.Duration // without a byte moving, either way, while a body is under way
-	DialTimeout      time.Duration // to a server, for one attempt
-	UpstreamIdle     time.Duration // of a kept connection to a server
-	AccessLogBytes   int64         // of each of the two access log files
-	Handshakes       int           // under way on a listener; the oldest gives way to one more
-	HandshakeTimeout time.Duration // of TLS
+	HeaderBytes         int           // of a request's head
+	HeaderTimeout       time.Duration // from the first byte of a request to the end of its head
+	IdleTimeout         time.Duration // between two requests of a connection
+	BodyIdle            time.Duration // without a byte moving, either way, while a body is under way
+	DialTimeout         time.Duration // to a server, for one attempt
+	UpstreamIdle        time.Duration // of a kept connection to a server
+	AccessLogBytes      int64         // of each of the two access log files
+	Handshakes          int           // under way on a listener; the oldest gives way to one more
+	HandshakeTimeout    time.Duration // of TLS
+	Connections         int           // of clients, at a time
+	ListenerConnections int           // of those, on one listener
 }
 
 func (l Limits) withDefaults() Limits {
 	set(&l.HeaderBytes, 64<<10)
 	set(&l.HeaderTimeout, 10*time.Second)
-	set(&l.IdleTimeout, 2*time.Minute)
+	set(&l.IdleTimeout, 75*time.Second)
 	set(&l.BodyIdle, time.Minute)
 	set(&l.DialTimeout, 2*time.Second)
 	set(&l.UpstreamIdle, 30*time.Second)
 	set(&l.AccessLogBytes, 64<<20)
 	set(&l.Handshakes, 1024)
 	set(&l.HandshakeTimeout, 10*time.Second)
+	set(&l.Connections, defaultConnections())
+	set(&l.ListenerConnections, max(1, l.Connections*3/4))
 	return l
 }
 
@@ -73,13 +77,14 @@ type Router struct {
 	acme       *acme
 	complaints complaints
 
-	current   atomic.Pointer[routing] // every dispatch reads it; see dispatch
-	clock     atomic.Int64            // nanoseconds since start, coarse: advanced every 100 ms
-	starvedAt atomic.Int64            // when a lack of open files was logged last
-	drainKick chan struct{}
-	bindKick  chan struct{}   // a listener is missing
-	done      <-chan struct{} // the router ends
-	serving   sync.WaitGroup  // accept loops
+	current     atomic.Pointer[routing] // every dispatch reads it; see dispatch
+	clock       atomic.Int64            // nanoseconds since start, coarse: advanced every 100 ms
+	starvedAt   atomic.Int64            // when a lack of open files was logged last
+	connections atomic.Int64            // of clients, now
+	drainKick   chan struct{}
+	bindKick    chan struct{}   // a listener is missing
+	done        <-chan struct{} // the router ends
+	serving     sync.WaitGroup  // accept loops
 
 	applyMu   sync.Mutex // one switch at a time
 	listeners map[string]*listener

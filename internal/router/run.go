@@ -50,6 +50,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer stop()
 	loops.Go(func() { r.tick(work) })
 	loops.Go(func() { r.drainLoop(work) })
+	loops.Go(func() { r.lookAfterClients(work) })
 	loops.Go(func() { r.bindLoop(work) })
 	loops.Go(func() { r.certs.watch(work) })
 	defer r.acme.stop()

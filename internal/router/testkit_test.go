@@ -59,6 +59,7 @@ func startRouterIn(t testing.TB, dir string, limits Limits) *testRouter {
 	loops.Go(func() { r.drainLoop(ctx) })
 	loops.Go(func() { r.bindLoop(ctx) })
 	loops.Go(func() { r.certs.watch(ctx) })
+	loops.Go(func() { r.lookAfterClients(ctx) })
 	t.Cleanup(func() {
 		r.stop()
 		r.acme.stop()

@@ -18,16 +18,12 @@ import (
 const acmeALPN = "acme-tls/1"
 
 // secureListener is what a listener has for its connections by TLS: the
-// handshakes that are under way, and the way of what came of them to net/http.
+// handshakes that are under way.
 type secureListener struct {
 	listener *listener
 	http     *tls.Config
 	bytes    *tls.Config // for a tcp service: no protocol is negotiated
 	acme     *tls.Config // for challenges
-
-	ready chan net.Conn
-	ended chan struct{} // closed by close
-	once  sync.Once
 
 	mu      sync.Mutex
 	waiting list.List // of net.Conn whose handshake is under way, oldest first
@@ -41,7 +37,7 @@ type secureListener struct {
 // and forgets them after seven; they live as long as the config, which is
 // therefore the listener's and not the table's.
 func newSecureListener(l *listener) *secureListener {
-	s := &secureListener{listener: l, ready: make(chan net.Conn), ended: make(chan struct{})}
+	s := &secureListener{listener: l}
 	base := &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		GetCertificate:     s.certificate,
@@ -162,38 +158,16 @@ func (s *secureListener) pass(conn *tls.Conn) {
 		_ = conn.Close() // the certificate was the answer
 	case l.bytesService(l.router.current.Load()) != nil:
 		l.plain.add(conn, l.serveBytes)
-	default:
+	case conn.ConnectionState().NegotiatedProtocol == "h2":
 		_ = conn.SetReadDeadline(time.Now().Add(l.router.limits.HeaderTimeout))
-		select {
-		case s.ready <- conn:
-		case <-s.ended:
-			_ = conn.Close()
-		}
+		l.second.pass(conn)
+	default:
+		l.clients.add(newConn1(l, conn))
 	}
-}
-
-// Accept implements net.Listener for net/http: what comes has shaken hands.
-func (s *secureListener) Accept() (net.Conn, error) {
-	select {
-	case conn := <-s.ready:
-		return conn, nil
-	case <-s.ended:
-		return nil, net.ErrClosed
-	}
-}
-
-// Addr implements net.Listener.
-func (s *secureListener) Addr() net.Addr { return s.listener.Addr() }
-
-// Close implements net.Listener. Handshakes under way end.
-func (s *secureListener) Close() error {
-	s.once.Do(func() { close(s.ended) })
-	return nil
 }
 
 // giveUp ends the handshakes that are under way, and waits for them.
 func (s *secureListener) giveUp() {
-	_ = s.Close()
 	s.mu.Lock()
 	for e := s.waiting.Front(); e != nil; e = e.Next() {
 		if conn, ok := e.Value.(net.Conn); ok {

@@ -42,7 +42,7 @@ func (c *call) tunnelTo(conn *h1Conn, res *http.Response, upgrade string) *failu
 		fromClient = io.MultiReader(strings.NewReader(string(ahead)), client)
 	}
 	if strings.EqualFold(upgrade, "websocket") {
-		t := newWebSocket(client, fromClient, conn.Conn, conn.br)
+		t := newWebSocket(client, fromClient, conn.Conn, conn.reader())
 		c.becomeWebSocket(t)
 		c.router.kickDrain()
 		t.run()
@@ -51,7 +51,7 @@ func (c *call) tunnelTo(conn *h1Conn, res *http.Response, upgrade string) *failu
 		return nil
 	}
 	c.become(classStream)
-	in, out := join(client, fromClient, conn.Conn, conn.br)
+	in, out := join(client, fromClient, conn.Conn, conn.reader())
 	c.bytesIn.Add(in)
 	c.bytesOut += out
 	return nil
