@@ -18,9 +18,6 @@ import (
 // accounting, drain and the rules for repeating are those of every exchange.
 // What fails here, or does not fit, goes the long way.
 
-// challengePath is where certificates are proved; the long way knows.
-const challengePath = "/.well-known/acme-challenge/"
-
 // fits reports whether the request may take the short way.
 func (c *conn1) fits(h *head) bool {
 	return h.minor == 1 && !h.special && !h.chunked && h.method != http.MethodConnect && h.method != http.MethodTrace &&
@@ -85,6 +82,11 @@ func (c *conn1) shortWay() bool {
 	}
 	w.r += len(a.body)
 	a.record()
+	if len(a.last) > 0 {
+		if _, err := c.nc.Write(a.last); err != nil {
+			return false
+		}
+	}
 	return f == nil && !c.ends && !c.x.wasCut.Load()
 }
 
@@ -98,6 +100,10 @@ type answer struct {
 	status int
 	sent   int64 // of the answer's body to the client
 	excess bool  // more has come from the server than the answer
+
+	// last is what is still to be written when the server has said all: by
+	// then the exchange is over, counted and logged, and its connection free.
+	last []byte
 }
 
 // mayRepeat reports whether asking twice is the same as asking once.

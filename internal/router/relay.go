@@ -17,8 +17,8 @@ func (a *answer) respond(conn *h1Conn) *failure {
 	c.x.breakable(&c.x.toClient, &c.toClient)
 	switch {
 	case h.bodiless(w.req.method):
-		a.excess = len(rest) > 0
-		return a.write(out, 0)
+		a.excess, a.last = len(rest) > 0, out
+		return nil
 	case h.chunked:
 		data, used, err := a.chunks.decode(rest)
 		if err != nil {
@@ -28,7 +28,11 @@ func (a *answer) respond(conn *h1Conn) *failure {
 		if out, err = a.appendChunk(out, rest[:data]); err != nil {
 			return &failure{err: err}
 		}
-		if f := a.write(out, data); f != nil || a.chunks.done() {
+		if a.chunks.done() {
+			a.last, a.sent = out, int64(data)
+			return nil
+		}
+		if f := a.write(out, data); f != nil {
 			return f
 		}
 		return a.relayChunks(conn)
@@ -37,6 +41,10 @@ func (a *answer) respond(conn *h1Conn) *failure {
 			a.excess, rest = true, rest[:h.length]
 		}
 		out = append(out, rest...)
+		if int64(len(rest)) == h.length {
+			a.last, a.sent = out, h.length
+			return nil
+		}
 		if f := a.write(out, len(rest)); f != nil {
 			return f
 		}
