@@ -140,7 +140,7 @@ func (st *step) giveOrphans() {
 		return
 	}
 	for _, o := range st.obs.Snapshot.Servers {
-		if st.s.Server(o.ID) != nil || o.Epoch > st.s.Epoch {
+		if st.s.Server(o.ID) != nil || o.Epoch > st.s.Epoch || st.spared(o) {
 			continue
 		}
 		if o.State == model.Exited {

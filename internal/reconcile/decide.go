@@ -24,7 +24,7 @@ func Step(s *model.State, obs Observation, now model.Now) Decision {
 			st.service(s.Services[name])
 		}
 	}
-	if len(st.events) == 0 {
+	if len(st.events) == 0 && !st.withheld() {
 		st.publish()
 	}
 	if len(st.events) > 0 {
@@ -75,7 +75,7 @@ func (st *step) news() {
 func (st *step) service(svc *model.Service) {
 	v := &service{step: st, svc: svc, mark: len(st.events)}
 	rules := []func(){
-		v.noteLife, v.noteHealth, v.noteDrains,
+		v.noteLife, v.adopt, v.noteHealth, v.noteDrains,
 		v.endServers, v.destroy, v.proveServers, v.dequeue, v.deploy, v.resolvePending, v.melt, v.keepUp, v.settle,
 	}
 	for _, rule := range rules {

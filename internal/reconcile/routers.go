@@ -97,7 +97,7 @@ func (st *step) awaited() uint64 {
 // giveTable gives the published table to the routers that lack it.
 func (st *step) giveTable() {
 	generation := st.s.Table.Generation
-	if generation == 0 || st.routers.acknowledged(generation) || st.routers.live+st.routers.silent == 0 {
+	if generation == 0 || st.routers.acknowledged(generation) || st.routers.live+st.routers.silent == 0 || st.withheld() {
 		return
 	}
 	table := Table(st.s)

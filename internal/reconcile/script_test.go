@@ -91,6 +91,10 @@ func (w *world) command(words []string) error {
 		return w.order(words[0], plain, args)
 	case "run":
 		w.run()
+	case "backup":
+		w.saved = clone(w.s)
+	case "restore":
+		w.restore()
 	case "wait":
 		d, err := time.ParseDuration(plain[0])
 		if err != nil {

@@ -30,6 +30,7 @@ type world struct {
 	events   []model.Event
 	out      strings.Builder
 	nextIP   int
+	saved    *model.State                          // of a backup
 	refused  map[Key]bool                          // actions that failed the last time
 	check    func(before *model.State, d Decision) // called for each decision
 }
