@@ -100,17 +100,17 @@ func (p *provisioner) measure(ctx context.Context, d *docker) (*section, error) 
 		return nil, err
 	}
 	defer r.close()
-	var ours, theirs, bare series
+	var ours, plain, theirs, bare series
 	for range 3 * p.rounds {
-		id := p.next()
-		took, err := p.server(ctx, id)
+		took, err := p.once(ctx, true)
 		if err != nil {
 			return nil, err
 		}
 		ours = append(ours, took)
-		if err := p.destroy(ctx, id); err != nil {
+		if took, err = p.once(ctx, false); err != nil {
 			return nil, err
 		}
+		plain = append(plain, took)
 		if took, err = containerStart(ctx, d); err != nil {
 			return nil, err
 		}
@@ -123,14 +123,26 @@ func (p *provisioner) measure(ctx context.Context, d *docker) (*section, error) 
 	return &section{
 		title: "Provisioning a server until it accepts a connection",
 		how: "The same image (examples/shop, FROM scratch) with the same limits, read-only, without capabilities. kiln: a call of " +
-			"its engine until the address accepts, network namespace, link, address and firewall included. Docker: `docker run -d` on a " +
+			"its engine until the address accepts, user and network namespace, link, address and firewall included. Docker: `docker run -d` on a " +
 			"bridge until it accepts. runc: `runc run -d` of the OCI spec that kiln had made, with the root file system and an empty " +
 			"network namespace prepared beforehand.",
 		rows: []row{
 			compare("a server", "ms", ours, "docker run", theirs, 0.3, 0),
 			compare("a server", "ms", ours, "bare runc run", bare, 3, 0),
+			compare("a server in a user namespace", "ms", ours, "`user_namespace = false`", plain, 1.15, 0),
 		},
 	}, p.destroy(ctx, kept)
+}
+
+// once measures a server and removes it.
+func (p *provisioner) once(ctx context.Context, userNamespace bool) (float64, error) {
+	p.template.UserNamespace = userNamespace
+	id := p.next()
+	took, err := p.server(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	return took, p.destroy(ctx, id)
 }
 
 // next returns a fresh server id.

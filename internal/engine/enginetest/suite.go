@@ -136,6 +136,8 @@ func (s *suite) template(arguments ...string) model.Template {
 		Port:      servePort,
 		Protocol:  model.HTTP,
 		Resources: model.Resources{Memory: 64 << 20, PIDs: 64},
+		// As is the default.
+		UserNamespace: true,
 	}
 }
 

@@ -1,7 +1,9 @@
 package local
 
 import (
+	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -11,7 +13,8 @@ import (
 )
 
 // BenchmarkProvision measures one server after the other, from the call until
-// it accepts a connection.
+// it accepts a connection, by turns in a user namespace of its own and with the
+// machine's users: "ms/plain" is the latter, "ratio" that of the medians.
 func BenchmarkProvision(b *testing.B) {
 	w := newWorld(b)
 	e := w.open(b)
@@ -19,19 +22,41 @@ func BenchmarkProvision(b *testing.B) {
 	if err := e.Prepare(b.Context(), image); err != nil {
 		b.Fatal(err)
 	}
-	template := model.Template{
-		Service: "bench", Image: image, Command: []string{"serve", "8080"},
-		Resources: model.Resources{Memory: 64 << 20, CPU: 1000, PIDs: 64},
-	}
 	n := uint64(0)
-	for b.Loop() {
+	provision := func(userNamespace bool) time.Duration {
 		n++
 		ref := engine.Ref{Epoch: 1, ID: model.ServerID("bench-" + model.Sixes("benchs", n))}
+		template := model.Template{
+			Service: "bench", Image: image, Command: []string{"serve", "8080"}, UserNamespace: userNamespace,
+			Resources: model.Resources{Memory: 64 << 20, CPU: 1000, PIDs: 64},
+		}
+		began := time.Now()
 		if err := e.Provision(b.Context(), ref, template); err != nil {
 			b.Fatal(err)
 		}
 		awaitPort(b, e, ref.ID, 8080)
+		took := time.Since(began)
+		if err := errors.Join(e.Stop(b.Context(), ref, "", 0), e.Destroy(b.Context(), ref)); err != nil {
+			b.Fatal(err)
+		}
+		return took
 	}
+	provision(true)
+	provision(false) // the first of each look into the image
+	var own, plain []time.Duration
+	for b.Loop() {
+		if n%4 == 2 { // neither always comes after the other
+			own, plain = append(own, provision(true)), append(plain, provision(false))
+		} else {
+			plain, own = append(plain, provision(false)), append(own, provision(true))
+		}
+	}
+	slices.Sort(own)
+	slices.Sort(plain)
+	median := func(d []time.Duration) float64 { return float64(d[len(d)/2].Microseconds()) / 1000 }
+	b.ReportMetric(median(own), "ms")
+	b.ReportMetric(median(plain), "ms/plain")
+	b.ReportMetric(median(own)/median(plain), "ratio")
 }
 
 // BenchmarkTwenty measures, with twenty servers, an observation, and what a new

@@ -76,7 +76,7 @@ func (e *Engine) Purge(ctx context.Context) error {
 		return err
 	}
 	errs := []error{removeGroup(e.cgroup()), removeFirewall(e.Config)}
-	for _, dir := range []string{e.netnsDir(), e.mountsDir(), e.execDir(), e.runcRoot(), e.serversDir(), e.logsDir()} {
+	for _, dir := range []string{e.netnsDir(), e.usernsDir(), e.mountsDir(), e.execDir(), e.runcRoot(), e.serversDir(), e.logsDir()} {
 		errs = append(errs, os.RemoveAll(dir))
 	}
 	return errors.Join(errs...)

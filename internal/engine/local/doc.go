@@ -26,7 +26,9 @@
 // capabilities CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID and NET_BIND_SERVICE:
 // the least with which a server that starts as root and gives its workers
 // another user, as Debian's nginx does, starts and stops them. Another user has
-// none. Nothing can gain more (no_new_privs), and system calls pass the default
+// none. In a user namespace (Template.UserNamespace) these count for nothing but
+// what is the server's: its users are, on the machine, a range of 65,536 ids from
+// 2^31 up that nobody else has (userns.go). Nothing can gain more (no_new_privs), and system calls pass the default
 // seccomp profile, those of 32-bit programs do not. Every port may be bound by
 // every user.
 package local

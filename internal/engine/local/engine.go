@@ -85,10 +85,15 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.boot, err = bootID(); err != nil {
 		return fmt.Errorf("cannot read the machine's boot id: %w", err)
 	}
-	for _, dir := range []string{e.serversDir(), e.logsDir(), e.netnsDir(), e.mountsDir(), e.execDir()} {
+	for _, dir := range []string{e.serversDir(), e.logsDir(), e.netnsDir(), e.usernsDir(), e.mountsDir(), e.execDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return fmt.Errorf("cannot make a directory of the engine: %w", err)
 		}
+	}
+	// A server's root file system is put together below it, by a process that is
+	// nobody on the machine: it may pass, and see nothing.
+	if err := os.Chmod(e.RunDir, 0o711); err != nil {
+		return fmt.Errorf("cannot let servers pass the run directory: %w", err)
 	}
 	if e.binaries, err = unpack(filepath.Join(e.DataDir, "bin")); err != nil {
 		return fmt.Errorf("cannot unpack what servers run under: %w", err)

@@ -14,12 +14,19 @@ import (
 )
 
 // TestInside looks at a server from inside: what it may do, and what it may not.
+// That is the same with a user namespace and without.
 func TestInside(t *testing.T) {
+	t.Run("user namespace", func(t *testing.T) { inside(t, false) })
+	t.Run("the machine's users", func(t *testing.T) { inside(t, true) })
+}
+
+func inside(t *testing.T, plain bool) {
 	w := newWorld(t)
 	e := w.open(t)
 	image := w.addProgram(t, ocispec.ImageConfig{Env: []string{"PATH=/bin", "FROM_IMAGE=1", "BOTH=image"}, WorkingDir: "/work", StopSignal: "SIGUSR1"},
 		file{name: "/var/cache/web/", mode: 0o750}, file{name: "/var/cache/web/in-image", content: "x", mode: 0o644})
 	s := w.servers(t, e, image)
+	s.plain = plain
 
 	t.Run("root", func(t *testing.T) {
 		ref := s.serving(nil)

@@ -264,7 +264,7 @@ func TestOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	stray := model.ServerID("stray-aaaaaa")
-	if _, err := e.network.attach(stray); err != nil {
+	if _, err := e.network.attach(stray, 0); err != nil {
 		t.Fatal(err)
 	}
 	e.client, err = e.connect(t.Context())

@@ -68,10 +68,17 @@ func (e *Engine) IPForwardWasSet() bool { return e.network.setForward }
 func (n *network) lastFile() string { return filepath.Join(n.config.serversDir(), "last-address") }
 
 // attach gives the server a network namespace and a link with an address that
-// nobody else on the machine has claimed.
-func (n *network) attach(id model.ServerID) (netip.Addr, error) {
+// nobody else on the machine has claimed. With ids the namespace belongs to a
+// user namespace of these.
+func (n *network) attach(id model.ServerID, ids uint32) (netip.Addr, error) {
 	path := n.config.netns(id)
-	if err := makeNamespace(path); err != nil {
+	var err error
+	if ids == 0 {
+		err = makeNamespace(path)
+	} else {
+		err = makeNamespaces(n.config.userns(id), path, ids)
+	}
+	if err != nil {
 		return netip.Addr{}, fmt.Errorf("cannot make a network namespace for %s: %w", id, err)
 	}
 	ns, err := netns.GetFromPath(path)
@@ -95,11 +102,7 @@ func (n *network) attach(id model.ServerID) (netip.Addr, error) {
 
 // makeNamespace makes a network namespace that stays as long as path is mounted.
 func makeNamespace(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
-	if err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
+	if err := makeMountPoint(path); err != nil {
 		return err
 	}
 	failed := make(chan error)
@@ -109,10 +112,6 @@ func makeNamespace(path string) error {
 		runtime.LockOSThread()
 		failed <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return err
-			}
-			// Any user may bind any port: a server's ports are its own.
-			if err := os.WriteFile("/proc/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0); err != nil {
 				return err
 			}
 			return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "none", unix.MS_BIND, "")
@@ -223,18 +222,10 @@ func (n *network) configure(ns netns.NsHandle, address netip.Addr) error {
 	return h.RouteAdd(&netlink.Route{LinkIndex: index, Gw: n.gateway.AsSlice(), Src: address.AsSlice()})
 }
 
-// detach removes the server's link and namespace; absent is done.
+// detach removes the server's link and namespaces; absent is done.
 func (n *network) detach(id model.ServerID) error {
 	err := removeLink(n.config.link(id))
-	path := n.config.netns(id)
-	if unmounting := unix.Unmount(path, unix.MNT_DETACH); unmounting != nil &&
-		!errors.Is(unmounting, unix.EINVAL) && !errors.Is(unmounting, unix.ENOENT) {
-		err = errors.Join(err, fmt.Errorf("cannot release network namespace %s: %w", path, unmounting))
-	}
-	if removing := os.Remove(path); removing != nil && !errors.Is(removing, os.ErrNotExist) {
-		err = errors.Join(err, removing)
-	}
-	return err
+	return errors.Join(err, removeMountPoint(n.config.netns(id)), removeMountPoint(n.config.userns(id)))
 }
 
 // removeLink removes the machine's end, and the other with it. The kernel would

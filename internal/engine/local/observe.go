@@ -98,7 +98,7 @@ func (e *Engine) remains(ctx context.Context) ([]remain, error) {
 	for _, name := range links {
 		found = append(found, remain{kind: "link", name: name, six: strings.TrimPrefix(name, e.linkPrefix())})
 	}
-	dirs := map[string]string{"network namespace": e.netnsDir(), "log": e.logsDir(), "record": e.serversDir()}
+	dirs := map[string]string{"network namespace": e.netnsDir(), "user namespace": e.usernsDir(), "log": e.logsDir(), "record": e.serversDir()}
 	for _, root := range hierarchies() {
 		dirs["control group "+filepath.Base(root)] = filepath.Join(root, e.cgroup())
 	}

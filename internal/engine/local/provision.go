@@ -48,6 +48,7 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 	r := &record{ID: ref.ID, Epoch: ref.Epoch, Template: t, Hash: hash, StopSignal: p.stopSignal, CreatedAt: time.Now().UTC()}
 	s := &server{record: r, exited: make(chan struct{}), reaped: make(chan struct{})}
 	e.mu.Lock()
+	r.IDs = e.idsLocked(ref.ID, t)
 	e.servers[ref.ID] = s
 	e.mu.Unlock()
 	e.hints.give()
@@ -93,7 +94,7 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 	var mounts []mount.Mount
 	both, bothCtx := errgroup.WithContext(ctx)
 	both.Go(func() (err error) {
-		address, err = e.network.attach(r.ID)
+		address, err = e.network.attach(r.ID, r.IDs)
 		if errors.Is(err, errNoAddress) {
 			return model.Errorf(model.Unavailable, "no address of %s is free", e.ServerNet)
 		}
@@ -114,6 +115,11 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 	if err := e.writeOwnFiles(r); err != nil {
 		return err
 	}
+	mounts, release, err := e.mapIDs(r, mounts)
+	if err != nil {
+		return err
+	}
+	defer release()
 	return e.startTask(ctx, s, r, mounts)
 }
 
@@ -210,7 +216,7 @@ func resolvConf() string {
 
 // startTask starts the server's process under a shim of its own.
 func (e *Engine) startTask(ctx context.Context, s *server, r *record, mounts []mount.Mount) error {
-	logger := "binary://" + e.binaries.logger + "?" + loggerQuery(logfile.Args(e.logDir(r.ID), r.User.UID, r.User.GID))
+	logger := "binary://" + e.binaries.logger + "?" + loggerQuery(logfile.Args(e.logDir(r.ID), r.IDs+r.User.UID, r.IDs+r.User.GID))
 	request := &tasks.CreateTaskRequest{ContainerID: string(r.ID), Stdout: logger, Stderr: logger}
 	for _, m := range mounts {
 		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})

@@ -26,6 +26,7 @@ type record struct {
 	CreatedAt  time.Time      `json:"created_at"`
 	Upper      string         `json:"upper,omitempty"`  // where its changes would be
 	Lowers     []string       `json:"lowers,omitempty"` // the image's layers, uppermost first
+	IDs        uint32         `json:"ids,omitempty"`    // what user and group 0 are on the machine; 0: the same
 
 	// Set when it was started.
 	StartedAt time.Time `json:"started_at,omitzero"`

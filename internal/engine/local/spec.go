@@ -42,14 +42,13 @@ func (e *Engine) spec(ctx context.Context, r *record, p *plan) (*oci.Spec, error
 	s.Process = serverProcess(p)
 	s.Mounts = e.mounts(r, p)
 	s.Linux.CgroupsPath = filepath.Join(e.cgroup(), string(r.ID))
-	s.Linux.Namespaces = []specs.LinuxNamespace{
-		{Type: specs.PIDNamespace},
-		{Type: specs.IPCNamespace},
-		{Type: specs.UTSNamespace},
-		{Type: specs.MountNamespace},
-		{Type: specs.CgroupNamespace},
-		{Type: specs.NetworkNamespace, Path: e.netns(r.ID)},
+	s.Linux.Namespaces = e.namespaces(r)
+	if r.IDs != 0 {
+		ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: r.IDs, Size: idsPerServer}}
+		s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
 	}
+	// Any user may bind any port: a server's ports are its own.
+	s.Linux.Sysctl = map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"}
 	limit(s.Linux.Resources, r.Template.Resources)
 	// Last: which system calls pass depends on the capabilities.
 	s.Linux.Seccomp = seccompProfile(s)

@@ -67,6 +67,9 @@ func newWorld(t testing.TB) *world {
 	if w.Config, err = w.withDefaults(); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // as /run/kiln is
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { w.end(t, dir) })
 	w.startContainerd(t)
 	return w
@@ -150,7 +153,7 @@ func (w *world) checkNothingLeft(t testing.TB) {
 	t.Helper()
 	for _, pattern := range []string{
 		"/sys/class/net/" + w.linkPrefix() + "*", filepath.Join(cgroupRoot, "*", w.cgroup()), filepath.Join(cgroupRoot, w.cgroup()),
-		filepath.Join(w.RunDir, "netns", "*"), filepath.Join(w.RunDir, "containerd", "io.containerd.runtime.v2.task", w.namespace(), "*"),
+		filepath.Join(w.RunDir, "netns", "*"), filepath.Join(w.RunDir, "userns", "*"), filepath.Join(w.RunDir, "mounts", "*"), filepath.Join(w.RunDir, "containerd", "io.containerd.runtime.v2.task", w.namespace(), "*"),
 	} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			t.Errorf("left on the machine: %v %v", left, err)
@@ -177,6 +180,7 @@ func (w *world) open(t testing.TB) *Engine {
 type file struct {
 	name, content string
 	mode          int64
+	owner         int
 }
 
 // addImage writes an image of one layer into containerd's store, as the image
@@ -243,7 +247,7 @@ func layerTar(t testing.TB, files []file) []byte {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
 	for _, f := range files {
-		header := &tar.Header{Name: strings.TrimPrefix(f.name, "/"), Mode: f.mode, Size: int64(len(f.content)), Typeflag: tar.TypeReg}
+		header := &tar.Header{Name: strings.TrimPrefix(f.name, "/"), Mode: f.mode, Size: int64(len(f.content)), Typeflag: tar.TypeReg, Uid: f.owner, Gid: f.owner}
 		if strings.HasSuffix(f.name, "/") {
 			header.Typeflag = tar.TypeDir
 		}
@@ -299,6 +303,7 @@ type servers struct {
 	e     *Engine
 	image model.Digest
 	count uint64
+	plain bool // without user namespaces
 }
 
 func (w *world) servers(t testing.TB, e *Engine, image model.Digest) *servers {
@@ -315,7 +320,7 @@ func (s *servers) ref() engine.Ref {
 }
 
 func (s *servers) template(arguments ...string) model.Template {
-	return model.Template{Service: "test", Image: s.image, Command: arguments}
+	return model.Template{Service: "test", Image: s.image, Command: arguments, UserNamespace: !s.plain}
 }
 
 // start provisions a server that runs the program with the arguments.
