@@ -140,8 +140,13 @@ func (d *daemon) identify() error {
 			WithHint("put %q into that file", d.state.Instance)
 	}
 	d.instance, d.runDir = id, RunDir(id)
-	if err := os.MkdirAll(d.runDir, 0o700); err != nil {
+	if err := os.MkdirAll(d.runDir, 0o711); err != nil {
 		return model.Errorf(model.Unavailable, "cannot make the run directory: %w", err)
+	}
+	// Servers are nobody on the machine and have to pass on the way to their
+	// root file systems. An earlier version let nobody pass.
+	if err := os.Chmod(filepath.Dir(d.runDir), 0o711); err != nil {
+		return model.Errorf(model.Unavailable, "cannot let servers pass the run directory: %w", err)
 	}
 	return nil
 }

@@ -90,10 +90,8 @@ func (e *Engine) open(ctx context.Context) error {
 			return fmt.Errorf("cannot make a directory of the engine: %w", err)
 		}
 	}
-	// A server's root file system is put together below it, by a process that is
-	// nobody on the machine: it may pass, and see nothing.
-	if err := os.Chmod(e.RunDir, 0o711); err != nil {
-		return fmt.Errorf("cannot let servers pass the run directory: %w", err)
+	if err := e.letServersPass(); err != nil {
+		return err
 	}
 	if e.binaries, err = unpack(filepath.Join(e.DataDir, "bin")); err != nil {
 		return fmt.Errorf("cannot unpack what servers run under: %w", err)

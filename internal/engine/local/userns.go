@@ -59,6 +59,26 @@ func (c Config) userns(id model.ServerID) string {
 	return filepath.Join(c.usernsDir(), string(id))
 }
 
+// letServersPass opens the run directory to those who know what they look for:
+// a server's root file system is put together below it by a process that is
+// nobody on the machine.
+func (c Config) letServersPass() error {
+	if err := os.Chmod(c.RunDir, 0o711); err != nil {
+		return fmt.Errorf("cannot let servers pass the run directory: %w", err)
+	}
+	for dir := c.RunDir; dir != "/"; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return fmt.Errorf("cannot look at the run directory: %w", err)
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return model.Errorf(model.Precondition, "cannot run servers below %s: directory %s (mode %#o) lets only its owner pass, and servers are nobody on the machine",
+				c.RunDir, dir, info.Mode().Perm()).WithHint("chmod o+x %s", dir)
+		}
+	}
+	return nil
+}
+
 // namespaces are what runc has the server's process join or make.
 func (c Config) namespaces(r *record) []specs.LinuxNamespace {
 	spaces := []specs.LinuxNamespace{

@@ -125,3 +125,28 @@ func TestIDs(t *testing.T) {
 		taken[ids] = true
 	}
 }
+
+// TestRunDirectory checks that a run directory that servers cannot pass is
+// refused before one is started.
+func TestRunDirectory(t *testing.T) {
+	dir := t.TempDir()
+	run := filepath.Join(dir, "closed", "run")
+	if err := os.MkdirAll(run, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for parent := dir; parent != "/tmp" && parent != "/"; parent = filepath.Dir(parent) {
+		if err := os.Chmod(parent, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := Config{RunDir: run}.letServersPass()
+	if model.CodeOf(err) != model.Precondition || model.HintOf(err) != "chmod o+x "+filepath.Dir(run) {
+		t.Errorf("it says %v (%s)", err, model.HintOf(err))
+	}
+	if err := os.Chmod(filepath.Dir(run), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Config{RunDir: run}).letServersPass(); err != nil {
+		t.Error(err)
+	}
+}
