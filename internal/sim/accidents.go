@@ -36,6 +36,10 @@ func accidentVerbs() []verb {
 			w.sleep()
 			return true
 		}),
+		accident("wall clock jumps", 4, func(w *world, n uint64) bool {
+			w.skew += time.Duration(n%uint64(100*time.Hour)) - 50*time.Hour
+			return true
+		}),
 		accident("machine reboots", 2, func(w *world, _ uint64) bool { w.reboot(); return true }),
 	}
 }

@@ -29,6 +29,8 @@ const (
 	kindVerdict    = "verdict"
 	kindServer     = "server"
 	kindFault      = "fault"
+	kindStage      = "stage"
+	kindGuard      = "guard"
 )
 
 func arrow[T ~string](from, to T) string { return string(from) + " → " + string(to) }
@@ -39,7 +41,7 @@ func wanted() [][2]string {
 	var list [][2]string
 	deploys := []model.DeployPhase{
 		model.DeployPreparing, model.DeployProvisioning, model.DeployChecking,
-		model.DeployValidating, model.DeploySwitching, model.DeployEnded,
+		model.DeployValidating, model.DeploySwitching, model.DeployHolding, model.DeployEnded,
 	}
 	for _, from := range deploys {
 		for _, to := range deploys {
@@ -50,6 +52,15 @@ func wanted() [][2]string {
 	}
 	for _, v := range []model.Verdict{model.Succeeded, model.Failed, model.Aborted, model.Unknown} {
 		list = append(list, [2]string{kindVerdict, string(v)})
+	}
+	for _, strategy := range []model.Strategy{model.Rolling, model.Canary} {
+		list = append(list, [2]string{kindStage, string(strategy)})
+	}
+	for _, k := range []model.Payload{model.DeploymentQueued{}, model.DeploymentPaused{}, model.DeploymentResumed{}, model.DeploymentFinishing{}} {
+		list = append(list, [2]string{kindStage, string(k.Kind())})
+	}
+	for _, k := range []model.Payload{model.ServiceMelting{}, model.ServiceRecovered{}} {
+		list = append(list, [2]string{kindGuard, string(k.Kind())})
 	}
 	servers := []model.ServerPhase{
 		model.PhaseCreated, model.PhaseRunning, model.PhaseReady, model.PhaseServing, model.PhaseWarm, model.PhaseDraining,

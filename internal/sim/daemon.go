@@ -24,7 +24,7 @@ type daemon struct {
 
 // Now implements control.Clock.
 func (d *daemon) Now() model.Now {
-	return model.Now{Elapsed: d.elapsed(d.w.now), Wall: d.w.wall(), BootID: d.bootID}
+	return model.Now{Elapsed: d.elapsed(d.w.now), Wall: d.w.wall().Add(d.w.skew), BootID: d.bootID}
 }
 
 func (d *daemon) elapsed(at time.Duration) model.Instant {

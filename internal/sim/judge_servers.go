@@ -100,10 +100,13 @@ func (w *world) noted(e model.Event, s *model.State) {
 		}
 	case model.ServerRecorded:
 		w.cover.met(kindServer, arrow(s.Server(p.Record.Server).Phase, model.PhaseRecorded))
-	case model.DeploymentAdvanced:
-		if d := s.Services[p.Service].Deployment; d != nil && d.Phase != p.Phase {
-			w.cover.met(kindDeployment, arrow(d.Phase, p.Phase))
-		}
+	case model.ServerHealth:
+		w.noteHealth(p, s)
+	case model.DeploymentStarted, model.DeploymentQueued, model.DeploymentPaused, model.DeploymentResumed, model.DeploymentFinishing,
+		model.DeploymentAdvanced:
+		w.noteStages(p, s)
+	case model.ServiceMelting, model.ServiceRecovered:
+		w.cover.met(kindGuard, string(p.Kind()))
 	case model.DeploymentEnded:
 		w.noteVerdict(p, s)
 	case model.ServiceSwitched:
@@ -120,7 +123,10 @@ func (w *world) noteCreated(p model.ServerCreated, s *model.State) {
 	release := s.Services[p.Service].Release(p.Release)
 	if release == nil || release.Template.Hash() != p.TemplateHash {
 		w.violate(6, "server %s is to be made with another template than that of release %d", p.ID, p.Release)
+		return
 	}
+	w.judgeRoom(s.Services[p.Service], p)
+	w.judgeGuard(s.Services[p.Service], p, s)
 }
 
 func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {
@@ -132,6 +138,9 @@ func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {
 		w.cover.met(kindServer, arrow(srv.Phase, p.Phase))
 	}
 	f := w.fact(p.ID)
+	if srv.Phase == model.PhaseServing && p.Phase == model.PhaseEnded && srv.BootID == s.BootID {
+		f.lost = w.now
+	}
 	switch p.Phase {
 	case model.PhaseReady, model.PhaseServing:
 		if missing := w.unproven(p.ID, s.Services[srv.Service].Release(max(p.Release, srv.Release))); missing != "" {
@@ -178,7 +187,7 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 	}
 	ready := 0
 	for _, other := range svc.Servers {
-		if other.ID != srv.ID && other.Phase == model.PhaseServing && other.Health != model.Unhealthy && other.TemplateHash == hash {
+		if other.ID != srv.ID && other.Phase == model.PhaseServing && other.Health != model.Unhealthy {
 			ready++
 		}
 	}

@@ -44,6 +44,9 @@ func (w *world) judgeFailed(d *model.Deployment, svc *model.Service) {
 	if d.Switched || svc.InService != d.From && !lateSwitch(svc) {
 		w.violate(4, "deployment %s failed; release %d was in service, now it is %d", d.ID, d.From, svc.InService)
 	}
+	if d.Strategy == model.Rolling && len(d.Stages) > 1 {
+		return // its batches have taken places, and give them back under the budget
+	}
 	from, to := svc.Release(d.From), svc.Release(d.To)
 	if from == nil || len(from.Policy.Routes) == 0 {
 		return // a worker that may not overlap is stopped before its successor starts
@@ -71,7 +74,10 @@ func (w *world) everyRouter(service string, release *model.Release) bool {
 	}
 	for _, r := range w.routers.live {
 		i := slices.IndexFunc(r.table.Services, func(t model.TableService) bool { return t.Name == service })
-		if r.late || i < 0 || r.table.Services[i].Release != release.Number {
+		if r.late || i < 0 || r.table.Services[i].Release != release.Number || r.table.Services[i].Split != nil {
+			return false
+		}
+		if slices.ContainsFunc(r.table.Services[i].Backends, func(b model.Upstream) bool { return b.Release != release.Number }) {
 			return false
 		}
 	}
@@ -156,6 +162,12 @@ func (w *world) judgeStep(d *daemon, wake model.Instant) {
 			continue
 		}
 		run := svc.Deployment
+		if run.Pause != nil { // its own time bounds it
+			if now >= run.Pause.Until || wake == 0 || wake > run.Pause.Until {
+				w.violate(10, "deployment %s is paused until %d, it is %d, and the next look is at %d", run.ID, run.Pause.Until, now, wake)
+			}
+			continue
+		}
 		// A phase in which no daemon ran begins anew, the whole does not.
 		until := max(run.Until, min(s.DaemonSince.Add(run.Until.Sub(run.Since)), run.Deadline))
 		switch {
@@ -243,6 +255,8 @@ func (w *world) unsettledService(svc *model.Service) string {
 		return "deployment " + string(svc.Deployment.ID) + " is " + string(svc.Deployment.Phase)
 	case svc.Pending != nil:
 		return svc.Name + " has an open switch"
+	case len(svc.Queue) > 0:
+		return svc.Name + " has a queued deployment"
 	case svc.Destroying:
 		return svc.Name + " is being destroyed"
 	}
@@ -251,6 +265,9 @@ func (w *world) unsettledService(svc *model.Service) string {
 	for _, srv := range svc.Servers {
 		if srv.Phase == model.PhaseServing && w.fit(srv.ID) {
 			serving++
+		}
+		if release != nil && srv.Phase == model.PhaseServing && srv.TemplateHash != release.Template.Hash() && behaviourOf(release.Template.Image).lasts() {
+			return "server " + string(srv.ID) + " serves, and is not of the release in service"
 		}
 	}
 	if release != nil && behaviourOf(release.Template.Image).lasts() && serving != release.Policy.Servers {

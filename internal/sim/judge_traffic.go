@@ -32,11 +32,13 @@ func (w *world) judgeTable(r *router, table model.Table) {
 }
 
 // judgeRelease: routers serve the release in service, or the one that a
-// deployment switches to; a failed one never (4). One set serves, not a mix.
+// deployment switches to; a failed one never (4). One set serves, not a mix,
+// unless a deployment in stages is under way, or its servers stay until the set
+// that it had begun to replace is whole again.
 func (w *world) judgeRelease(ts model.TableService, svc *model.Service) {
-	release := svc.Release(ts.Release)
 	allowed := []int{svc.InService}
-	if d := svc.Deployment; d != nil && d.Phase == model.DeploySwitching {
+	d := svc.Deployment
+	if d != nil && (d.Phase == model.DeploySwitching || d.Stage > 0 || d.Phase == model.DeployHolding) {
 		allowed = append(allowed, d.To)
 	}
 	if svc.Pending != nil {
@@ -45,16 +47,60 @@ func (w *world) judgeRelease(ts model.TableService, svc *model.Service) {
 	if !slices.Contains(allowed, ts.Release) {
 		w.violate(4, "the table names release %d of %s; allowed is %v", ts.Release, ts.Name, allowed)
 	}
+	w.judgeSplit(ts, d)
+	mixed := map[string]bool{}
 	for _, b := range ts.Backends {
-		if srv := svc.Servers[b.Server]; srv != nil && srv.TemplateHash != release.Template.Hash() {
-			w.violate(4, "the table names server %s, which is not of release %d", b.Server, ts.Release)
+		srv, of := svc.Servers[b.Server], svc.Release(b.Release)
+		if srv == nil {
+			continue
 		}
+		if of == nil || srv.TemplateHash != of.Template.Hash() {
+			w.violate(4, "the table names server %s for release %d, which is not its own", b.Server, b.Release)
+			return
+		}
+		mixed[srv.TemplateHash] = true
+		if !slices.Contains(allowed, b.Release) && !w.stray(svc, srv) {
+			w.violate(4, "the table names server %s of release %d; allowed is %v", b.Server, b.Release, allowed)
+		}
+	}
+	if staged := d != nil && len(d.Stages) > 1; len(mixed) > 1 && !staged && !w.hasStrays(svc) {
+		w.violate(4, "the table mixes two sets of %s, and nothing is done in stages", ts.Name)
+	}
+}
+
+// stray reports whether the server was put in service by a stage of a rolling
+// deployment that did not succeed.
+func (w *world) stray(svc *model.Service, srv *model.Server) bool {
+	return srv.Phase == model.PhaseServing && slices.ContainsFunc(svc.Deployments, func(d *model.Deployment) bool {
+		return d.To == srv.Release && d.Strategy == model.Rolling && (d.Verdict == model.Failed || d.Verdict == model.Aborted)
+	})
+}
+
+func (w *world) hasStrays(svc *model.Service) bool {
+	for _, srv := range svc.Servers {
+		if w.stray(svc, srv) {
+			return true
+		}
+	}
+	return false
+}
+
+// judgeSplit: a share of the requests goes to a release only as a stage of a
+// canary says, and never a larger one than has been come to.
+func (w *world) judgeSplit(ts model.TableService, d *model.Deployment) {
+	switch {
+	case ts.Split == nil:
+	case d == nil || d.Strategy != model.Canary || ts.Split.Release != d.To:
+		w.violate(4, "the table of %s is split, and no canary runs", ts.Name)
+	case !slices.ContainsFunc(d.Stages[:d.Stage+1], func(s model.Stage) bool { return s.Weight == ts.Split.Weight }):
+		w.violate(4, "the table of %s gives %d per cent to release %d at stage %d of %v", ts.Name, ts.Split.Weight, d.To, d.Stage+1, d.Stages)
 	}
 }
 
 // judgeCapacity: a new table takes no ready server away that is needed (2).
 func (w *world) judgeCapacity(old, next model.TableService, svc *model.Service) {
 	release := svc.Release(next.Release)
+	w.judgeWayBack(next, svc)
 	if svc.Destroying || next.Release == svc.InService && old.Release != next.Release {
 		return // the way back from a switch that did not come about
 	}
@@ -70,6 +116,28 @@ func (w *world) judgeCapacity(old, next model.TableService, svc *model.Service) 
 	if least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers); lost != "" && len(next.Backends) < least {
 		w.violate(2, "a table takes server %s of %s out of rotation: %d stay, at least %d are promised", lost, next.Name, len(next.Backends), least)
 	}
+}
+
+// judgeWayBack: while a canary runs the whole set in service stays in rotation,
+// so that its end is one switch.
+func (w *world) judgeWayBack(next model.TableService, svc *model.Service) {
+	d, release := svc.Deployment, svc.Release(svc.InService)
+	if d == nil || d.Strategy != model.Canary || release == nil || svc.Destroying || d.Stage >= len(d.Stages)-1 {
+		return
+	}
+	left := slices.IndexFunc(next.Backends, func(b model.Upstream) bool { return b.Release != d.To })
+	if left < 0 && len(next.Backends) > 0 && next.Split != nil && release.Policy.Servers > 0 && w.anyFit(svc, release) {
+		w.violate(4, "a canary of %s at stage %d of %d leaves no server of the release in service in the table", next.Name, d.Stage+1, len(d.Stages))
+	}
+}
+
+func (w *world) anyFit(svc *model.Service, release *model.Release) bool {
+	for _, srv := range svc.Servers {
+		if srv.Phase == model.PhaseServing && srv.TemplateHash == release.Template.Hash() && w.wellKnown(srv.ID) {
+			return true
+		}
+	}
+	return false
 }
 
 // wellKnown reports whether the server is fit for traffic as far as anybody
@@ -93,9 +161,9 @@ func (w *world) judgeDispatch(r *router, ts model.TableService, b model.Upstream
 		return false
 	}
 	t, _ := w.machine.Template(b.Server)
-	release := w.journal.replay.Services[ts.Name].Release(ts.Release)
+	release := w.journal.replay.Services[ts.Name].Release(b.Release)
 	if t.Hash() != release.Template.Hash() {
-		w.violate(1, "router %s sends a request for release %d to server %s, which is of another", r.id, ts.Release, b.Server)
+		w.violate(1, "router %s sends a request for release %d to server %s, which is of another", r.id, b.Release, b.Server)
 	}
 	if missing := w.unproven(b.Server, release); missing != "" {
 		w.violate(1, "router %s sends a request to server %s, which %s", r.id, b.Server, missing)

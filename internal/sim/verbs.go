@@ -19,6 +19,9 @@ func commandVerbs() []verb {
 		{name: "scale", weight: 3, do: (*world).scale},
 		{name: "rollback", weight: 6, do: (*world).rollback},
 		{name: "abort", weight: 2, do: (*world).abort},
+		{name: "pause", weight: 2, do: (*world).pause},
+		{name: "resume", weight: 3, do: (*world).resume},
+		{name: "finish", weight: 1, do: (*world).finish},
 		{name: "destroy", weight: 1, do: (*world).destroy},
 		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
 	}
@@ -47,6 +50,7 @@ func policyOf(service string, n uint64) model.Policy {
 		},
 		StopGrace: pick(30, time.Second, 2*time.Second, 5*time.Second),
 	}
+	strategyOf(service, n>>48, &p.Deploy)
 	if n>>40%8 == 0 {
 		p.Health.Kind = model.CheckNone
 	}
@@ -57,6 +61,35 @@ func policyOf(service string, n uint64) model.Policy {
 		p.Routes = []model.Route{{Listen: ":80", Host: service + ".example"}}
 	}
 	return p
+}
+
+// strategyOf draws a strategy; blue-green most often, and for whatever the seed
+// declares first. What is done in stages is given the time for it.
+func strategyOf(service string, n uint64, d *model.Deploy) {
+	if service == "work" && !d.Overlap {
+		return
+	}
+	switch n % 8 {
+	case 4, 5, 6:
+		d.Strategy = model.Rolling
+		d.MaxSurge = []model.Amount{model.Servers(1), {N: 25, Percent: true}, model.Servers(2), {N: 100, Percent: true}}[n>>3%4]
+		if d.MaxUnavailable.N > 0 && n>>5%2 == 0 {
+			d.MaxSurge = model.Servers(0)
+		}
+	case 7, 3:
+		if service == "work" {
+			return
+		}
+		d.Strategy = model.Canary
+		d.Canary.Steps = []model.CanaryStep{
+			{Weight: 10, Hold: model.Duration(5 * time.Second)}, {Weight: 50, Hold: model.Duration(15 * time.Second)},
+		}[n>>3%2:]
+	default:
+		return
+	}
+	if n>>6%4 != 0 {
+		d.Deadline = model.Duration(20 * time.Minute)
+	}
 }
 
 func templateOf(service string, n uint64) model.Template {
@@ -102,12 +135,17 @@ func (w *world) do(command func(*model.State, *model.Snapshot, model.Now) ([]mod
 
 func (w *world) deploy(n uint64) bool {
 	service := serviceNames[n>>44%uint64(len(serviceNames))]
-	return w.deployThis(service, templateOf(service, n), policyOf(service, n))
+	return w.deployThis(service, templateOf(service, n), policyOf(service, n), modeOf(n>>56))
 }
 
-func (w *world) deployThis(service string, t model.Template, p model.Policy) bool {
+// modeOf draws what becomes of a command while a deployment runs.
+func modeOf(n uint64) reconcile.DeployMode {
+	return []reconcile.DeployMode{reconcile.Refuse, reconcile.Refuse, reconcile.Queue, reconcile.Supersede}[n%4]
+}
+
+func (w *world) deployThis(service string, t model.Template, p model.Policy, mode reconcile.DeployMode) bool {
 	return w.do(func(s *model.State, snapshot *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
-		req := reconcile.DeployRequest{Service: service, Template: t, Policy: p, Actor: "somebody"}
+		req := reconcile.DeployRequest{Service: service, Template: t, Policy: p, Actor: "somebody", Mode: mode}
 		if snapshot != nil {
 			req.Capacity = &snapshot.Capacity
 		}
@@ -123,13 +161,13 @@ func (w *world) deployAgain(n uint64) bool {
 	if svc == nil || svc.InService == 0 {
 		return false
 	}
-	return w.deployThis(service, svc.Release(svc.InService).Template, policyOf(service, n))
+	return w.deployThis(service, svc.Release(svc.InService).Template, policyOf(service, n), modeOf(n>>56))
 }
 
 func (w *world) scale(n uint64) bool {
 	return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		return reconcile.Scale(s, reconcile.ScaleRequest{
-			Service: serviceNames[n%uint64(len(serviceNames))], Servers: int(n >> 8 % 5), Actor: "somebody",
+			Service: serviceNames[n%uint64(len(serviceNames))], Servers: int(n >> 8 % 5), Actor: "somebody", Mode: modeOf(n >> 56),
 		}, now)
 	})
 }
@@ -141,7 +179,7 @@ func (w *world) rollback(n uint64) bool {
 		to = int(n >> 12 % uint64(len(svc.Releases)+2))
 	}
 	return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
-		return reconcile.Rollback(s, reconcile.RollbackRequest{Service: service, To: to, Actor: "somebody"}, now)
+		return reconcile.Rollback(s, reconcile.RollbackRequest{Service: service, To: to, Actor: "somebody", Mode: modeOf(n >> 56)}, now)
 	})
 }
 
@@ -151,6 +189,21 @@ func (w *world) abort(n uint64) bool {
 		return events, reconcile.DeployResult{}, err
 	})
 }
+
+// staged gives a command about the stages of a running deployment.
+func (w *world) staged(n uint64, what string, command func(*model.State, reconcile.StageRequest, model.Now) ([]model.Payload, error)) bool {
+	return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		events, err := command(s, reconcile.StageRequest{
+			Service: serviceNames[n%uint64(len(serviceNames))], Actor: "somebody", Reason: what,
+			For: model.Duration(n >> 8 % uint64(10*time.Minute)),
+		}, now)
+		return events, reconcile.DeployResult{}, err
+	})
+}
+
+func (w *world) pause(n uint64) bool  { return w.staged(n, "look at it", reconcile.Pause) }
+func (w *world) resume(n uint64) bool { return w.staged(n, "it is well", reconcile.Resume) }
+func (w *world) finish(n uint64) bool { return w.staged(n, "enough", reconcile.Finish) }
 
 func (w *world) destroy(n uint64) bool {
 	return w.do(func(s *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, reconcile.DeployResult, error) {

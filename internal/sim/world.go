@@ -32,6 +32,7 @@ type world struct {
 	machine *enginemem.World
 	bootAt  time.Duration
 	boots   int
+	skew    time.Duration // of the wall clock that daemons see
 	journal *journal
 	routers fleet
 	daemon  *daemon // nil: none runs
@@ -56,6 +57,7 @@ type facts struct {
 	named     bool            // some router may send requests to it
 	unnamed   []time.Duration // when each time the last router stopped to
 	recorded  bool            // its death record is durable
+	lost      time.Duration   // when it failed in service, by itself
 }
 
 // left returns when the server left every router's table after the request had

@@ -1,0 +1,113 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	"kiln/internal/model"
+)
+
+// noteStages: deployments go one stage after the other, in the order in which
+// they were asked for, and not on while they are paused (4).
+func (w *world) noteStages(p model.Payload, s *model.State) {
+	switch p := p.(type) {
+	case model.DeploymentStarted:
+		svc := s.Services[p.Deployment.Service]
+		if svc.Deployment != nil {
+			w.violate(4, "deployment %s starts while %s runs", p.Deployment.ID, svc.Deployment.ID)
+		}
+		if len(svc.Queue) > 0 && svc.Queue[0].ID != p.Deployment.ID {
+			w.violate(8, "deployment %s starts, and %s waits for longer", p.Deployment.ID, svc.Queue[0].ID)
+		}
+		if len(p.Deployment.Stages) > 1 {
+			w.cover.met(kindStage, string(p.Deployment.Strategy))
+		}
+	case model.DeploymentAdvanced:
+		w.noteStage(p, s.Services[p.Service].Deployment)
+	default:
+		w.cover.met(kindStage, string(p.Kind()))
+	}
+}
+
+func (w *world) noteStage(p model.DeploymentAdvanced, d *model.Deployment) {
+	if d == nil {
+		return
+	}
+	if d.Phase != p.Phase {
+		w.cover.met(kindDeployment, arrow(d.Phase, p.Phase))
+	}
+	next := max(p.Stage, d.Stage)
+	switch {
+	case next > d.Stage && d.Pause != nil:
+		w.violate(4, "deployment %s goes on to stage %d while it is paused", d.ID, next+1)
+	case next > d.Stage+1 && d.Finish == "":
+		w.violate(4, "deployment %s passes over a stage, from %d to %d", d.ID, d.Stage+1, next+1)
+	case next > d.Stage && d.Finish == "" && d.Phase == model.DeployHolding && w.daemon != nil:
+		if held := w.daemon.elapsed(w.now).Sub(d.Since); held < d.Stages[d.Stage].Hold.D() {
+			w.violate(4, "deployment %s holds stage %d for %s, not for %s", d.ID, d.Stage+1, held, d.Stages[d.Stage].Hold)
+		}
+	}
+}
+
+// judgeRoom: a rolling deployment never runs more servers than the count and
+// its surge, beside those that replace unhealthy ones.
+func (w *world) judgeRoom(svc *model.Service, p model.ServerCreated) {
+	d := svc.Deployment
+	if d == nil || d.Strategy != model.Rolling || len(d.Stages) < 2 || p.Release != d.To {
+		return
+	}
+	from, to := svc.Release(svc.InService), svc.Release(d.To)
+	count := to.Policy.Servers
+	if from != nil {
+		count = max(count, from.Policy.Servers)
+	}
+	room := count + max(1, to.Policy.Deploy.MaxSurge.Up(to.Policy.Servers))
+	running := 1
+	for _, srv := range svc.Servers {
+		switch srv.Phase {
+		case model.PhaseCreated, model.PhaseRunning, model.PhaseReady, model.PhaseServing:
+			running++
+			if srv.Health == model.Unhealthy {
+				room++
+			}
+		default:
+		}
+	}
+	if running > room {
+		w.violate(2, "server %s makes %d of %s, at most %d may run", p.ID, running, svc.Name, room)
+	}
+}
+
+const guardWindow = time.Minute
+
+func (w *world) noteHealth(p model.ServerHealth, s *model.State) {
+	if srv := s.Server(p.ID); srv != nil && srv.Phase == model.PhaseServing && p.Status == model.Unhealthy {
+		w.fact(p.ID).lost = w.now
+	}
+}
+
+// judgeGuard: where many servers failed within a minute, nothing is replaced
+// blindly: as many at a time as have proven themselves, or one.
+func (w *world) judgeGuard(svc *model.Service, p model.ServerCreated, s *model.State) {
+	release := svc.Release(svc.InService)
+	if release == nil || svc.Deployment != nil || p.TemplateHash != release.Template.Hash() {
+		return
+	}
+	coming, lost := 0, 0
+	for _, srv := range svc.Servers {
+		if slices.Contains([]model.ServerPhase{model.PhaseCreated, model.PhaseRunning, model.PhaseReady}, srv.Phase) {
+			coming++
+		}
+	}
+	for id, f := range w.facts {
+		if id.Service() == svc.Name && f.lost != 0 && w.now-f.lost < guardWindow-time.Second {
+			lost++
+		}
+	}
+	switch {
+	case svc.Meltdown != nil && coming >= max(1, svc.Meltdown.Proven):
+		w.violate(2, "server %s is made while %d are being made, and only %d have proven themselves since %s", p.ID, coming, svc.Meltdown.Proven, svc.Meltdown.Reason)
+	case svc.Meltdown == nil && lost >= max(2, (release.Policy.Servers+4)/5) && coming > 0:
+		w.violate(2, "server %s is made blindly: %d of %s failed within a minute", p.ID, lost, svc.Name)
+	}
+}
