@@ -191,8 +191,25 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 			ready++
 		}
 	}
-	if least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers); ready < least {
+	if least := leastReady(svc, release); ready < least {
 		w.violate(2, "server %s of %s becomes %s (%s): %d ready servers stay, at least %d are promised",
 			srv.ID, srv.Service, p.Phase, p.Reason, ready, least)
 	}
+}
+
+// leastReady is how many ready servers are promised: by the release in service,
+// or by the one that a rolling deployment is about to put in its place, if that
+// lets more of them be away; also while what such a deployment took away, and
+// failed, is still being made again.
+func leastReady(svc *model.Service, release *model.Release) int {
+	least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers)
+	d := svc.Deployment
+	if n := len(svc.Deployments); d == nil && n > 0 && svc.Deployments[n-1].Verdict != model.Succeeded {
+		d = svc.Deployments[n-1]
+	}
+	if d != nil && d.Strategy == model.Rolling && len(d.Stages) > 0 {
+		to := svc.Release(d.To).Policy
+		least = min(least, release.Policy.Servers-to.Deploy.MaxUnavailable.Down(to.Servers))
+	}
+	return least
 }

@@ -50,10 +50,11 @@ func (w *world) noteStage(p model.DeploymentAdvanced, d *model.Deployment) {
 }
 
 // judgeRoom: a rolling deployment never runs more servers than the count and
-// its surge, beside those that replace unhealthy ones.
+// its surge, beside those that replace unhealthy ones, unless somebody asked
+// for its end at once.
 func (w *world) judgeRoom(svc *model.Service, p model.ServerCreated) {
 	d := svc.Deployment
-	if d == nil || d.Strategy != model.Rolling || len(d.Stages) < 2 || p.Release != d.To {
+	if d == nil || d.Strategy != model.Rolling || len(d.Stages) < 2 || d.Finish != "" || p.Release != d.To {
 		return
 	}
 	from, to := svc.Release(svc.InService), svc.Release(d.To)
@@ -95,7 +96,7 @@ func (w *world) judgeGuard(svc *model.Service, p model.ServerCreated, s *model.S
 	}
 	coming, lost := 0, 0
 	for _, srv := range svc.Servers {
-		if slices.Contains([]model.ServerPhase{model.PhaseCreated, model.PhaseRunning, model.PhaseReady}, srv.Phase) {
+		if srv.TemplateHash == p.TemplateHash && slices.Contains([]model.ServerPhase{model.PhaseCreated, model.PhaseRunning, model.PhaseReady}, srv.Phase) {
 			coming++
 		}
 	}

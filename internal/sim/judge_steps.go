@@ -44,7 +44,7 @@ func (w *world) judgeFailed(d *model.Deployment, svc *model.Service) {
 	if d.Switched || svc.InService != d.From && !lateSwitch(svc) {
 		w.violate(4, "deployment %s failed; release %d was in service, now it is %d", d.ID, d.From, svc.InService)
 	}
-	if d.Strategy == model.Rolling && len(d.Stages) > 1 {
+	if d.Strategy == model.Rolling {
 		return // its batches have taken places, and give them back under the budget
 	}
 	from, to := svc.Release(d.From), svc.Release(d.To)

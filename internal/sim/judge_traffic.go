@@ -113,7 +113,7 @@ func (w *world) judgeCapacity(old, next model.TableService, svc *model.Service) 
 			lost = string(b.Server)
 		}
 	}
-	if least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers); lost != "" && len(next.Backends) < least {
+	if least := leastReady(svc, release); lost != "" && len(next.Backends) < least {
 		w.violate(2, "a table takes server %s of %s out of rotation: %d stay, at least %d are promised", lost, next.Name, len(next.Backends), least)
 	}
 }

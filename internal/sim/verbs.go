@@ -19,9 +19,9 @@ func commandVerbs() []verb {
 		{name: "scale", weight: 3, do: (*world).scale},
 		{name: "rollback", weight: 6, do: (*world).rollback},
 		{name: "abort", weight: 2, do: (*world).abort},
-		{name: "pause", weight: 2, do: (*world).pause},
-		{name: "resume", weight: 3, do: (*world).resume},
-		{name: "finish", weight: 1, do: (*world).finish},
+		{name: "pause", weight: 12, do: (*world).pause},
+		{name: "resume", weight: 20, do: (*world).resume},
+		{name: "finish", weight: 6, do: (*world).finish},
 		{name: "destroy", weight: 1, do: (*world).destroy},
 		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
 	}
@@ -192,10 +192,15 @@ func (w *world) abort(n uint64) bool {
 
 // staged gives a command about the stages of a running deployment.
 func (w *world) staged(n uint64, what string, command func(*model.State, reconcile.StageRequest, model.Now) ([]model.Payload, error)) bool {
-	return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+	service := ""
+	for _, name := range serviceNames { // one that has stages, so that it happens often
+		if svc := w.journal.replay.Services[name]; svc != nil && svc.Deployment != nil && len(svc.Deployment.Stages) > 1 {
+			service = name
+		}
+	}
+	return service != "" && w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		events, err := command(s, reconcile.StageRequest{
-			Service: serviceNames[n%uint64(len(serviceNames))], Actor: "somebody", Reason: what,
-			For: model.Duration(n >> 8 % uint64(10*time.Minute)),
+			Service: service, Actor: "somebody", Reason: what, For: model.Duration(n >> 8 % uint64(10*time.Minute)),
 		}, now)
 		return events, reconcile.DeployResult{}, err
 	})
