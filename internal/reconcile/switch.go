@@ -155,14 +155,15 @@ func (v *service) endDeployment(verdict model.Verdict, reason string, laid map[m
 }
 
 // letGo ends a server that a deployment made or was about to take over. Those
-// of a canary that serve already leave at once: all old servers are there.
-// Those of a rolling deployment serve on until their places are taken (keepUp).
+// of a canary that serve already leave at once if all old servers are there.
+// Otherwise, and in a rolling deployment, they serve on until their places are
+// taken (keepUp).
 func (v *service) letGo(srv *model.Server, reason string, by model.DeploymentID) {
 	made := v.madeBy(v.svc.Deployment, srv)
 	switched := v.switchingMember(srv) && srv.TemplateHash == v.target().TemplateHash
 	switch {
 	case v.newSide(srv):
-		if v.svc.Deployment.Strategy == model.Canary {
+		if v.svc.Deployment.Strategy == model.Canary && Budget(v.svc) >= 0 {
 			v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
 		}
 	case switched && srv.Phase != model.PhaseServing:

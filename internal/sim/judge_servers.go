@@ -146,6 +146,7 @@ func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {
 		if missing := w.unproven(p.ID, s.Services[srv.Service].Release(max(p.Release, srv.Release))); missing != "" {
 			w.violate(1, "server %s becomes %s and %s", p.ID, p.Phase, missing)
 		}
+		f.served = f.served || p.Phase == model.PhaseServing
 	case model.PhaseEnded:
 		if w.runs(p.ID) && !f.wasGone {
 			w.violate(8, "server %s is said to have ended (%s), and it runs as it always did", p.ID, p.Reason)

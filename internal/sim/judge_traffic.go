@@ -68,11 +68,11 @@ func (w *world) judgeRelease(ts model.TableService, svc *model.Service) {
 	}
 }
 
-// stray reports whether the server was put in service by a stage of a rolling
+// stray reports whether the server was put in service by a stage of a
 // deployment that did not succeed.
 func (w *world) stray(svc *model.Service, srv *model.Server) bool {
 	return srv.Phase == model.PhaseServing && slices.ContainsFunc(svc.Deployments, func(d *model.Deployment) bool {
-		return d.To == srv.Release && d.Strategy == model.Rolling && (d.Verdict == model.Failed || d.Verdict == model.Aborted)
+		return d.To == srv.Release && d.Strategy != model.BlueGreen && (d.Verdict == model.Failed || d.Verdict == model.Aborted)
 	})
 }
 
@@ -109,7 +109,7 @@ func (w *world) judgeCapacity(old, next model.TableService, svc *model.Service) 
 	}
 	lost := ""
 	for _, b := range old.Backends {
-		if !has(next, b.Server) && w.wellKnown(b.Server) {
+		if !has(next, b.Server) && w.wellKnown(b.Server) && w.fact(b.Server).served {
 			lost = string(b.Server)
 		}
 	}

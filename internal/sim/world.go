@@ -58,6 +58,7 @@ type facts struct {
 	unnamed   []time.Duration // when each time the last router stopped to
 	recorded  bool            // its death record is durable
 	lost      time.Duration   // when it failed in service, by itself
+	served    bool            // every router had acknowledged it
 }
 
 // left returns when the server left every router's table after the request had
