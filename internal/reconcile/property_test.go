@@ -326,7 +326,7 @@ func (w *world) heal() {
 		delete(w.health, id)
 	}
 	w.refused = map[Key]bool{}
-	if svc := w.s.Services["shop"]; svc != nil && svc.Deployment != nil && svc.Deployment.Pause != nil {
+	if svc := w.s.Services["shop"]; svc != nil && svc.Deployment != nil && svc.Deployment.Pause != nil && svc.Deployment.Abort == "" {
 		if err := w.command([]string{"resume", "shop"}); err != nil {
 			panic(err)
 		}
