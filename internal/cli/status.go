@@ -49,7 +49,7 @@ func (a *app) service(s api.ServiceStatus) {
 		a.printf("%s  release %d  image %s  %d of %d servers in service\n", s.Name, s.Release, s.Image.Short(), inService(s), s.Wanted)
 	}
 	for _, r := range s.Routes {
-		a.printf("  route       %s%s%s\n", r.Listen, spaced(r.Host), spaced(r.Path))
+		a.printf("  route       %s%s%s%s\n", r.Listen, spaced(r.Host), spaced(r.Path), routeMeans(r))
 	}
 	if d := s.Deployment; d != nil {
 		a.deployment(s.Name, d)
@@ -69,6 +69,27 @@ func (a *app) service(s api.ServiceStatus) {
 	if len(s.Servers) > 0 {
 		a.servers(s.Servers, "  ")
 	}
+}
+
+// routeMeans says what a route does besides asking servers.
+func routeMeans(r model.Route) string {
+	var words []string
+	switch {
+	case r.TLS.ACME != (model.ACME{}):
+		words = append(words, "tls by ACME")
+	case r.TLS.Enabled():
+		words = append(words, "tls")
+	}
+	if r.Redirect != "" {
+		words = append(words, "redirects to "+r.Redirect)
+	}
+	if r.ProxyProtocol {
+		words = append(words, "PROXY protocol")
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "  (" + strings.Join(words, ", ") + ")"
 }
 
 // deployment prints the running deployment.

@@ -100,8 +100,7 @@ func Abort(s *model.State, req AbortRequest, now model.Now) ([]model.Payload, er
 	}
 	d := svc.Deployment
 	if d == nil || req.Deployment != "" && req.Deployment != d.ID {
-		return nil, model.Errorf(model.Precondition, "cannot abort: %s of %s is not running", orAny(req.Deployment), req.Service).
-			WithHint("kiln status shows what runs")
+		return nil, notRunning("abort", req.Service, req.Deployment)
 	}
 	if d.Committed() {
 		return nil, model.Errorf(model.Precondition, "cannot abort deployment %s of %s: its switch is published already", d.ID, req.Service).
@@ -113,11 +112,14 @@ func Abort(s *model.State, req AbortRequest, now model.Now) ([]model.Payload, er
 	return []model.Payload{model.DeploymentAborting{ID: d.ID, Service: req.Service, By: by}}, nil
 }
 
-func orAny(id model.DeploymentID) string {
+// notRunning refuses a command about a deployment that does not run.
+func notRunning(verb, service string, id model.DeploymentID) error {
 	if id == "" {
-		return "a deployment"
+		return model.Errorf(model.Precondition, "cannot %s: no deployment of %s is running", verb, service).
+			WithHint("kiln status %s shows what runs", service)
 	}
-	return "deployment " + string(id)
+	return model.Errorf(model.Precondition, "cannot %s deployment %s of %s: it is not running", verb, id, service).
+		WithHint("kiln status %s shows what runs", service)
 }
 
 // DestroyService ends a service with all its servers. Its history stays.

@@ -218,12 +218,13 @@ func (r StageRequest) stages(s *model.State, verb string) (*model.Deployment, er
 		return nil, model.Errorf(model.NotFound, "there is no service %s", r.Service)
 	}
 	d := svc.Deployment
-	refuse := func(why string, args ...any) error {
-		return model.Errorf(model.Precondition, "cannot %s %s of %s: %s", verb, orAny(r.Deployment), r.Service, fmt.Sprintf(why, args...))
+	if d == nil || r.Deployment != "" && r.Deployment != d.ID {
+		return nil, notRunning(verb, r.Service, r.Deployment)
+	}
+	refuse := func(why string) error {
+		return model.Errorf(model.Precondition, "cannot %s deployment %s of %s: %s", verb, d.ID, r.Service, why)
 	}
 	switch {
-	case d == nil || r.Deployment != "" && r.Deployment != d.ID:
-		return nil, refuse("it is not running")
 	case !staged(svc):
 		return nil, refuse("it has no stages: it switches at once")
 	case d.Abort != "":
