@@ -38,7 +38,7 @@ type command = func(ts *testscript.TestScript, neg bool, args []string)
 // describes them.
 func commands() map[string]command {
 	return map[string]command{
-		"daemon": daemon, "end": end, "kiln": kiln, "code": code, "eventually": eventually,
+		"daemon": daemon, "end": end, "kiln": kiln, "code": code, "eventually": eventually, "split": split, "sticky": sticky,
 		"http": httpCommand, "json": jsonCommand, "jsonvar": jsonvar, "signal": signal,
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
