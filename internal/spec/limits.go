@@ -46,18 +46,25 @@ func keptLimits() []Default {
 
 func routerLimits() []Default {
 	return []Default{
+		{"connections of clients", "20000", "at a time, or as many as the files that the router may have open allow; three quarters of it on one listener", "router.mostConnections"},
+		{"TLS handshakes", "1024", "under way on a listener; the oldest gives way to one more", "router.Limits.Handshakes"},
+		{"TLS handshake, time", "10s", "", "router.Limits.HandshakeTimeout"},
+		{"head of a request, size", "64KiB", "longer ones are answered 431", "router.Limits.HeaderBytes"},
+		{"head of a request, fields", "100", "more are answered 431", "router.maxRequestFields"},
+		{"head of a request, time", "10s", "from its first byte to its end", "router.Limits.HeaderTimeout"},
+		{"head of a request, time under pressure", "3s", "likewise, while connections are short", "router.pressedHeader"},
+		{"body, idle", "1m", "without a byte moving either way", "router.Limits.BodyIdle"},
+		{"body, trailers", "8KiB", "of a chunked request", "router.maxTrailerBytes"},
+		{"idle connection", "1m15s", "between two requests of a client", "router.Limits.IdleTimeout"},
+		{"idle connection under pressure", "5s", "likewise, while connections are short", "router.pressedIdle"},
 		{"stream", "30s", "a request that is open longer drains with the streams", "router.streamAfter"},
+		{"closing a WebSocket", "5s", "for the client to answer the close", "router.closeWait"},
+		{"dial", "2s", "to a server, for one attempt", "router.Limits.DialTimeout"},
+		{"attempts", "4", "servers that are tried for what was not sent yet", "router.maxTries"},
+		{"idle connection to a server", "30s", "", "router.Limits.UpstreamIdle"},
 		{"server left out, first", "1s", "when no connection to it can be had; then twice as long each time", "router.firstEjection"},
 		{"server left out, longest", "10s", "", "router.longestEjection"},
-		{"head of an answer", "1MiB", "the longest that is passed on", "router.maxResponseHead"},
-		{"closing a WebSocket", "5s", "for the client to answer the close", "router.closeWait"},
-		{"head of a request, time", "10s", "from its first byte to its end", "router.Limits.HeaderTimeout"},
-		{"idle connection", "2m", "between two requests of a client", "router.Limits.IdleTimeout"},
-		{"head of a request, size", "64KiB", "longer ones are answered 431", "router.Limits.HeaderBytes"},
-		{"body, idle", "1m", "without a byte moving either way", "router.Limits.BodyIdle"},
-		{"idle connection to a server", "30s", "", "router.Limits.UpstreamIdle"},
 		{"access log", "64MiB", "of one file; two are kept", "router.Limits.AccessLogBytes"},
-		{"dial", "2s", "to a server, for one attempt", "router.Limits.DialTimeout"},
 	}
 }
 
