@@ -142,7 +142,7 @@ func TestTimersAreDocumented(t *testing.T) {
 // docs/defaults.md is made from Defaults and Limits; -rewrite writes it anew.
 func TestDefaultsPage(t *testing.T) {
 	var page strings.Builder
-	page.WriteString("# Every default\n\nMade from the code, and held to it by a test. `kiln plan` shows what holds for a service.\n")
+	page.WriteString("# Every default\n\nMade from the code, and held to it by a test. `kiln plan` shows what holds for a service; the daemon's own\nsettings are flags of [`kiln daemon`](commands.md#kiln-daemon).\n")
 	section := func(title, text string, list []Default) {
 		page.WriteString("\n## " + title + "\n\n" + text + "\n\n| what | default | meaning |\n|---|---|---|\n")
 		for _, d := range list {
