@@ -73,7 +73,8 @@ func (b *builds) ensure(ctx context.Context) error {
 	if b.client.Ping(ctx) == nil {
 		return nil
 	}
-	if b.running == nil {
+	fresh := b.running == nil
+	if fresh {
 		if err := b.startLocked(); err != nil {
 			return err
 		}
@@ -89,6 +90,13 @@ func (b *builds) ensure(ctx context.Context) error {
 				WithHint("its output is in builder.log of the data directory")
 		case <-b.ended:
 			b.running = nil
+			if !fresh { // it was killed a moment ago, before this build
+				fresh = true
+				if err := b.startLocked(); err != nil {
+					return err
+				}
+				continue
+			}
 			return model.Errorf(model.Unavailable, "cannot build: the builder ended when it was started").
 				WithHint("its output is in builder.log of the data directory")
 		case <-tick.C:

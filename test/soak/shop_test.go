@@ -37,7 +37,7 @@ const declaration = `service "shop" {
     command = ["/app", "selftest"]
   }
   deploy {
-    deadline  = "5m"
+    deadline  = "15m"
     keep_warm = "%[4]s"
     %[5]s
     drain {
@@ -66,7 +66,7 @@ service "pipe" {
     interval = "200ms"
   }
   deploy {
-    deadline  = "5m"
+    deadline  = "15m"
     keep_warm = "%[4]s"
     drain {
       requests   = "%[3]s"
