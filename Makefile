@@ -11,7 +11,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 SEEDS   ?= 20000
 STEPS   ?= 200
 
-.PHONY: help build test check demo demo-down bench sim mutants soak
+.PHONY: help build test check demo demo-down bench sim mutants soak kills
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,6 +54,10 @@ sim: ## simulate: SEEDS=20000 STEPS=200, or SEED=n for one
 mutants: ## break each promise on purpose, and see that it is found
 	@scripts/test mutants
 
-soak: build ## deploys, rollbacks and kills under load, at length
+soak: build ## half an hour of deploys, rollbacks and kills under 2,000 requests a second; SOAK="-seed 7 -deploys 10"
 	@scripts/packages test
 	@scripts/test soak
+
+kills: build ## the daemon killed at 200 moments of deploys, any two processes at 50; KILLS="-seed 7 -kills 20"
+	@scripts/packages test
+	@scripts/test kills
