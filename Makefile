@@ -11,7 +11,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 SEEDS   ?= 20000
 STEPS   ?= 200
 
-.PHONY: help build test check demo demo-down bench sim mutants soak kills
+.PHONY: help build test check demo demo-down bench sim mutants soak kills conformance
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -61,3 +61,7 @@ soak: build ## half an hour of deploys, rollbacks and kills under 2,000 requests
 kills: build ## the daemon killed at 200 moments of deploys, any two processes at 50; KILLS="-seed 7 -kills 20"
 	@scripts/packages test
 	@scripts/test kills
+
+conformance: ## HTTP/2, WebSocket, TLS and ACME, judged by programs of others
+	@scripts/build-runtime
+	@scripts/conformance

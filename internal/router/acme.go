@@ -64,8 +64,8 @@ type acmeTerms struct {
 	address   string // of these listeners, if they are on one address
 }
 
-func newACME(dir string, log *slog.Logger) *acme {
-	return &acme{dir: dir, log: log, every: certmagic.DefaultRenewCheckInterval, hosts: map[string]*acmeHost{}}
+func newACME(dir string, every time.Duration, log *slog.Logger) *acme {
+	return &acme{dir: dir, log: log, every: every, hosts: map[string]*acmeHost{}}
 }
 
 // knows reports whether the host's certificate is had here.

@@ -52,8 +52,12 @@ func newListener(r *Router, address string, nl *net.TCPListener) *listener {
 		MaxHeaderBytes:    r.limits.HeaderBytes,
 		ReadHeaderTimeout: r.limits.HeaderTimeout,
 		IdleTimeout:       r.limits.IdleTimeout,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250, SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
-		ErrorLog:          slog.NewLogLogger(r.log.Handler(), slog.LevelDebug), // clients' doings
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: r.limits.Streams,
+			MaxReadFrameSize:     16 << 10, // a frame is read whole
+			SendPingTimeout:      30 * time.Second, PingTimeout: 15 * time.Second,
+		},
+		ErrorLog: slog.NewLogLogger(r.log.Handler(), slog.LevelDebug), // clients' doings
 	}
 	l.secure = newSecureListener(l)
 	return l

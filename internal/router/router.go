@@ -40,6 +40,8 @@ type Limits struct {
 	HandshakeTimeout    time.Duration // of TLS
 	Connections         int           // of clients, at a time
 	ListenerConnections int           // of those, on one listener
+	Streams             int           // open at once on one HTTP/2 connection
+	RenewalCheck        time.Duration // how often it is looked which certificates an authority has to renew
 }
 
 func (l Limits) withDefaults() Limits {
@@ -54,6 +56,8 @@ func (l Limits) withDefaults() Limits {
 	set(&l.HandshakeTimeout, 10*time.Second)
 	set(&l.Connections, defaultConnections())
 	set(&l.ListenerConnections, max(1, l.Connections*3/4))
+	set(&l.Streams, 250)
+	set(&l.RenewalCheck, 10*time.Minute)
 	return l
 }
 
@@ -108,7 +112,7 @@ func newRouter(cfg Config, b binder, access *accessLog) *Router {
 		access:    access,
 		names:     newNames(cfg.Instance, cfg.ServiceNet),
 		certs:     newCertificates(cfg.Log),
-		acme:      newACME(filepath.Join(cfg.DataDir, "certificates"), cfg.Log),
+		acme:      newACME(filepath.Join(cfg.DataDir, "certificates"), cfg.Limits.withDefaults().RenewalCheck, cfg.Log),
 		drainKick: make(chan struct{}, 1),
 		bindKick:  make(chan struct{}, 1),
 		done:      make(chan struct{}),
