@@ -194,6 +194,9 @@ func (d *daemon) takeOver(ctx context.Context) error {
 		news = append(news, model.InstanceCreated{Instance: d.instance})
 	}
 	news = append(news, model.DaemonStarted{Epoch: d.epoch, Version: d.cfg.Version, BootID: now.BootID, BootOffset: d.clock.offset})
+	if d.state.Format < model.JournalFormat {
+		news = append(news, model.JournalUpgraded{Format: model.JournalFormat, Version: d.cfg.Version})
+	}
 	if d.engine.IPForwardWasSet() {
 		news = append(news, model.HostChanged{Setting: "net.ipv4.ip_forward", From: "0", To: "1"})
 		d.cfg.Log.Warn("net.ipv4.ip_forward was 0 and is 1 now: servers need it to be reached and to reach others")

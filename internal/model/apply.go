@@ -43,6 +43,11 @@ func (s *State) fold(e Event) error {
 	case DaemonStarted:
 		s.BootID, s.BootOffset, s.DaemonSince = p.BootID, p.BootOffset, e.Elapsed
 	case HostChanged:
+	case JournalUpgraded:
+		if p.Format > JournalFormat {
+			return fmt.Errorf("the journal is of format %d since kiln %s, and this kiln knows %d", p.Format, p.Version, JournalFormat)
+		}
+		s.Format = p.Format
 	case JournalRestored:
 		s.restore(e)
 	case ImageAdded:

@@ -157,3 +157,14 @@ func TestSixesNeverRepeat(t *testing.T) {
 		seen[id] = true
 	}
 }
+
+// A journal of a format that this program does not know is refused.
+func TestNewerFormatIsRefused(t *testing.T) {
+	s := NewState()
+	for format, good := range map[int]bool{JournalFormat: true, JournalFormat + 1: false} {
+		err := s.Apply(Event{Seq: s.Seq + 1, Epoch: 1, Data: JournalUpgraded{Format: format, Version: "9.0"}})
+		if (err == nil) != good || s.Format > JournalFormat {
+			t.Errorf("format %d: %v", format, err)
+		}
+	}
+}

@@ -25,6 +25,12 @@ type Payload interface {
 	Kind() Kind
 }
 
+// JournalFormat is what this program writes and can fold: 1 for the journals of
+// kilns that deployed all at once, 2 since there are stages. It is raised when
+// an older program would fold new events to another state; until then fields
+// and kinds are only added.
+const JournalFormat = 2
+
 // Version is the version of an event kind's data as this program writes it.
 const eventVersion = 1
 
@@ -73,6 +79,7 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	DaemonStarted{}.Kind():       decode[DaemonStarted],
 	HostChanged{}.Kind():         decode[HostChanged],
 	JournalRestored{}.Kind():     decode[JournalRestored],
+	JournalUpgraded{}.Kind():     decode[JournalUpgraded],
 	ImageAdded{}.Kind():          decode[ImageAdded],
 	ReleaseCreated{}.Kind():      decode[ReleaseCreated],
 	DeploymentStarted{}.Kind():   decode[DeploymentStarted],
@@ -138,6 +145,13 @@ type JournalRestored struct {
 	Hash    string    `json:"hash"` // of it
 	MadeAt  time.Time `json:"made_at"`
 	Version string    `json:"version"` // of the kiln that restored it
+}
+
+// JournalUpgraded says that from here on the journal is of a newer format:
+// kilns that know only older ones refuse it, rather than misread it.
+type JournalUpgraded struct {
+	Format  int    `json:"format"`
+	Version string `json:"version"` // of the kiln that raised it
 }
 
 // ImageAdded says that an image is known and where it came from. The same
@@ -354,6 +368,9 @@ func (HostChanged) Kind() Kind { return "host.changed" }
 
 // Kind implements Payload.
 func (JournalRestored) Kind() Kind { return "journal.restored" }
+
+// Kind implements Payload.
+func (JournalUpgraded) Kind() Kind { return "journal.upgraded" }
 
 // Kind implements Payload.
 func (ImageAdded) Kind() Kind { return "image.added" }

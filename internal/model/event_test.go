@@ -28,6 +28,7 @@ func examples() []Payload {
 		DaemonStarted{Epoch: 2, Version: "1.0.0", BootID: "boot", BootOffset: 7},
 		HostChanged{Setting: "net.ipv4.ip_forward", From: "0", To: "1"},
 		JournalRestored{Seq: 6, Hash: "h", MadeAt: at, Version: "1.0.0"},
+		JournalUpgraded{Format: 2, Version: "1.0.0"},
 		ImageAdded{Image: Image{
 			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, CreatedAt: at, Author: "ann", Reason: "faster",
 			Source: "build", Provenance: provenance, Size: 1000,

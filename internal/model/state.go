@@ -9,6 +9,7 @@ type State struct {
 	BootID      string              `json:"boot_id"`
 	DaemonSince Instant             `json:"daemon_since"`          // when the present daemon took over
 	BootOffset  Instant             `json:"boot_offset"`           // elapsed = CLOCK_BOOTTIME + BootOffset
+	Format      int                 `json:"format,omitempty"`      // of the journal; 0: that of the first kilns
 	NextID      uint64              `json:"next_id"`               // of Sixes
 	RestoredAt  Instant             `json:"restored_at,omitempty"` // until routers use a table of the journal that was restored; 0: they do
 	Services    map[string]*Service `json:"services"`

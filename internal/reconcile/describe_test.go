@@ -10,7 +10,7 @@ import (
 // describe says an event in words, for the scripts.
 func describe(p model.Payload) string {
 	switch p := p.(type) {
-	case model.DaemonStarted, model.InstanceCreated, model.JournalRestored:
+	case model.DaemonStarted, model.InstanceCreated, model.JournalRestored, model.JournalUpgraded:
 		return ""
 	case model.ReleaseCreated:
 		text := fmt.Sprintf("%s release %d: %d servers", p.Release.Service, p.Release.Number, p.Release.Policy.Servers)

@@ -15,6 +15,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", fmt.Sprintf("instance %s was created", p.Instance)
 	case model.DaemonStarted:
 		return "", fmt.Sprintf("a daemon (kiln %s) took over with epoch %d", p.Version, p.Epoch)
+	case model.JournalUpgraded:
+		return "", fmt.Sprintf("the journal is of format %d from here on: kiln %s or a newer one reads it", p.Format, p.Version)
 	case model.JournalRestored:
 		return "", fmt.Sprintf("the journal was restored from a backup of %s: what was written after event %d is lost",
 			p.MadeAt.UTC().Format("2006-01-02 15:04:05"), p.Seq)

@@ -26,10 +26,12 @@ type worldKey struct{}
 // world is what one script acts on.
 type world struct {
 	*instance.Instance
-	shops  string
-	loads  map[string]*underway
-	held   []net.Conn // connections that a script has open
-	failed bool
+	shops    string
+	current  string                 // the binary under test
+	previous func() (string, error) // the binary of the version before
+	loads    map[string]*underway
+	held     []net.Conn // connections that a script has open
+	failed   bool
 }
 
 type command = func(ts *testscript.TestScript, neg bool, args []string)
@@ -42,7 +44,7 @@ func commands() map[string]command {
 		"http": httpCommand, "json": jsonCommand, "jsonvar": jsonvar, "signal": signal,
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
-		"reboot": reboot, "lose": lose,
+		"reboot": reboot, "lose": lose, "program": program,
 	}
 }
 

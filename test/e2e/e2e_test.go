@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,13 +40,16 @@ func TestScripts(t *testing.T) {
 		t.Fatalf("there is no %s: run make build first", bin)
 	}
 	shops := buildShops(t, root)
+	previous := sync.OnceValues(func() (string, error) { return buildPrevious(t, root) })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		TestWork:            *work,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup:               func(env *testscript.Env) error { return setup(t, env, bin, root, shops) },
-		Cmds:                commands(),
+		Setup: func(env *testscript.Env) error {
+			return setup(t, env, root, world{shops: shops, current: bin, previous: previous})
+		},
+		Cmds: commands(),
 	})
 }
 
@@ -65,15 +69,15 @@ func buildShops(t *testing.T, root string) string {
 }
 
 // setup gives a script its instance, three free ports and the environment.
-func setup(t *testing.T, env *testscript.Env, bin, root, shops string) error {
+func setup(t *testing.T, env *testscript.Env, root string, w world) error {
 	dir, err := os.MkdirTemp("/tmp", "k-") //nolint:usetesting // short: the path of a unix socket has at most 107 bytes
 	if err != nil {
 		return err
 	}
-	w := &world{Instance: instance.New(bin, dir), shops: shops, loads: map[string]*underway{}}
-	env.Values[worldKey{}] = w
+	w.Instance, w.loads = instance.New(w.current, dir), map[string]*underway{}
+	env.Values[worldKey{}] = &w
 	env.Vars = append(env.Vars, w.Env()...)
-	env.Setenv("PATH", filepath.Dir(bin)+string(os.PathListSeparator)+os.Getenv("PATH"))
+	env.Setenv("PATH", filepath.Dir(w.current)+string(os.PathListSeparator)+os.Getenv("PATH"))
 	env.Setenv("HOME", dir)
 	env.Setenv("REPO", root)
 	env.Setenv("DATA", w.Data)
