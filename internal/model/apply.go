@@ -15,7 +15,7 @@ const (
 )
 
 // lossAgain is how long after a loss the same server counts no second time:
-// one that comes and goes is one server.
+// one that comes and goes is one loss, the latest.
 const lossAgain = time.Minute
 
 // Apply folds one event into the state. Events that cannot follow from the
@@ -461,13 +461,14 @@ func (s *State) noteLoss(srv *Server, e Event, p ServerAdvanced) {
 // lose counts a loss. What came into service since the meltdown proves nothing
 // any more when there is another.
 func (s *Service) lose(srv *Server, e Event) {
-	if srv.Lost != 0 && e.Elapsed < srv.Lost.Add(lossAgain) {
-		return
+	again := srv.Lost != 0 && e.Elapsed < srv.Lost.Add(lossAgain)
+	if i := slices.Index(s.Losses, srv.Lost); again && i >= 0 {
+		s.Losses = slices.Delete(slices.Clone(s.Losses), i, i+1)
 	}
 	srv.Lost = e.Elapsed
 	s.Losses = append(s.Losses, e.Elapsed)
 	s.Losses = s.Losses[max(0, len(s.Losses)-lossesKept):]
-	if s.Meltdown != nil {
+	if s.Meltdown != nil && !again {
 		s.Meltdown.Proven = 0
 	}
 }
