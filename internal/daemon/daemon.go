@@ -156,7 +156,7 @@ func (d *daemon) identify() error {
 func (d *daemon) connect(ctx context.Context) (err error) {
 	ec := local.Config{
 		Instance: d.instance, DataDir: d.cfg.DataDir, RunDir: d.runDir,
-		ServerNet: d.cfg.ServerNet, Runtime: d.cfg.Runtime, Log: d.cfg.Log,
+		ServerNet: d.cfg.ServerNet, ServiceNet: d.cfg.ServiceNet, Runtime: d.cfg.Runtime, Log: d.cfg.Log,
 	}
 	if err := d.ensureKeeper(ctx); err != nil {
 		return err

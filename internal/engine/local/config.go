@@ -14,15 +14,20 @@ import (
 // DefaultServerNet is where servers get their addresses, unless configured.
 const DefaultServerNet = "198.18.0.0/16"
 
+// leastServiceNet is how many bits of an address at most may name the network of
+// services' names.
+const leastServiceNet = 24
+
 // Config says where an engine lives. Zero values are the defaults.
 type Config struct {
-	Instance  model.InstanceID
-	DataDir   string        // what outlives a reboot
-	RunDir    string        // what does not
-	ServerNet netip.Prefix  // servers' addresses; the first is the machine's end of every link
-	Runtime   string        // path of another OCI runtime than the embedded runc, as crun
-	Connect   time.Duration // how long New waits for containerd; 10 s
-	Log       *slog.Logger
+	Instance   model.InstanceID
+	DataDir    string        // what outlives a reboot
+	RunDir     string        // what does not
+	ServerNet  netip.Prefix  // servers' addresses; the first is the machine's end of every link
+	ServiceNet netip.Prefix  // addresses of services' names
+	Runtime    string        // path of another OCI runtime than the embedded runc, as crun
+	Connect    time.Duration // how long New waits for containerd; 10 s
+	Log        *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -40,6 +45,14 @@ func (c Config) withDefaults() (Config, error) {
 			WithHint("choose an IPv4 network of at least 8 addresses, as %s", DefaultServerNet)
 	}
 	c.ServerNet = c.ServerNet.Masked()
+	if !c.ServiceNet.IsValid() {
+		c.ServiceNet = netip.MustParsePrefix(model.DefaultServiceNet)
+	}
+	c.ServiceNet = c.ServiceNet.Masked()
+	if !c.ServiceNet.Addr().Is4() || c.ServiceNet.Bits() > leastServiceNet || c.ServiceNet.Overlaps(c.ServerNet) {
+		return c, model.Errorf(model.Invalid, "cannot start the engine: %s cannot hold the names of services beside servers in %s", c.ServiceNet, c.ServerNet).
+			WithHint("choose an IPv4 network of at least 256 addresses, as %s", model.DefaultServiceNet)
+	}
 	if c.Connect == 0 {
 		c.Connect = 10 * time.Second
 	}

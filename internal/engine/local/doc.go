@@ -31,4 +31,9 @@
 // 2^31 up that nobody else has (userns.go). Nothing can gain more (no_new_privs), and system calls pass the default
 // seccomp profile, those of 32-bit programs do not. Every port may be bound by
 // every user.
+//
+// It reaches neither the machine nor other servers. Where its template connects
+// to a service, /etc/hosts names the service's address, NAME.kiln; the address is
+// the machine's as long as any server needs it, and what listens at it is
+// reached over TCP by those servers alone (names.go).
 package local

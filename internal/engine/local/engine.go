@@ -105,10 +105,14 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.client, err = e.connect(ctx); err != nil {
 		return err
 	}
-	if e.network, err = openNetwork(e.Config); err != nil {
+	records, strays, err := readRecords(e.serversDir())
+	if err != nil {
+		return fmt.Errorf("cannot read the servers' records: %w", err)
+	}
+	if e.network, err = openNetwork(e.Config, records); err != nil {
 		return err
 	}
-	return e.recover(ctx)
+	return e.recover(ctx, records, strays)
 }
 
 // connect returns a client of containerd that has been answered.
@@ -148,13 +152,9 @@ func (e *Engine) Close() error {
 }
 
 // recover takes over the servers that are recorded.
-func (e *Engine) recover(ctx context.Context) error {
+func (e *Engine) recover(ctx context.Context, records []*record, strays []string) error {
 	e.unmountLeftovers()
 	e.killLeftoverExecs()
-	records, strays, err := readRecords(e.serversDir())
-	if err != nil {
-		return fmt.Errorf("cannot read the servers' records: %w", err)
-	}
 	for _, r := range records {
 		if r.StartedAt.IsZero() {
 			// The engine ended while it made this one; nobody was told of it.
@@ -171,6 +171,9 @@ func (e *Engine) recover(ctx context.Context) error {
 		if err := e.remove(ctx, model.ServerID(name)); err != nil {
 			e.Log.Warn("cannot remove what an interrupted call left", "server", name, "error", err)
 		}
+	}
+	if err := e.network.names.update(e.records, nil); err != nil {
+		e.Log.Warn("not every service's name has its address", "error", err)
 	}
 	return e.sweep(ctx)
 }
@@ -243,6 +246,17 @@ func (e *Engine) readEpoch() (uint64, error) {
 		return 0, fmt.Errorf("cannot read the epoch: %w", err)
 	}
 	return epoch, nil
+}
+
+// records returns the records of the servers that there are.
+func (e *Engine) records() []*record {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make([]*record, 0, len(e.servers))
+	for _, s := range e.servers {
+		all = append(all, s.record)
+	}
+	return all
 }
 
 // lookup returns the server and its record, or nil.

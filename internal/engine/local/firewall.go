@@ -18,10 +18,12 @@ var linkLocal = netip.MustParsePrefix("169.254.0.0/16")
 // when one is there. The table is all that kiln has in the machine's filters:
 //
 //	chain forward: from a server to a server or 169.254.0.0/16: drop;
+//	               from a server to a service's name that is not here: drop
 //	               to a server, unless it answers: drop
-//	chain input:   from a server, unless it answers: drop
+//	chain input:   from a server to a name that it connects to: accept
+//	               from a server, unless it answers: drop
 //	chain nat:     from a server to elsewhere: masquerade
-func installFirewall(c Config) error {
+func installFirewall(c Config, members map[member]bool) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("cannot reach nftables: %w", err)
@@ -40,6 +42,7 @@ func installFirewall(c Config) error {
 	})
 	f.add(forward, f.fromServer(), f.toNet(linkLocal), drop())
 	f.add(forward, f.fromServer(), f.toNet(c.ServerNet), drop())
+	f.add(forward, f.fromServer(), f.toNet(c.ServiceNet), drop())
 	f.add(forward, f.fromServer(), f.toServer(), drop())
 	f.add(forward, f.fromServer(), ipv6(), drop())
 	f.add(forward, f.toServer(), f.notAnswering(), drop())
@@ -47,6 +50,9 @@ func installFirewall(c Config) error {
 		Name: "input", Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityFilter, Policy: &accept,
 	})
+	if err := f.addNames(input, members); err != nil {
+		return err
+	}
 	f.add(input, f.fromServer(), f.notAnswering(), drop())
 	nat := conn.AddChain(&nftables.Chain{
 		Name: "nat", Table: table, Type: nftables.ChainTypeNAT,
@@ -56,6 +62,25 @@ func installFirewall(c Config) error {
 	if err := conn.Flush(); err != nil {
 		return fmt.Errorf("cannot install nftables table %s: %w", c.table(), err)
 	}
+	return nil
+}
+
+// addNames adds the chain and the set of services' names; the rule comes with
+// the first server that connects to one.
+func (f firewall) addNames(input *nftables.Chain, members map[member]bool) error {
+	set := membersSet(f.table)
+	var elements []nftables.SetElement
+	for m := range members {
+		elements = append(elements, m.element())
+	}
+	if err := f.conn.AddSet(set, elements); err != nil {
+		return fmt.Errorf("cannot say who may reach a service's name: %w", err)
+	}
+	chain := f.conn.AddChain(&nftables.Chain{Name: namesChain, Table: f.table})
+	if len(members) > 0 {
+		f.add(chain, f.reachesName(set))
+	}
+	f.add(input, f.fromServer(), []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: chain.Name}})
 	return nil
 }
 

@@ -26,6 +26,7 @@ type network struct {
 	config     Config
 	gateway    netip.Addr // the machine's address on every link
 	setForward bool       // net.ipv4.ip_forward was 0 and is 1 now
+	names      *names
 
 	mu   sync.Mutex
 	last netip.Addr // the address that was given out last
@@ -36,7 +37,7 @@ var errNoAddress = errors.New("every address is taken")
 
 const forwardSwitch = "/proc/sys/net/ipv4/ip_forward"
 
-func openNetwork(c Config) (*network, error) {
+func openNetwork(c Config, records []*record) (*network, error) {
 	n := &network{config: c, gateway: c.ServerNet.Addr().Next()}
 	n.last = n.gateway
 	if b, err := os.ReadFile(n.lastFile()); err == nil {
@@ -54,10 +55,11 @@ func openNetwork(c Config) (*network, error) {
 		}
 		n.setForward = true
 	}
-	if err := installFirewall(c); err != nil {
+	if err := installFirewall(c, c.membersOf(records)); err != nil {
 		return nil, err
 	}
-	return n, nil
+	n.names, err = openNames(c, records)
+	return n, err
 }
 
 // IPForwardWasSet reports whether the engine has changed net.ipv4.ip_forward

@@ -147,7 +147,7 @@ func TestIsolation(t *testing.T) {
 	}
 	// A table that is there, as after a restart, is replaced.
 	for range 2 {
-		if err := installFirewall(e.Config); err != nil {
+		if err := installFirewall(e.Config, nil); err != nil {
 			t.Fatal(err)
 		}
 	}

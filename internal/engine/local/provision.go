@@ -89,7 +89,7 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 	if err := e.makeDirs(r); err != nil {
 		return err
 	}
-	// The network and the file system do not need each other.
+	// The network, the names and the file system do not need each other.
 	var address netip.Addr
 	var mounts []mount.Mount
 	both, bothCtx := errgroup.WithContext(ctx)
@@ -100,6 +100,9 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 		}
 		return err
 	})
+	if len(r.Template.Connects) > 0 {
+		both.Go(func() error { return e.network.names.update(e.records, r.Template.Connects) })
+	}
 	both.Go(func() (err error) {
 		mounts, err = e.makeContainer(bothCtx, r, p)
 		return err
@@ -178,6 +181,9 @@ func (e *Engine) makeContainer(ctx context.Context, r *record, p *plan) ([]mount
 // writeOwnFiles writes what is mounted over the image's files of these names.
 func (e *Engine) writeOwnFiles(r *record) error {
 	hosts := fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n%s\t%s\n", r.Address, r.ID)
+	for _, service := range r.Template.Connects {
+		hosts += fmt.Sprintf("%s\t%s.kiln\n", e.nameAddress(service), service)
+	}
 	for name, content := range map[string]string{
 		"hostname": string(r.ID) + "\n", "hosts": hosts, "resolv.conf": resolvConf(),
 	} {

@@ -188,10 +188,17 @@ func (e *Engine) remove(ctx context.Context, id model.ServerID) error {
 	if err := os.RemoveAll(e.serverDir(id)); err != nil {
 		return fmt.Errorf("cannot remove the record of %s: %w", id, err)
 	}
+	_, r := e.lookup(id)
 	e.mu.Lock()
 	delete(e.servers, id)
 	e.mu.Unlock()
 	e.hints.give()
+	if r != nil && len(r.Template.Connects) > 0 {
+		if err := e.network.names.update(e.records, nil); err != nil {
+			// Opening the engine does it again; a server is destroyed all the same.
+			e.Log.Warn("cannot remove what a server needed to reach others", "server", id, "error", err)
+		}
+	}
 	return nil
 }
 
