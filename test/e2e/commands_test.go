@@ -17,6 +17,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"kiln/test/authority"
 	"kiln/test/instance"
 )
 
@@ -32,6 +33,8 @@ type world struct {
 	loads    map[string]*underway
 	held     []net.Conn // connections that a script has open
 	failed   bool
+
+	authorities []*authority.Authority
 }
 
 type command = func(ts *testscript.TestScript, neg bool, args []string)
@@ -45,6 +48,7 @@ func commands() map[string]command {
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
 		"reboot": reboot, "lose": lose, "program": program,
+		"authority": authorityCommand, "certificate": certificate,
 	}
 }
 

@@ -95,6 +95,7 @@ func setup(t *testing.T, env *testscript.Env, root string, w world) error {
 		}
 		w.stopLoads()
 		w.letGo()
+		w.stopAuthorities()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := w.Purge(ctx); err != nil {

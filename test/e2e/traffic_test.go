@@ -31,14 +31,15 @@ func httpCommand(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprint(ts.Stdout(), text)
 }
 
-// ask carries "METHOD URL [-body TEXT] [-header NAME:VALUE]…" out.
+// ask carries "METHOD URL [-body TEXT] [-header NAME:VALUE]… [-cacert FILE]" out.
 func ask(args []string) (string, error) {
 	if len(args) < 2 {
-		return "", errors.New("usage: http METHOD URL [-body TEXT] [-header NAME:VALUE]…")
+		return "", errors.New("usage: http METHOD URL [-body TEXT] [-header NAME:VALUE]… [-cacert FILE]")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
 	header, body := http.Header{}, ""
+	transport := &http.Transport{DisableKeepAlives: true}
 	for rest := args[2:]; len(rest) > 0; rest = rest[2:] {
 		if len(rest) == 1 {
 			return "", fmt.Errorf("%s wants a value", rest[0])
@@ -49,6 +50,11 @@ func ask(args []string) (string, error) {
 		case "-header":
 			name, value, _ := strings.Cut(rest[1], ":")
 			header.Set(name, strings.TrimSpace(value))
+		case "-cacert":
+			var err error
+			if transport, err = trusting(rest[1]); err != nil {
+				return "", err
+			}
 		default:
 			return "", fmt.Errorf("unknown flag %s", rest[0])
 		}
@@ -59,7 +65,7 @@ func ask(args []string) (string, error) {
 	}
 	req.Header, req.Host = header, header.Get("Host")
 	client := &http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
+		Transport:     transport,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	res, err := client.Do(req)
@@ -72,6 +78,9 @@ func ask(args []string) (string, error) {
 		return "", err
 	}
 	lines := []string{res.Proto + " " + res.Status}
+	if res.TLS != nil {
+		lines = append(lines, "issued by: "+res.TLS.PeerCertificates[0].Issuer.CommonName)
+	}
 	for name, values := range res.Header {
 		lines = append(lines, name+": "+strings.Join(values, ", "))
 	}
