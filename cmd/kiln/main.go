@@ -68,13 +68,34 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 	// Ending takes a moment, and a second signal must not cut it short.
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	handOver := make(chan struct{}, 1)
+	go handOverOnSignal(ctx, handOver)
 	return daemon.Run(ctx, daemon.Config{
-		DataDir: o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
+		HandOver: handOver,
+		DataDir:  o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
 		ServerNet: o.ServerNet, ServiceNet: o.ServiceNet, Runtime: o.Runtime, BuildMemory: o.BuildMemory,
 		Manager:    daemon.TakeManager(),
 		BootIDFile: os.Getenv("KILN_BOOT_ID_FILE"), // of tests that simulate a reboot
 		Log:        logger(os.Stderr, o.Debug, o.JSON),
 	}, func() {})
+}
+
+// handOverOnSignal asks for a new router at each SIGHUP until ctx ends.
+func handOverOnSignal(ctx context.Context, ask chan<- struct{}) {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangups:
+			select {
+			case ask <- struct{}{}:
+			default: // asked already
+			}
+		}
+	}
 }
 
 func logger(w io.Writer, debug, asJSON bool) *slog.Logger {

@@ -43,7 +43,10 @@ type Config struct {
 	BuildMemory int64
 	Manager     Manager // that hears when the daemon is ready
 	BootIDFile  string  // names the machine's boot; "": the kernel's
-	Log         *slog.Logger
+	// HandOver asks for the router to be handed over to a new process. That of
+	// another build is without being asked.
+	HandOver <-chan struct{}
+	Log      *slog.Logger
 }
 
 // RunDir returns the run directory of the instance: sockets and state that a
@@ -237,6 +240,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	}
 	d.running.Go(func() { d.cfg.Manager.watch(work, d.cfg.Log, d.answers) })
 	d.running.Go(func() { keeper.NewCopies(d.runDir, d.ensureKeeper, d.cfg.Log).Run(work) })
+	d.running.Go(func() { d.handOver(work) })
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
 			stop(err)

@@ -37,7 +37,7 @@ func RunKeeper(ctx context.Context, r Role) error {
 		return err
 	}
 	return keeper.Run(ctx, keeper.Config{
-		RunDir: r.RunDir, DataDir: r.DataDir, Log: r.Log,
+		RunDir: r.RunDir, DataDir: r.DataDir, Build: buildOf(r.ServiceNet), Log: r.Log,
 		Children: []keeper.Child{
 			{Name: "containerd", Path: path, Args: append([]string{path}, args...)},
 			{Name: "router", Path: r.Executable, Args: append([]string{"kiln"}, trafficArgs("router", r.Instance, r.DataDir, r.RunDir, r.ServiceNet)...)},
@@ -48,7 +48,8 @@ func RunKeeper(ctx context.Context, r Role) error {
 // RunRouter is the process `kiln router`.
 func RunRouter(ctx context.Context, r Role) error {
 	return router.Run(ctx, router.Config{
-		DataDir: r.DataDir, RunDir: r.RunDir, Instance: r.Instance, ServiceNet: r.ServiceNet, Log: r.Log,
+		DataDir: r.DataDir, RunDir: r.RunDir, Instance: r.Instance, ServiceNet: r.ServiceNet,
+		Build: buildOf(r.ServiceNet), Log: r.Log,
 	})
 }
 

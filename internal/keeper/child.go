@@ -4,10 +4,13 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"kiln/internal/model"
 )
 
 const (
@@ -30,12 +33,15 @@ type child struct {
 	log  *slog.Logger
 
 	ended    chan struct{} // keep has returned
-	stopping chan struct{} // closed by stop
+	renewals chan chan error
+	before   sync.WaitGroup // who watches the processes that were let go
+	stopping chan struct{}  // closed by stop
 	stopOnce sync.Once
 
 	mu       sync.Mutex
 	proc     *process // nil while it does not run
 	restarts int
+	aside    map[*process]struct{} // they end by themselves, unless the child is stopped first
 }
 
 func newChild(c Child, runDir string, out *output, log *slog.Logger) *child {
@@ -43,6 +49,7 @@ func newChild(c Child, runDir string, out *output, log *slog.Logger) *child {
 		Child: c, out: out, log: log.With("child", c.Name),
 		pids:  newPIDFile(runDir, c),
 		ended: make(chan struct{}), stopping: make(chan struct{}),
+		renewals: make(chan chan error), aside: map[*process]struct{}{},
 	}
 }
 
@@ -50,9 +57,13 @@ func newChild(c Child, runDir string, out *output, log *slog.Logger) *child {
 // until it is stopped, or ctx ends; then the command goes on.
 func (c *child) keep(ctx context.Context) {
 	defer close(c.ended)
+	defer c.before.Wait()
 	p := c.pids.find()
 	if p != nil {
 		c.log.Info("child adopted", "pid", p.pid)
+		for _, older := range c.pids.others(p.pid) {
+			c.letGo(ctx, older)
+		}
 	}
 	wait, quick := time.Duration(0), 0
 	for {
@@ -62,9 +73,10 @@ func (c *child) keep(ctx context.Context) {
 		began := time.Now()
 		if p != nil {
 			c.set(p)
-			if !c.await(ctx, p) {
+			if p = c.await(ctx, p); p == nil {
 				return
 			}
+			began = p.since
 			c.set(nil)
 		}
 		if quick++; time.Since(began) >= quickDeath {
@@ -79,6 +91,8 @@ func (c *child) keep(ctx context.Context) {
 			return
 		case <-c.stopping:
 			return
+		case answer := <-c.renewals:
+			answer <- nil // what starts now is new
 		case <-time.After(wait):
 		}
 		c.mu.Lock()
@@ -96,18 +110,67 @@ func nextWait(last time.Duration, quick int) time.Duration {
 	return min(longestGap, max(firstWait, 2*last))
 }
 
-// await waits for p to end. It returns false if the keeping is over.
-func (c *child) await(ctx context.Context, p *process) bool {
-	select {
-	case <-p.ended:
-		return true
-	case <-c.stopping:
-		c.finish(p)
-		return false
-	case <-ctx.Done():
-		p.letGo()
-		return false
+// await waits for p to end, or for the one that is started in its place. It
+// returns the one that has ended, or nil if the keeping is over.
+func (c *child) await(ctx context.Context, p *process) *process {
+	for {
+		select {
+		case <-p.ended:
+			return p
+		case <-c.stopping:
+			c.finish(p)
+			c.set(nil)
+			c.pids.remove()
+			return nil
+		case <-ctx.Done():
+			p.letGo()
+			return nil
+		case answer := <-c.renewals:
+			next, err := c.pids.start(c.out.file())
+			if err == nil {
+				c.log.Info("child renewed", "pid", next.pid, "before", p.pid)
+				c.letGo(ctx, p)
+				c.set(next)
+				p = next
+			}
+			answer <- err
+		}
 	}
+}
+
+// letGo lets p end by itself, beside the process that is kept now. Only when
+// the child is stopped p is ended too.
+func (c *child) letGo(ctx context.Context, p *process) {
+	c.mu.Lock()
+	c.aside[p] = struct{}{}
+	c.mu.Unlock()
+	c.before.Go(func() {
+		select {
+		case <-p.ended:
+		case <-c.stopping:
+			c.finish(p)
+		case <-ctx.Done():
+			p.letGo()
+		}
+		c.mu.Lock()
+		delete(c.aside, p)
+		c.mu.Unlock()
+	})
+}
+
+// renew starts the command once more and keeps that process; the one before
+// goes on until it ends by itself.
+func (c *child) renew() error {
+	answer := make(chan error, 1)
+	select {
+	case c.renewals <- answer:
+	case <-c.ended:
+		return model.Errorf(model.Precondition, "cannot renew %q: it was stopped", c.Name)
+	}
+	if err := <-answer; err != nil {
+		return model.Errorf(model.Unavailable, "cannot renew %q: %w", c.Name, err)
+	}
+	return nil
 }
 
 // finish ends p: politely, then not.
@@ -120,8 +183,6 @@ func (c *child) finish(p *process) {
 		p.signal(unix.SIGKILL)
 		<-p.ended
 	}
-	c.set(nil)
-	c.pids.remove()
 }
 
 // stop ends the command for good and waits until it has.
@@ -153,12 +214,17 @@ func (c *child) status() ChildStatus {
 	if c.proc != nil {
 		st.PID, st.Adopted = c.proc.pid, c.proc.own == nil
 	}
+	for p := range c.aside {
+		st.Before = append(st.Before, p.pid)
+	}
+	slices.Sort(st.Before)
 	return st
 }
 
 // process is a running command: one that this keeper started, or adopted.
 type process struct {
 	pid   int
+	since time.Time   // when the watching began
 	own   *os.Process // nil: adopted, so how it ends cannot be had
 	pidfd *os.File
 	ended chan struct{}
@@ -170,7 +236,7 @@ func watch(pid int, own *os.Process) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &process{pid: pid, own: own, pidfd: os.NewFile(uintptr(fd), "pidfd"), ended: make(chan struct{})}
+	p := &process{pid: pid, since: time.Now(), own: own, pidfd: os.NewFile(uintptr(fd), "pidfd"), ended: make(chan struct{})}
 	raw, err := p.pidfd.SyscallConn()
 	if err != nil {
 		_ = p.pidfd.Close()

@@ -39,6 +39,13 @@ func (c *Client) Stop(ctx context.Context, name string) error {
 	return err
 }
 
+// Renew starts the child of the name once more. The keeper keeps the new
+// process; the one before goes on until it ends by itself.
+func (c *Client) Renew(ctx context.Context, name string) error {
+	_, err := c.ask(ctx, &request{Op: opRenew, Name: name})
+	return err
+}
+
 // Shutdown ends everything: the children in reverse order, the sockets, the
 // keeper. It returns when the children have ended; no keeper is an error.
 func (c *Client) Shutdown(ctx context.Context) error {

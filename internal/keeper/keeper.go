@@ -21,6 +21,7 @@ type Config struct {
 	RunDir   string // of the instance: keeper.sock, keeper.lock, keeper/NAME.pid
 	DataDir  string // of the instance: keeper.log, where the children write
 	Children []Child
+	Build    string       // of the program; the daemon renews what is of another
 	Log      *slog.Logger // where the keeper itself writes
 }
 
@@ -37,15 +38,17 @@ type Child struct {
 type Status struct {
 	PID       int           `json:"pid"`
 	Children  []ChildStatus `json:"children"`
-	Addresses []string      `json:"addresses"` // of the sockets it holds
+	Addresses []string      `json:"addresses"`       // of the sockets it holds
+	Build     string        `json:"build,omitempty"` // Config.Build
 }
 
 // ChildStatus is one child.
 type ChildStatus struct {
 	Name     string `json:"name"`
-	PID      int    `json:"pid"`      // 0: it does not run now
-	Restarts int    `json:"restarts"` // by this keeper
-	Adopted  bool   `json:"adopted"`  // an earlier keeper started it
+	PID      int    `json:"pid"`              // 0: it does not run now
+	Restarts int    `json:"restarts"`         // by this keeper
+	Adopted  bool   `json:"adopted"`          // an earlier keeper started it
+	Before   []int  `json:"before,omitempty"` // processes of it that it was renewed from and that have not ended yet
 }
 
 // keeper is the process's state.
@@ -202,6 +205,8 @@ func (k *keeper) answer(q *request, f *os.File) (*os.File, *reply) {
 		k.retain(func(address string) bool { return slices.Contains(q.Addresses, address) })
 	case opStatus:
 		return nil, &reply{Status: k.status()}
+	case opRenew:
+		err = k.renew(q.Name)
 	case opStop:
 		err = k.stop(q.Name)
 	case opShutdown:
@@ -316,6 +321,16 @@ func (k *keeper) retain(keep func(address string) bool) {
 	}
 }
 
+// renew starts the child of the name once more, beside the process that runs.
+func (k *keeper) renew(name string) error {
+	for _, c := range k.children {
+		if c.Name == name {
+			return c.renew()
+		}
+	}
+	return model.Errorf(model.NotFound, "cannot renew %q: the keeper has no such child", name)
+}
+
 // stop ends the child of the name for good, or all, in reverse order.
 func (k *keeper) stop(name string) error {
 	known := name == ""
@@ -332,7 +347,7 @@ func (k *keeper) stop(name string) error {
 }
 
 func (k *keeper) status() *Status {
-	st := &Status{PID: os.Getpid(), Children: []ChildStatus{}, Addresses: []string{}}
+	st := &Status{PID: os.Getpid(), Build: k.cfg.Build, Children: []ChildStatus{}, Addresses: []string{}}
 	for _, c := range k.children {
 		st.Children = append(st.Children, c.status())
 	}

@@ -111,6 +111,26 @@ func (f pidFile) fromFile() *process {
 	return p
 }
 
+// others returns the other processes of the child: it was renewed, and they
+// have not ended yet.
+func (f pidFile) others(kept int) []*process {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil
+	}
+	var out []*process
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == kept || !f.is(pid) {
+			continue
+		}
+		if p, err := watch(pid, nil); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 // is reports whether the process is the child. What the child has started
 // bears the mark as well, but runs something else, or leads no session.
 func (f pidFile) is(pid int) bool {
@@ -119,8 +139,10 @@ func (f pidFile) is(pid int) bool {
 	if err != nil || !slices.ContainsFunc(bytes.Split(env, []byte{0}), func(v []byte) bool { return string(v) == f.mark }) {
 		return false
 	}
+	// Later arguments may be those of another version.
 	args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-	if err != nil || string(args) != strings.Join(f.child.Args, "\x00")+"\x00" {
+	command := strings.Join(f.child.Args[:min(2, len(f.child.Args))], "\x00") + "\x00"
+	if err != nil || !strings.HasPrefix(string(args), command) {
 		return false
 	}
 	fields, ok := statFields(pid)

@@ -21,6 +21,7 @@ type Sockets struct {
 	runDir string
 	log    *slog.Logger
 	stop   chan struct{}
+	once   sync.Once
 	ended  chan struct{}
 
 	mu   sync.Mutex
@@ -48,14 +49,18 @@ func NewSockets(runDir string, log *slog.Logger) *Sockets {
 	return s
 }
 
-// Close leaves the keeper. It does not close listeners.
+// Close leaves the keeper for good. It does not close listeners, and may be
+// called again.
 func (s *Sockets) Close() {
-	close(s.stop)
+	s.once.Do(func() { close(s.stop) })
+	<-s.ended
 	s.mu.Lock()
 	s.dropLocked()
 	s.mu.Unlock()
-	<-s.ended
 }
+
+// Leave is Close, for a router that another one goes on for.
+func (s *Sockets) Leave() { s.Close() }
 
 // follow looks for a keeper whenever there is none, and hands it what the
 // router has.

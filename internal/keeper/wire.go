@@ -20,7 +20,7 @@ type request struct {
 	Address   string   `json:"address,omitempty"`   // listen, adopt, offer, copy, release
 	Addresses []string `json:"addresses,omitempty"` // retain
 	Free      bool     `json:"free,omitempty"`      // listen: also where the machine does not have the address yet
-	Name      string   `json:"name,omitempty"`      // stop: a child, or all if empty
+	Name      string   `json:"name,omitempty"`      // renew: a child; stop: a child, or all if empty
 }
 
 // The operations.
@@ -32,6 +32,7 @@ const (
 	opRelease  = "release"  // close the socket of the address
 	opRetain   = "retain"   // close all sockets but those of the addresses
 	opStatus   = "status"   // → Status
+	opRenew    = "renew"    // start a child once more; the process before goes on until it ends by itself
 	opStop     = "stop"     // end a child for good
 	opShutdown = "shutdown" // end all children, close all sockets, end
 )

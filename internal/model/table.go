@@ -53,12 +53,26 @@ type Draining struct {
 
 // RouterStatus is what one live router says of itself.
 type RouterStatus struct {
-	ID         string         `json:"id"`                // of the process: a restarted router has another
-	Epoch      uint64         `json:"epoch"`             // of the table that every dispatch now uses
-	Generation uint64         `json:"generation"`        // likewise: the acknowledgement
-	Servers    []RouterServer `json:"servers"`           // all that are in the table, draining, or have something in flight
-	Unbound    []string       `json:"unbound,omitempty"` // names of services that cannot be listened on, and why
+	ID         string         `json:"id"`         // of the process: a restarted router has another
+	Epoch      uint64         `json:"epoch"`      // of the table that every dispatch now uses
+	Generation uint64         `json:"generation"` // likewise: the acknowledgement
+	Servers    []RouterServer `json:"servers"`    // all that are in the table, draining, or have something in flight
+	PID        int            `json:"pid,omitempty"`
+	Build      string         `json:"build,omitempty"`   // of its program; empty: of a version that does not say
+	Phase      RouterPhase    `json:"phase,omitempty"`   // empty: it serves
+	Unbound    []string       `json:"unbound,omitempty"` // what cannot be listened on, and why
 }
+
+// RouterPhase is where a router stands while one is handed over to another. In
+// every phase it has to acknowledge every table.
+type RouterPhase string
+
+// The phases of a router.
+const (
+	RouterServing RouterPhase = ""        // it takes connections
+	RouterWaiting RouterPhase = "waiting" // until the router before takes none any more
+	RouterLeaving RouterPhase = "leaving" // it serves what it has, and ends when that has ended
+)
 
 // RouterServer is the accounting for one server since the router started.
 type RouterServer struct {

@@ -4,11 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"kiln/internal/model"
@@ -23,7 +27,36 @@ type Client struct {
 // Dial returns a client for the router of the run directory. Whether one is
 // there shows with the first call: unavailable if not.
 func Dial(runDir string) *Client {
-	path := filepath.Join(runDir, "router.sock")
+	return dialSocket(filepath.Join(runDir, "router.sock"))
+}
+
+// All returns a client for each router of the run directory that may live: one,
+// or while it is handed over two or more. Which of them do shows with the first
+// call; see Gone.
+func All(runDir string) []*Client {
+	var out []*Client
+	paths, err := filepath.Glob(filepath.Join(runDir, "router-*.sock"))
+	if err != nil { // the pattern is good
+		return nil
+	}
+	// A router of an older version has the one name only, and no link.
+	one := filepath.Join(runDir, "router.sock")
+	if st, err := os.Lstat(one); err == nil && st.Mode().Type() == fs.ModeSocket {
+		paths = append(paths, one)
+	}
+	for _, path := range paths {
+		out = append(out, dialSocket(path))
+	}
+	return out
+}
+
+// Gone reports whether the error of a call says that the router does not live
+// any more.
+func Gone(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
+}
+
+func dialSocket(path string) *Client {
 	return &Client{http: &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			d := net.Dialer{Timeout: 2 * time.Second}
@@ -49,6 +82,23 @@ func (c *Client) Apply(ctx context.Context, t model.Table) (model.RouterStatus, 
 func (c *Client) Status(ctx context.Context) (model.RouterStatus, error) {
 	var st model.RouterStatus
 	return st, c.call(ctx, http.MethodGet, "/v1/status", nil, &st)
+}
+
+// Leave tells the router to take nothing new, and to end when what it has has
+// ended. When it returns without an error another router may serve.
+func (c *Client) Leave(ctx context.Context, windows Leave) error {
+	body, err := json.Marshal(windows)
+	if err != nil {
+		return model.Errorf(model.Internal, "cannot tell the router to leave: %w", err)
+	}
+	var st model.RouterStatus
+	return c.call(ctx, http.MethodPost, "/v1/leave", body, &st)
+}
+
+// Serve tells a router that waits to take connections now.
+func (c *Client) Serve(ctx context.Context) error {
+	var st model.RouterStatus
+	return c.call(ctx, http.MethodPost, "/v1/serve", nil, &st)
 }
 
 // Counters returns what the router has counted since it started.

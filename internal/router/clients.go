@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 // goroutines.
 type clients struct {
 	stopping atomic.Bool // each is to end with the request that it serves
+	closing  atomic.Bool // each answer is to say that it is the last; see lastAnswers
 
 	mu   sync.Mutex
 	head *conn1
@@ -78,6 +80,50 @@ func (cs *clients) stop(ctx context.Context) {
 		_ = c.nc.SetDeadline(past)
 	})
 	<-done
+}
+
+// lastAnswers reports whether answers are to be the last of their connections.
+func (cs *clients) lastAnswers() bool { return cs.closing.Load() || cs.stopping.Load() }
+
+// closeQuiet closes the connections that have been without a request for so
+// many calls, and returns how many connections there are. It is called by one
+// goroutine, at intervals, once closing is set: whoever sends a request from
+// then on is told that its answer is the last.
+func (cs *clients) closeQuiet(calls int) (open int) {
+	cs.each(func(c *conn1) {
+		open++
+		if c.mark.Load() != 0 {
+			c.quiet = 0
+			return
+		}
+		if c.quiet++; c.quiet < calls {
+			return
+		}
+		// What comes from here on is too late by no more than the time that it
+		// takes to look.
+		if c.mark.CompareAndSwap(0, markStopped) {
+			if c.somethingCame() {
+				c.mark.CompareAndSwap(markStopped, 0)
+				return
+			}
+			_ = c.nc.SetReadDeadline(past)
+		}
+	})
+	return open
+}
+
+// somethingCame reports whether there is something to read.
+func (c *conn1) somethingCame() bool {
+	if c.socket == nil {
+		return false
+	}
+	came := false
+	err := c.socket.Control(func(fd uintptr) {
+		var one [1]byte
+		_, _, err := unix.Recvfrom(int(fd), one[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		came = !errors.Is(err, unix.EAGAIN)
+	})
+	return err == nil && came
 }
 
 // lookEvery is how often the router looks whether clients that wait for an

@@ -36,6 +36,7 @@ type conn1 struct {
 	served int
 	ends   bool // after this request
 	handed bool // it has gone to another owner
+	quiet  int  // clients.closeQuiet's
 
 	// mark is 0 while no request is served, else the router clock at which
 	// the request began, or one of the marks below.

@@ -8,7 +8,9 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"kiln/internal/model"
@@ -19,10 +21,14 @@ import (
 //
 //	PUT /v1/table     a model.Table; the answer is a model.RouterStatus
 //	GET /v1/status    a model.RouterStatus
+//	POST /v1/leave    a Leave: take nothing new, end when what there is has ended
+//	POST /v1/serve    take connections, though the router before holds the lock still
 //	GET /v1/counters  Counters
 //	GET /v1/access    lines of JSON; ?lines=N&follow=1
 type control struct {
 	router   *Router
+	runDir   string
+	path     string // of the socket
 	listener net.Listener
 	server   *http.Server
 	cancel   context.CancelFunc
@@ -31,20 +37,21 @@ type control struct {
 // maxTableBytes bounds what the control socket reads.
 const maxTableBytes = 16 << 20
 
-func newControl(r *Router, path string) (*control, error) {
-	// The router.lock is held: a socket that is there belongs to nobody.
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, model.Errorf(model.Unavailable, "cannot start router: %w", err)
-	}
-	l, err := net.Listen("unix", path)
+func newControl(r *Router, runDir string) (*control, error) {
+	c := &control{router: r, runDir: runDir, path: filepath.Join(runDir, "router-"+r.id+".sock")}
+	// Bound under another name first: who finds a socket at the path may take
+	// it for dead when nobody answers.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: c.path + ".new", Net: "unix"})
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot start router: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
+	l.SetUnlinkOnClose(false)
+	err = errors.Join(os.Chmod(c.path+".new", 0o600), os.Rename(c.path+".new", c.path))
+	if err != nil {
 		_ = l.Close()
 		return nil, model.Errorf(model.Unavailable, "cannot start router: %w", err)
 	}
-	c := &control{router: r, listener: l}
+	c.listener = l
 	ctx, cancel := context.WithCancel(context.Background())
 	c.cancel = cancel
 	c.server = &http.Server{
@@ -65,12 +72,72 @@ func (c *control) close() {
 	c.cancel()
 	_ = c.server.Close()
 	_ = c.listener.Close()
+	_ = os.Remove(c.path)
+	if to, err := os.Readlink(c.known()); err == nil && to == filepath.Base(c.path) {
+		_ = os.Remove(c.known())
+	}
+}
+
+// known returns where the router that serves is found by those who look for one
+// only: a link to its socket.
+func (c *control) known() string { return filepath.Join(c.runDir, "router.sock") }
+
+// beKnown keeps the link on this router while it serves, until ctx ends.
+func (c *control) beKnown(ctx context.Context) {
+	const often, seldom = 10 * time.Millisecond, time.Second
+	for {
+		wait := often
+		if c.router.phase() == serving {
+			wait = seldom
+			if to, err := os.Readlink(c.known()); err != nil || to != filepath.Base(c.path) {
+				c.link()
+			}
+			removeDead(c.runDir)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (c *control) link() {
+	draft := c.path + ".link"
+	if err := errors.Join(os.Symlink(filepath.Base(c.path), draft), os.Rename(draft, c.known())); err != nil {
+		c.router.log.Warn("cannot link the control socket", "error", err)
+		_ = os.Remove(draft)
+	}
+}
+
+// removeDead removes the sockets of routers that were killed.
+func removeDead(runDir string) {
+	paths, err := filepath.Glob(filepath.Join(runDir, "router-*.sock"))
+	if err != nil {
+		return
+	}
+	for _, path := range paths {
+		conn, err := net.DialTimeout("unix", path, time.Second)
+		if err == nil {
+			_ = conn.Close()
+		} else if errors.Is(err, syscall.ECONNREFUSED) {
+			_ = os.Remove(path)
+		}
+	}
 }
 
 func (c *control) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /v1/table", c.putTable)
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.router.Status()) })
+	mux.HandleFunc("POST /v1/leave", c.leave)
+	mux.HandleFunc("POST /v1/serve", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case c.router.forced <- struct{}{}:
+		default: // asked already
+		}
+		writeJSON(w, c.router.Status())
+	})
 	mux.HandleFunc("GET /v1/counters", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, c.router.Counters()) })
 	mux.HandleFunc("GET /v1/access", c.followAccess)
 	return mux
@@ -88,6 +155,16 @@ func (c *control) putTable(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	writeJSON(w, st)
+}
+
+func (c *control) leave(w http.ResponseWriter, req *http.Request) {
+	var windows Leave
+	if err := json.NewDecoder(http.MaxBytesReader(w, req.Body, 1<<10)).Decode(&windows); err != nil {
+		writeError(w, model.Errorf(model.Invalid, "cannot read windows: %v", err))
+		return
+	}
+	c.router.Leave(windows)
+	writeJSON(w, c.router.Status())
 }
 
 func decodeTable(r io.Reader) (t model.Table, err error) {

@@ -12,6 +12,7 @@
 // dispatch.go and server.go are the accounting, which knows nothing of HTTP;
 // split.go shares requests between two releases, eject.go leaves out servers that
 // cannot be reached; names.go is how services reach each other;
+// handover.go and succession.go put a new router in the place of an old one;
 // proxy.go carries an exchange, through h1.go or h2.go to a server and through
 // respond.go back; drain.go ends what outlives its deadline.
 package router

@@ -302,7 +302,7 @@ func (a *answer) appendAnswer(b []byte) []byte {
 		b = append(b, cookie...)
 		b = append(b, '\r', '\n')
 	}
-	if c.ends = c.ends || c.listener.clients.stopping.Load(); c.ends {
+	if c.ends = c.ends || c.listener.clients.lastAnswers(); c.ends {
 		b = append(b, "Connection: close\r\n"...)
 	}
 	return append(b, '\r', '\n')

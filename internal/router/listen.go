@@ -25,6 +25,8 @@ type binder interface {
 	Release(address string)
 	// Retain says that of all addresses only these are needed.
 	Retain(addresses []string)
+	// Leave says that this router needs nothing more, and that others do.
+	Leave()
 }
 
 // listener is one address of the routing table. It serves HTTP/1 itself
@@ -39,6 +41,7 @@ type listener struct {
 	server  *http.Server
 	secure  *secureListener
 	plain   plainConns
+	started bool // it takes connections; see Router.startLocked
 }
 
 func newListener(r *Router, address string, nl *net.TCPListener) *listener {

@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"syscall"
 	"testing"
+	"time"
 
 	"kiln/internal/keeper"
 )
@@ -27,7 +28,10 @@ func TestMain(m *testing.M) {
 	case "backend":
 		backendRole()
 	case "router":
-		err = Run(ctx, Config{DataDir: data, RunDir: run, Log: log.With("role", "router")})
+		err = Run(ctx, Config{
+			DataDir: data, RunDir: run, Log: log.With("role", "router"),
+			Build: os.Getenv("KILN_TEST_BUILD"), Limits: Limits{Linger: time.Second},
+		})
 	case "keeper":
 		err = keeper.Run(ctx, keeper.Config{
 			RunDir: run, DataDir: data, Log: log.With("role", "keeper"),

@@ -69,9 +69,10 @@ func (n names) addTo(r *routing) {
 }
 
 // bindNames binds the names of t that are not bound yet. One that cannot be had
-// keeps no table from being used: it is said, and tried again.
-func (r *Router) bindNames(t *model.Table) (fresh []*listener, missing bool) {
-	unbound := map[string]string{}
+// keeps no table from being used: it is said, and tried again. unbound is what
+// cannot be had of the routes, and is added to.
+func (r *Router) bindNames(t *model.Table, unbound map[string]string) (fresh []*listener, missing bool) {
+	routes := len(unbound)
 	for _, address := range r.names.addresses(t) {
 		if r.listeners[address] != nil {
 			continue
@@ -88,11 +89,11 @@ func (r *Router) bindNames(t *model.Table) (fresh []*listener, missing bool) {
 	r.unbound = unbound
 	r.mu.Unlock()
 	for address, why := range unbound {
-		if before[address] != why {
-			r.log.Warn("cannot listen on a service's name; trying again", "service", r.names.service(t, address), "error", why)
+		if name := r.names.service(t, address); name != "" && before[address] != why {
+			r.log.Warn("cannot listen on a service's name; trying again", "service", name, "error", why)
 		}
 	}
-	return fresh, len(unbound) > 0
+	return fresh, len(unbound) > routes
 }
 
 // service returns whose name the address is.
@@ -105,7 +106,7 @@ func (n names) service(t *model.Table, address string) string {
 	return ""
 }
 
-// unboundLocked returns, in words, which names cannot be listened on.
+// unboundLocked returns, in words, what cannot be listened on.
 func (r *Router) unboundLocked() []string {
 	var out []string
 	for _, why := range r.unbound {

@@ -313,16 +313,13 @@ func TestKeeperAndRouterKilled(t *testing.T) {
 	holding.Wait()
 }
 
-// TestOnlyOneKeeperAndOneRouter: a second one is refused and says why.
-func TestOnlyOneKeeperAndOneRouter(t *testing.T) {
+// TestOnlyOneKeeper: a second one is refused and says why.
+func TestOnlyOneKeeper(t *testing.T) {
 	p := newProcesses(t)
 	p.startKeeper()
 	log := quietLog(t)
 	if err := keeper.Run(t.Context(), keeper.Config{RunDir: p.run, DataDir: p.data, Log: log}); model.CodeOf(err) != model.Conflict {
 		t.Errorf("second keeper: %v", err)
-	}
-	if err := Run(t.Context(), Config{RunDir: p.run, DataDir: p.data, Log: log}); model.CodeOf(err) != model.Conflict {
-		t.Errorf("second router: %v", err)
 	}
 }
 

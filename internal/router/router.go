@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ type Config struct {
 	RunDir  string // of the instance: router.sock, and keeper.sock if there is a keeper
 	Log     *slog.Logger
 	Limits  Limits
+	Build   string // of the program; the daemon hands over what is of another
 	// Instance and ServiceNet say where the names of services have their
 	// addresses. Without an instance names are not listened on; the zero
 	// network is model.DefaultServiceNet.
@@ -35,6 +37,7 @@ type Limits struct {
 	BodyIdle            time.Duration // without a byte moving, either way, while a body is under way
 	DialTimeout         time.Duration // to a server, for one attempt
 	UpstreamIdle        time.Duration // of a kept connection to a server
+	Linger              time.Duration // when the router leaves: silence after which a client's connection is closed
 	AccessLogBytes      int64         // of each of the two access log files
 	Handshakes          int           // under way on a listener; the oldest gives way to one more
 	HandshakeTimeout    time.Duration // of TLS
@@ -51,6 +54,7 @@ func (l Limits) withDefaults() Limits {
 	set(&l.BodyIdle, time.Minute)
 	set(&l.DialTimeout, 2*time.Second)
 	set(&l.UpstreamIdle, 30*time.Second)
+	set(&l.Linger, 10*time.Second)
 	set(&l.AccessLogBytes, 64<<20)
 	set(&l.Handshakes, 1024)
 	set(&l.HandshakeTimeout, 10*time.Second)
@@ -71,6 +75,7 @@ func set[T comparable](v *T, def T) {
 // Router is the data plane of one instance.
 type Router struct {
 	id         string
+	build      string
 	log        *slog.Logger
 	limits     Limits
 	store      tableStore
@@ -87,16 +92,23 @@ type Router struct {
 	connections atomic.Int64            // of clients, now
 	drainKick   chan struct{}
 	bindKick    chan struct{}   // a listener is missing
-	done        <-chan struct{} // the router ends
-	serving     sync.WaitGroup  // accept loops
+	life        context.Context // ends when the router is told to end at once
+	end         context.CancelFunc
+	serving     sync.WaitGroup // accept loops
 
-	applyMu   sync.Mutex // one switch at a time
+	standing atomic.Int32                   // the phase
+	farewell atomic.Pointer[model.Draining] // when the router leaves: of every server
+	forced   chan struct{}                  // serve without the lock
+	left     chan struct{}                  // closed when the router has left
+
+	applyMu   sync.Mutex // one switch at a time; guards the two below
+	lock      *os.File   // held by the router that serves
 	listeners map[string]*listener
 
 	mu      sync.Mutex // those below
 	servers map[serverKey]*server
 	tallies tallies
-	unbound map[string]string // names that cannot be listened on: address → why
+	unbound map[string]string // what cannot be listened on: address → why
 }
 
 // newRouter returns a router with an empty table that listens nowhere.
@@ -105,6 +117,7 @@ func newRouter(cfg Config, b binder, access *accessLog) *Router {
 	_, _ = rand.Read(id[:]) // crypto/rand.Read never fails: it ends the process
 	r := &Router{
 		id:        hex.EncodeToString(id[:]),
+		build:     cfg.Build,
 		log:       cfg.Log,
 		limits:    cfg.Limits.withDefaults(),
 		store:     tableStore{dir: filepath.Join(cfg.DataDir, "router")},
@@ -115,11 +128,13 @@ func newRouter(cfg Config, b binder, access *accessLog) *Router {
 		acme:      newACME(filepath.Join(cfg.DataDir, "certificates"), cfg.Limits.withDefaults().RenewalCheck, cfg.Log),
 		drainKick: make(chan struct{}, 1),
 		bindKick:  make(chan struct{}, 1),
-		done:      make(chan struct{}),
+		forced:    make(chan struct{}, 1),
+		left:      make(chan struct{}),
 		listeners: map[string]*listener{},
 		servers:   map[serverKey]*server{},
 		tallies:   newTallies(),
 	}
+	r.life, r.end = context.WithCancel(context.Background())
 	r.current.Store(compile(model.Table{}, nil, nil))
 	return r
 }
@@ -150,16 +165,25 @@ func (r *Router) Apply(t model.Table) (model.RouterStatus, error) {
 	if err != nil {
 		return model.RouterStatus{}, err
 	}
-	if err := r.store.save(&t); err != nil {
+	if err := r.keepLocked(&t); err != nil {
 		for _, l := range fresh {
 			l.close()
-			r.binder.Release(l.address)
+			r.release(l.address)
 		}
 		return model.RouterStatus{}, err
 	}
 	r.certs.take(pairs)
 	r.publish(t, fresh)
 	return r.Status(), nil
+}
+
+// keepLocked makes t durable, so that a router that is started serves it: the
+// business of the one that serves. applyMu is held.
+func (r *Router) keepLocked(t *model.Table) error {
+	if r.phase() != serving {
+		return nil
+	}
+	return r.store.save(t)
 }
 
 // refuseOrConfirm answers a table that is not newer: the same again is
@@ -176,6 +200,9 @@ func (r *Router) refuseOrConfirm(have *routing, t *model.Table) (model.RouterSta
 
 // bindMissing binds what t listens on and the router does not yet: all or none.
 func (r *Router) bindMissing(t *model.Table) ([]*listener, error) {
+	if r.phase() == leaving {
+		return nil, nil // what is new is another's
+	}
 	var fresh []*listener
 	for _, address := range listenAddresses(t) {
 		if r.listeners[address] != nil {
@@ -185,13 +212,13 @@ func (r *Router) bindMissing(t *model.Table) ([]*listener, error) {
 		if err != nil {
 			for _, l := range fresh {
 				l.close()
-				r.binder.Release(l.address)
+				r.release(l.address)
 			}
 			return nil, err
 		}
 		fresh = append(fresh, newListener(r, address, nl))
 	}
-	byName, missing := r.bindNames(t)
+	byName, missing := r.bindNames(t, map[string]string{})
 	if missing {
 		r.bindSoon()
 	}
@@ -209,7 +236,7 @@ func (r *Router) publish(t model.Table, fresh []*listener) {
 	// A server that comes back is open for dispatch before the first one can
 	// choose it; one that goes is closed only when none can choose it.
 	for _, s := range next.servers {
-		s.setDrain(nil)
+		s.setDrain(r.untilFarewell(nil))
 		s.out.Store(false)
 	}
 	for _, l := range fresh {
@@ -220,14 +247,14 @@ func (r *Router) publish(t model.Table, fresh []*listener) {
 	r.certs.retain(&t)
 	r.acme.obtain(&t)
 	for _, l := range fresh {
-		r.serving.Go(l.serve)
+		r.startLocked(l)
 	}
 	wanted := r.names.all(&t)
 	for address, l := range r.listeners {
 		if !contains(wanted, address) {
 			delete(r.listeners, address)
 			l.close()
-			r.binder.Release(address)
+			r.release(address)
 		}
 	}
 	if r.endDue() > 0 {
@@ -266,7 +293,7 @@ func (r *Router) retire(next *routing) {
 			continue
 		}
 		s.out.Store(true)
-		s.setDrain(draining[s.id])
+		s.setDrain(r.untilFarewell(draining[s.id]))
 		if draining[s.id] == nil && s.idle() {
 			s.upstream.close()
 			delete(r.servers, key)
@@ -308,7 +335,7 @@ func (r *Router) records() []*server {
 // read before the counts: a count is never older than the table it answers for.
 func (r *Router) Status() model.RouterStatus {
 	have := r.current.Load()
-	st := model.RouterStatus{ID: r.id, Epoch: have.table.Epoch, Generation: have.table.Generation}
+	st := model.RouterStatus{ID: r.id, PID: os.Getpid(), Build: r.build, Phase: r.phase().named(), Epoch: have.table.Epoch, Generation: have.table.Generation}
 	known := map[model.ServerID]bool{}
 	now := time.Now()
 	for _, s := range r.records() {
@@ -356,5 +383,6 @@ func (r *Router) tick(ctx context.Context) {
 		for _, s := range r.records() {
 			s.upstream.sweep()
 		}
+		r.inherit()
 	}
 }

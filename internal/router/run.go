@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"kiln/internal/keeper"
 	"kiln/internal/model"
 )
@@ -16,19 +14,21 @@ import (
 // stopGrace is how long a router that is told to end waits for requests.
 const stopGrace = 3 * time.Second
 
-// Run is the router process: it serves the last table from disk at once, takes
-// new ones through RunDir/router.sock, and returns nil when ctx has ended.
+// Run is the router process. It serves the last table from disk at once, or, if
+// another router serves, when that one leaves or dies (see handover.go); it
+// takes new tables through its control socket. It returns nil when ctx has
+// ended, or when it was told to leave and has.
 func Run(ctx context.Context, cfg Config) error {
 	for _, dir := range []string{cfg.RunDir, filepath.Join(cfg.DataDir, "router")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return model.Errorf(model.Unavailable, "cannot start router: %w", err)
 		}
 	}
-	unlock, err := lockOnly(filepath.Join(cfg.RunDir, "router.lock"))
+	lockPath := filepath.Join(cfg.RunDir, "router.lock")
+	lock, err := tryLock(lockPath)
 	if err != nil {
 		return err
 	}
-	defer unlock()
 	limits := cfg.Limits.withDefaults()
 	access, err := openAccessLog(filepath.Join(cfg.DataDir, "router", "access.log"), limits.AccessLogBytes, cfg.Log)
 	if err != nil {
@@ -38,12 +38,27 @@ func Run(ctx context.Context, cfg Config) error {
 	sockets := keeper.NewSockets(cfg.RunDir, cfg.Log)
 	defer sockets.Close()
 	r := newRouter(cfg, sockets, access)
-
-	ctl, err := newControl(r, filepath.Join(cfg.RunDir, "router.sock"))
+	defer r.end()
+	r.lock = lock
+	if lock == nil {
+		r.standing.Store(int32(waiting))
+	}
+	defer func() {
+		r.applyMu.Lock()
+		defer r.applyMu.Unlock()
+		r.releaseLockLocked()
+	}()
+	ctl, err := newControl(r, cfg.RunDir)
 	if err != nil {
 		return err
 	}
 	defer ctl.close()
+	r.live(ctx, ctl, lockPath)
+	return nil
+}
+
+// live runs until ctx ends, or the router was told to leave and has.
+func (r *Router) live(ctx context.Context, ctl *control, lockPath string) {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var loops sync.WaitGroup
 	defer loops.Wait()
@@ -56,11 +71,21 @@ func Run(ctx context.Context, cfg Config) error {
 	defer r.acme.stop()
 	r.resume()
 	loops.Go(ctl.serve)
-	cfg.Log.Info("router is serving", "router", r.id)
-	<-ctx.Done()
+	loops.Go(func() { ctl.beKnown(work) })
+	if r.phase() == waiting {
+		r.log.Info("router waits for the one that serves", "router", r.id, "pid", os.Getpid())
+		loops.Go(func() { r.awaitTurn(work, lockPath) })
+	} else {
+		r.log.Info("router is serving", "router", r.id, "pid", os.Getpid())
+	}
+	select {
+	case <-ctx.Done():
+	case <-r.left:
+		r.log.Info("router has left", "router", r.id)
+	}
 	r.stop()
+	r.bequeath()
 	ctl.close()
-	return nil
 }
 
 // resume serves the last table. A listener that cannot be had now is tried
@@ -71,13 +96,22 @@ func (r *Router) resume() {
 		r.log.Error("cannot read the last table; waiting for a new one", "error", err)
 		return
 	}
-	if t == nil {
-		r.binder.Retain(nil)
-		return
-	}
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
-	r.binder.Retain(r.names.all(t))
+	if t == nil {
+		t = &model.Table{}
+	}
+	r.takeStoredLocked(t)
+}
+
+// takeStoredLocked makes a table from disk what every dispatch uses. applyMu is
+// held.
+func (r *Router) takeStoredLocked(t *model.Table) {
+	if r.phase() == serving {
+		r.binder.Retain(r.names.all(t))
+	}
+	r.certs.changing.Lock()
+	defer r.certs.changing.Unlock()
 	r.certs.take(r.certs.stagePossible(t))
 	fresh, missing := r.bindPossible(t)
 	r.publish(*t, fresh)
@@ -89,6 +123,7 @@ func (r *Router) resume() {
 
 // bindPossible binds what of t can be bound.
 func (r *Router) bindPossible(t *model.Table) (fresh []*listener, missing bool) {
+	lacking := map[string]string{}
 	for _, address := range listenAddresses(t) {
 		if r.listeners[address] != nil {
 			continue
@@ -96,12 +131,12 @@ func (r *Router) bindPossible(t *model.Table) (fresh []*listener, missing bool) 
 		nl, err := r.binder.Listen(address)
 		if err != nil {
 			r.log.Error("cannot listen; trying again", "address", address, "error", err)
-			missing = true
+			lacking[address], missing = err.Error(), true
 			continue
 		}
 		fresh = append(fresh, newListener(r, address, nl))
 	}
-	byName, noName := r.bindNames(t)
+	byName, noName := r.bindNames(t, lacking)
 	return append(fresh, byName...), missing || noName
 }
 
@@ -109,11 +144,14 @@ func (r *Router) bindPossible(t *model.Table) (fresh []*listener, missing bool) 
 func (r *Router) bindAgain() (missing bool) {
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
+	if r.phase() == leaving {
+		return false
+	}
 	t := r.current.Load().table
 	fresh, missing := r.bindPossible(&t)
 	for _, l := range fresh {
 		r.listeners[l.address] = l
-		r.serving.Go(l.serve)
+		r.startLocked(l)
 	}
 	return missing
 }
@@ -121,6 +159,7 @@ func (r *Router) bindAgain() (missing bool) {
 // stop ends the router: no new connection, a moment for what is in flight.
 // The sockets stay with the keeper, where connections wait for the next router.
 func (r *Router) stop() {
+	r.end()
 	r.applyMu.Lock()
 	defer r.applyMu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
@@ -134,18 +173,4 @@ func (r *Router) stop() {
 	for _, s := range r.records() {
 		s.upstream.close()
 	}
-}
-
-// lockOnly takes the lock file or says that another process has it. The lock
-// goes with the process, however it ends.
-func lockOnly(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, model.Errorf(model.Unavailable, "cannot start router: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = f.Close()
-		return nil, model.Errorf(model.Conflict, "cannot start router: another one holds %s", path)
-	}
-	return func() { _ = f.Close() }, nil
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"kiln/internal/model"
@@ -28,6 +29,7 @@ type secureListener struct {
 	mu      sync.Mutex
 	waiting list.List // of net.Conn whose handshake is under way, oldest first
 	wg      sync.WaitGroup
+	pending atomic.Int64 // connections of wg
 }
 
 // newSecureListener returns l's. Protocol versions, cipher suites and curves
@@ -118,7 +120,9 @@ func (s *secureListener) begin(conn *clientConn) {
 	if oldest != nil {
 		_ = oldest.Close()
 	}
+	s.pending.Add(1)
 	s.wg.Go(func() {
+		defer s.pending.Add(-1)
 		tc := tls.Server(conn, s.http)
 		_ = conn.SetDeadline(time.Now().Add(s.listener.router.limits.HandshakeTimeout))
 		err := tc.HandshakeContext(context.Background())
