@@ -146,7 +146,7 @@ func (h *head) requestLine(line []byte) *refusal {
 		h.minor = 1
 	case string(version) == "HTTP/1.0":
 	case len(version) == 8 && string(version[:5]) == "HTTP/":
-		return &refusal{505, "the version is neither HTTP/1.1 nor HTTP/1.0"}
+		return &refusal{505, "the version of HTTP is not one that is served here"}
 	default:
 		return bad("the request line does not end with a version")
 	}

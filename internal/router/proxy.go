@@ -221,6 +221,8 @@ func (c *call) giveUp(f *failure) {
 		c.refuse(http.StatusServiceUnavailable, "drained", "the server was taken out of service before it had answered")
 	case f.client && errors.Is(f.err, os.ErrDeadlineExceeded):
 		c.refuse(http.StatusRequestTimeout, "slow_body", "the request's body stopped coming")
+	case f.client && errors.Is(f.err, errChunks):
+		c.refuse(http.StatusBadRequest, "malformed", f.err.Error())
 	case f.client:
 		c.status = statusClientGone
 		panic(http.ErrAbortHandler)
