@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"kiln/internal/model"
@@ -28,6 +29,9 @@ func accidentVerbs() []verb {
 		accident("router silent", 6, (*world).silence),
 		accident("router dies", 5, (*world).killRouter),
 		accident("router hands over", 8, (*world).handOver),
+		accident("router joins", 4, (*world).joinRouter),
+		accident("router leaves", 4, (*world).leaveRouter),
+		accident("address given again", 4, (*world).reuse),
 		accident("daemon crashes", 10, func(w *world, _ uint64) bool { return w.crashDaemon() }),
 		accident("daemon sleeps", 3, func(w *world, _ uint64) bool {
 			if w.daemon == nil || w.asleep != nil {
@@ -39,6 +43,16 @@ func accidentVerbs() []verb {
 		accident("wall clock jumps", 4, func(w *world, n uint64) bool {
 			w.skew += time.Duration(n%uint64(100*time.Hour)) - 50*time.Hour
 			return true
+		}),
+		accident("machine reboots in a stage", 50, func(w *world, _ uint64) bool {
+			for _, name := range serviceNames {
+				svc := w.journal.replay.Services[name]
+				if svc != nil && svc.Deployment != nil && svc.Deployment.Phase == model.DeployHolding {
+					w.reboot()
+					return true
+				}
+			}
+			return false
 		}),
 		accident("machine reboots", 2, func(w *world, _ uint64) bool { w.reboot(); return true }),
 	}
@@ -163,6 +177,41 @@ func (w *world) handOver(n uint64) bool {
 		}
 	})
 	return true
+}
+
+// joinRouter starts one more router, as on another machine.
+func (w *world) joinRouter(uint64) bool {
+	if n := len(w.routers.live); n == 0 || n > 2 {
+		return false
+	}
+	w.routers.start()
+	return true
+}
+
+// leaveRouter ends one of several for good.
+func (w *world) leaveRouter(n uint64) bool {
+	if len(w.routers.live) < 2 {
+		return false
+	}
+	w.routers.kill(int(n % uint64(len(w.routers.live))))
+	w.noteNames()
+	return true
+}
+
+// reuse lets the address of a vanished server be given to another: addresses
+// are given in turn, so that no router knows it any more by then.
+func (w *world) reuse(uint64) bool {
+	reused := false
+	for _, ghost := range w.ghosts {
+		inFlight := slices.ContainsFunc(w.routers.live, func(r *router) bool {
+			return slices.ContainsFunc(r.flight, func(q request) bool { return q.server == ghost.ID() })
+		})
+		if !w.fact(ghost.ID()).named && !inFlight {
+			w.machine.Reuse(ghost)
+			reused = true
+		}
+	}
+	return reused
 }
 
 func (w *world) crashDaemon() bool {

@@ -40,7 +40,7 @@ func arrow[T ~string](from, to T) string { return string(from) + " → " + strin
 func wanted() [][2]string {
 	var list [][2]string
 	deploys := []model.DeployPhase{
-		model.DeployPreparing, model.DeployProvisioning, model.DeployChecking,
+		model.DeployQueued, model.DeployPreparing, model.DeployProvisioning, model.DeployChecking,
 		model.DeployValidating, model.DeploySwitching, model.DeployHolding, model.DeployEnded,
 	}
 	for _, from := range deploys {
@@ -54,8 +54,9 @@ func wanted() [][2]string {
 		list = append(list, [2]string{kindVerdict, string(v)})
 	}
 	for _, strategy := range []model.Strategy{model.Rolling, model.Canary} {
-		list = append(list, [2]string{kindStage, string(strategy)})
+		list = append(list, [2]string{kindStage, string(strategy)}, [2]string{kindStage, string(strategy) + " ended in force"})
 	}
+	list = append(list, [2]string{kindStage, "made whole again"})
 	for _, k := range []model.Payload{model.DeploymentQueued{}, model.DeploymentPaused{}, model.DeploymentResumed{}, model.DeploymentFinishing{}} {
 		list = append(list, [2]string{kindStage, string(k.Kind())})
 	}

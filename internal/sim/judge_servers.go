@@ -178,13 +178,8 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 	if srv.Phase != model.PhaseServing || srv.Health == model.Unhealthy || svc.Destroying || release == nil {
 		return
 	}
-	hash := release.Template.Hash()
-	if d := svc.Deployment; d != nil {
-		to := svc.Release(d.To)
-		workers := len(release.Policy.Routes) == 0 && len(to.Policy.Routes) == 0
-		if workers && !to.Policy.Deploy.Overlap && to.Template.Hash() != hash {
-			return // its successor may not run beside it
-		}
+	if mustStopFirst(svc) {
+		return
 	}
 	ready := 0
 	for _, other := range svc.Servers {
@@ -213,4 +208,16 @@ func leastReady(svc *model.Service, release *model.Release) int {
 		least = min(least, release.Policy.Servers-to.Deploy.MaxUnavailable.Down(to.Servers))
 	}
 	return least
+}
+
+// mustStopFirst reports whether a deployment runs whose servers may not run
+// beside those of the release in service.
+func mustStopFirst(svc *model.Service) bool {
+	d, release := svc.Deployment, svc.Release(svc.InService)
+	if d == nil || release == nil {
+		return false
+	}
+	to := svc.Release(d.To)
+	workers := len(release.Policy.Routes) == 0 && len(to.Policy.Routes) == 0
+	return workers && !to.Policy.Deploy.Overlap && to.TemplateHash != release.TemplateHash
 }

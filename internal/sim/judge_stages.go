@@ -19,6 +19,9 @@ func (w *world) noteStages(p model.Payload, s *model.State) {
 		if len(svc.Queue) > 0 && svc.Queue[0].ID != p.Deployment.ID {
 			w.violate(8, "deployment %s starts, and %s waits for longer", p.Deployment.ID, svc.Queue[0].ID)
 		}
+		if len(svc.Queue) > 0 {
+			w.cover.met(kindDeployment, arrow(model.DeployQueued, p.Deployment.Phase))
+		}
 		if len(p.Deployment.Stages) > 1 {
 			w.cover.met(kindStage, string(p.Deployment.Strategy))
 		}
@@ -36,8 +39,15 @@ func (w *world) noteStage(p model.DeploymentAdvanced, d *model.Deployment) {
 	if d.Phase != p.Phase {
 		w.cover.met(kindDeployment, arrow(d.Phase, p.Phase))
 	}
+	if p.Phase == model.DeployHolding && d.Phase != p.Phase {
+		w.judgeInForce(d)
+	}
 	next := max(p.Stage, d.Stage)
 	switch {
+	case next == d.Stage && d.Phase == model.DeployHolding && p.Phase == model.DeployProvisioning:
+		w.cover.met(kindStage, "made whole again")
+	case next > d.Stage && d.Phase != model.DeployHolding:
+		w.violate(3, "deployment %s goes on to stage %d while it is %s: no router has acknowledged the one before", d.ID, next+1, d.Phase)
 	case next > d.Stage && d.Pause != nil:
 		w.violate(4, "deployment %s goes on to stage %d while it is paused", d.ID, next+1)
 	case next > d.Stage+1 && d.Finish == "":
@@ -45,6 +55,29 @@ func (w *world) noteStage(p model.DeploymentAdvanced, d *model.Deployment) {
 	case next > d.Stage && d.Finish == "" && d.Phase == model.DeployHolding && w.daemon != nil:
 		if held := w.daemon.elapsed(w.now).Sub(d.Since); held < d.Stages[d.Stage].Hold.D() {
 			w.violate(4, "deployment %s holds stage %d for %s, not for %s", d.ID, d.Stage+1, held, d.Stages[d.Stage].Hold)
+		}
+	}
+}
+
+// judgeInForce: a stage is in force when every live router sends requests to
+// all of its new servers (3).
+func (w *world) judgeInForce(d *model.Deployment) {
+	svc := w.journal.replay.Services[d.Service]
+	if svc.Release(d.To).Template.Port == 0 {
+		return
+	}
+	stage := d.Stages[d.Stage]
+	for _, r := range w.routers.live {
+		news := 0
+		for _, ts := range r.table.Services {
+			for _, b := range ts.Backends {
+				if ts.Name == d.Service && b.Release == d.To {
+					news++
+				}
+			}
+		}
+		if r.late || news != stage.New {
+			w.violate(3, "stage %d of deployment %s is called in force, and router %s sends requests to %d of its %d servers", d.Stage+1, d.ID, r.id, news, stage.New)
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 // the release in service as it was (4).
 func (w *world) noteVerdict(p model.DeploymentEnded, s *model.State) {
 	svc := s.Services[p.Service]
-	d := svc.Deployment
+	d := svc.DeploymentByID(p.ID)
 	if d == nil {
 		return
 	}
@@ -19,6 +19,12 @@ func (w *world) noteVerdict(p model.DeploymentEnded, s *model.State) {
 	w.cover.met(kindVerdict, string(p.Verdict))
 	if p.Reason == "" {
 		w.violate(4, "deployment %s ends as %s without a reason", d.ID, p.Verdict)
+	}
+	if d.Phase == model.DeployQueued {
+		return
+	}
+	if d.Held > 0 && p.Verdict != model.Succeeded {
+		w.cover.met(kindStage, string(d.Strategy)+" ended in force")
 	}
 	to := svc.Release(d.To)
 	routed := len(to.Policy.Routes) > 0 && to.Policy.Servers > 0
@@ -269,6 +275,9 @@ func (w *world) unsettledService(svc *model.Service) string {
 		if release != nil && srv.Phase == model.PhaseServing && srv.TemplateHash != release.Template.Hash() && behaviourOf(release.Template.Image).lasts() {
 			return "server " + string(srv.ID) + " serves, and is not of the release in service"
 		}
+	}
+	if svc.Meltdown != nil && release != nil && behaviourOf(release.Template.Image).lasts() {
+		return svc.Name + " is melting"
 	}
 	if release != nil && behaviourOf(release.Template.Image).lasts() && serving != release.Policy.Servers {
 		return svc.Name + " does not have the servers that it should"

@@ -104,6 +104,9 @@ func (w *world) judgeCapacity(old, next model.TableService, svc *model.Service) 
 	if svc.Destroying || next.Release == svc.InService && old.Release != next.Release {
 		return // the way back from a switch that did not come about
 	}
+	if mustStopFirst(svc) {
+		return
+	}
 	has := func(t model.TableService, id model.ServerID) bool {
 		return slices.ContainsFunc(t.Backends, func(b model.Upstream) bool { return b.Server == id })
 	}

@@ -46,6 +46,9 @@ func (s *Simulation) Run(seed uint64, script Script) (result Result) {
 		}
 	}()
 	w.routers.start()
+	if seed%8 == 5 { // two machines
+		w.routers.start()
+	}
 	w.startDaemon()
 	for _, o := range script {
 		w.play(w.now + o.after)

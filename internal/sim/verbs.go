@@ -19,6 +19,7 @@ func commandVerbs() []verb {
 		{name: "scale", weight: 3, do: (*world).scale},
 		{name: "rollback", weight: 6, do: (*world).rollback},
 		{name: "abort", weight: 2, do: (*world).abort},
+		{name: "abort a queued one", weight: 8, do: (*world).abortQueued},
 		{name: "pause", weight: 12, do: (*world).pause},
 		{name: "resume", weight: 20, do: (*world).resume},
 		{name: "finish", weight: 6, do: (*world).finish},
@@ -82,7 +83,7 @@ func strategyOf(service string, n uint64, d *model.Deploy) {
 		}
 		d.Strategy = model.Canary
 		d.Canary.Steps = []model.CanaryStep{
-			{Weight: 10, Hold: model.Duration(5 * time.Second)}, {Weight: 50, Hold: model.Duration(15 * time.Second)},
+			{Weight: 10, Hold: model.Duration(15 * time.Second)}, {Weight: 50, Hold: model.Duration(45 * time.Second)},
 		}[n>>3%2:]
 	default:
 		return
@@ -102,7 +103,7 @@ func templateOf(service string, n uint64) model.Template {
 		Service: service, Image: imageOf(names[n%uint64(len(names))], int(n>>5%versions)),
 		Resources: model.Resources{Memory: 64 << 20},
 	}
-	if service != "work" {
+	if service != "work" || n>>58%2 == 1 { // a worker may be reached by its name
 		t.Port, t.Protocol = 8080, model.HTTP
 	}
 	return t
@@ -188,6 +189,21 @@ func (w *world) abort(n uint64) bool {
 		events, err := reconcile.Abort(s, reconcile.AbortRequest{Service: serviceNames[n%uint64(len(serviceNames))], Actor: "somebody"}, now)
 		return events, reconcile.DeployResult{}, err
 	})
+}
+
+func (w *world) abortQueued(n uint64) bool {
+	for _, name := range serviceNames {
+		svc := w.journal.replay.Services[name]
+		if svc == nil || len(svc.Queue) == 0 {
+			continue
+		}
+		id := svc.Queue[n%uint64(len(svc.Queue))].ID
+		return w.do(func(s *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+			events, err := reconcile.Abort(s, reconcile.AbortRequest{Service: name, Deployment: id, Actor: "somebody"}, now)
+			return events, reconcile.DeployResult{}, err
+		})
+	}
+	return false
 }
 
 // staged gives a command about the stages of a running deployment.

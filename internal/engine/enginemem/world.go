@@ -103,6 +103,9 @@ func (w *World) Kill(id model.ServerID, exit model.Exit) bool {
 // Remains is a server that was taken out of a world.
 type Remains struct{ *server }
 
+// ID returns whose remains they are.
+func (r Remains) ID() model.ServerID { return r.id }
+
 // Vanish takes a server out of the world with all its remains; its address is
 // not given again. False: there is none.
 func (w *World) Vanish(id model.ServerID) (Remains, bool) {
@@ -115,6 +118,13 @@ func (w *World) Vanish(id model.ServerID) (Remains, bool) {
 	w.removeLocked(s)
 	w.lost[s.address] = true
 	return Remains{s}, true
+}
+
+// Reuse lets the address of a vanished server be given again.
+func (w *World) Reuse(r Remains) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.lost, r.address)
 }
 
 // Return brings a server back that had vanished. False: its address or id is
