@@ -139,6 +139,9 @@ func (a *app) refer(ctx context.Context, ref string) (*made, error) {
 	began := a.Now()
 	pulled, err := a.api().Pull(ctx, api.PullRequest{Ref: ref, Author: a.author(ctx), Reason: a.opts.message})
 	if err != nil {
+		if m, ok := errors.AsType[*model.Error](err); ok && m.Hint == "" && local == nil && !api.Lost(err) && !api.Unreachable(err) {
+			return nil, m.WithHint("no image of that name is here either: kiln images lists what is, kiln images import brings more")
+		}
 		return nil, err
 	}
 	a.progressf("%s is %s (%s)", ref, pulled.Image, a.Now().Sub(began).Round(time.Millisecond))
