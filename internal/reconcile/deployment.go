@@ -140,7 +140,7 @@ func (v *service) provision() {
 	late := namesOf(v.set(), model.PhaseCreated)
 	switch {
 	case n > 0:
-		v.waitFor(fmt.Sprintf("%d new servers to run", n))
+		v.waitFor(count(n, "new server") + " to run")
 	case late == "":
 		v.becomeChecking()
 	case !strings.HasSuffix(d.WaitingFor, " to run"):

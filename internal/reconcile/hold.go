@@ -30,7 +30,7 @@ func (v *service) makeRoom() bool {
 	most := max(to.Servers, from.Servers) + to.Deploy.MaxSurge.Up(to.Servers)
 	switch away := serving - oldWanted(v.svc); {
 	case away > 0:
-		v.waitFor(fmt.Sprintf("%d old servers to leave the rotation", away))
+		v.waitFor(count(away, "old server") + " to leave the rotation")
 	case running+v.lacks() > most && !v.due(d.Since.Add(roomTimeout)):
 		v.waitFor("old servers to end: " + fmt.Sprint(running) + " run")
 	default:
@@ -107,7 +107,7 @@ func (v *service) hold() {
 	d := v.svc.Deployment
 	switch {
 	case v.lacks() > 0:
-		v.advance(model.DeployProvisioning, fmt.Sprintf("%d servers in the places of lost ones", v.lacks()))
+		v.advance(model.DeployProvisioning, count(v.lacks(), "server")+" in the place of what was lost")
 	case d.Pause != nil:
 		v.waitFor(pausedBy(d))
 	case d.Finish != "":

@@ -8,6 +8,14 @@ import (
 	"kiln/internal/model"
 )
 
+// count says how many there are of something.
+func count(n int, of string) string {
+	if n == 1 {
+		return "1 " + of
+	}
+	return fmt.Sprintf("%d %ss", n, of)
+}
+
 // policyLines says each part of a policy but the number of servers in a line
 // of its own, always the same parts in the same order.
 func policyLines(p model.Policy) []string {

@@ -46,7 +46,7 @@ func imageInWords(img model.Image) string {
 }
 
 func releaseInWords(r model.Release) string {
-	text := fmt.Sprintf("release %d: image %s, %d servers", r.Number, r.Template.Image.Short(), r.Policy.Servers)
+	text := fmt.Sprintf("release %d: image %s, %d %s", r.Number, r.Template.Image.Short(), r.Policy.Servers, plural(r.Policy.Servers, "server"))
 	if r.RollbackOf != 0 {
 		text += fmt.Sprintf(", the template of release %d again", r.RollbackOf)
 	}
@@ -54,6 +54,13 @@ func releaseInWords(r model.Release) string {
 		text += fmt.Sprintf(" (%s)", r.Reason)
 	}
 	return text
+}
+
+func plural(n int, word string) string {
+	if n == 1 {
+		return word
+	}
+	return word + "s"
 }
 
 func serverInWords(p model.Payload) (service, text string) {
