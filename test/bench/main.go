@@ -38,6 +38,7 @@ func measurements() []measurement {
 		{"rollback", warmRollback},
 		{"build", builds},
 		{"router", routerThroughput},
+		{"handshakes", handshakes},
 		{"ready", daemonReady},
 		{"routerkill", routerKilled},
 		{"memory", memory},
