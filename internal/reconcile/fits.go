@@ -75,10 +75,10 @@ func fits(svc *model.Service, to *model.Release, strategy model.Strategy) error 
 	return nil
 }
 
-// memoryNeeded returns the most memory that the deployment needs beside what
-// runs, by the limits of its servers, and how many new ones it makes.
-func memoryNeeded(svc *model.Service, to *model.Release, strategy model.Strategy) (need int64, makes int) {
-	limit := to.Template.Resources.Memory
+// needed returns the most that the deployment needs beside what runs, where a
+// server of the release needs limit, and one of the release in service gives
+// back what givesBack says; and how many new ones it makes.
+func needed(svc *model.Service, to *model.Release, strategy model.Strategy, limit int64, givesBack func(*model.Release) int64) (need int64, makes int) {
 	if svc == nil {
 		return limit * int64(to.Policy.Servers), to.Policy.Servers
 	}
@@ -92,33 +92,46 @@ func memoryNeeded(svc *model.Service, to *model.Release, strategy model.Strategy
 	for _, stage := range stagesOf(svc, to, strategy) {
 		more := limit * int64(max(0, stage.New-here))
 		if gone := old - before + stage.Away; gone > 0 {
-			more -= from.Template.Resources.Memory * int64(gone)
+			more -= givesBack(from) * int64(gone)
 		}
 		need, before = max(need, more), stage.Old
 	}
 	return need, makes
 }
 
-// affordable refuses a deployment that needs more memory than is free beside
-// the servers that run.
+// affordable refuses a deployment that needs more memory or more addresses than
+// are free beside the servers that run.
 func affordable(svc *model.Service, to *model.Release, strategy model.Strategy, capacity *model.Capacity) error {
-	limit := to.Template.Resources.Memory
-	if capacity == nil || limit == 0 {
+	if capacity == nil {
 		return nil
 	}
-	available := capacity.MemoryFree
+	one := func(*model.Release) int64 { return 1 }
+	available, addresses := capacity.MemoryFree, int64(capacity.Addresses)
 	if svc != nil {
 		if from := svc.Release(svc.InService); stopFirst(from, to) {
-			available += from.Template.Resources.Memory * int64(from.Policy.Servers)
+			available += memoryOf(from) * int64(from.Policy.Servers)
+			addresses += int64(from.Policy.Servers)
 		}
 	}
-	if need, makes := memoryNeeded(svc, to, strategy); need > available {
+	if need, makes := needed(svc, to, strategy, 1, one); need > addresses {
+		return model.Errorf(model.Precondition, "cannot deploy %s: %d new servers need %d addresses beside the servers that run, and %d are free",
+			to.Service, makes, need, addresses).
+			WithHint("fewer servers, or a larger network: kiln daemon --server-network")
+	}
+	limit := memoryOf(to)
+	if limit == 0 {
+		return nil
+	}
+	if need, makes := needed(svc, to, strategy, limit, memoryOf); need > available {
 		return model.Errorf(model.Precondition, "cannot deploy %s: %d new servers of %s need %s of memory beside the ones that run, and %s is free",
 			to.Service, makes, bytesText(limit), bytesText(need), bytesText(available)).
 			WithHint("fewer servers, a lower memory limit, strategy = %q, or more memory", model.Rolling)
 	}
 	return nil
 }
+
+// memoryOf is the most memory that a server of the release may use.
+func memoryOf(r *model.Release) int64 { return r.Template.Resources.Memory }
 
 func bytesText(n int64) string {
 	switch {

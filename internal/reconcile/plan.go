@@ -82,7 +82,7 @@ func PlanDeploy(s *model.State, snap *model.Snapshot, req DeployRequest, now mod
 	p.time(svc, to)
 	p.wayBack(from, to)
 	if limit := to.Template.Resources.Memory; limit > 0 && snap != nil {
-		need, n := memoryNeeded(svc, to, p.Strategy)
+		need, n := needed(svc, to, p.Strategy, limit, memoryOf)
 		p.Memory = fmt.Sprintf("%d new servers of %s: %s beside the ones that run, of %s that is free",
 			n, bytesText(limit), bytesText(need), bytesText(snap.Capacity.MemoryFree))
 	}

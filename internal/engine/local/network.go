@@ -187,9 +187,26 @@ func (n *network) after(a netip.Addr) netip.Addr {
 	return a
 }
 
-// capacity is how many servers the network has addresses for.
-func (n *network) capacity() int {
-	return 1<<(32-n.config.ServerNet.Bits()) - 3
+// free is how many servers the network still has addresses for: those that
+// neither this kiln nor another one of the machine has claimed.
+func (n *network) free() (int, error) {
+	filter := &netlink.Route{Table: unix.RT_TABLE_MAIN}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return 0, fmt.Errorf("cannot list the addresses that are taken: %w", err)
+	}
+	const all, notServers = 32, 3 // the network's own, the machine's and the last
+	free := 1<<(all-n.config.ServerNet.Bits()) - notServers
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		ones, _ := r.Dst.Mask.Size()
+		if a, ok := netip.AddrFromSlice(r.Dst.IP.To4()); ok && ones == all && n.config.ServerNet.Contains(a) {
+			free--
+		}
+	}
+	return max(0, free), nil
 }
 
 // configure sets up the server's end.

@@ -1,8 +1,6 @@
 package local
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -11,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -37,7 +34,11 @@ func (e *Engine) Observe(ctx context.Context) (*model.Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
-	total, free, err := memory()
+	total, free, err := e.memory()
+	if err != nil {
+		return nil, err
+	}
+	addresses, err := e.network.free()
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +49,7 @@ func (e *Engine) Observe(ctx context.Context) (*model.Snapshot, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := &model.Snapshot{Images: images, Capacity: model.Capacity{
-		MemoryTotal: total, MemoryFree: free, Addresses: max(0, e.network.capacity()-len(e.servers)),
+		MemoryTotal: total, MemoryFree: free, Addresses: addresses,
 	}}
 	for _, server := range e.servers {
 		s.Servers = append(s.Servers, server.record.observed())
@@ -206,27 +207,4 @@ func (e *Engine) sampleEnded(s *server, r *record) {
 	last := *s.stats
 	last.CPUMicros = max(last.CPUMicros, final.CPUMicros)
 	s.stats = &last
-}
-
-// memory returns the machine's memory, and what of it could be given out.
-func memory() (total, free int64, err error) {
-	b, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, 0, fmt.Errorf("cannot read the machine's memory: %w", err)
-	}
-	lines := bufio.NewScanner(bytes.NewReader(b))
-	for lines.Scan() {
-		words := strings.Fields(lines.Text())
-		if len(words) < 2 {
-			continue
-		}
-		kib, _ := strconv.ParseInt(words[1], 10, 64)
-		switch words[0] {
-		case "MemTotal:":
-			total = kib << 10
-		case "MemAvailable:":
-			free = kib << 10
-		}
-	}
-	return total, free, nil
 }
