@@ -13,6 +13,10 @@
 // split.go shares requests between two releases, eject.go leaves out servers that
 // cannot be reached; names.go is how services reach each other;
 // handover.go and succession.go put a new router in the place of an old one;
-// proxy.go carries an exchange, through h1.go or h2.go to a server and through
-// respond.go back; drain.go ends what outlives its deadline.
+// conn1.go serves a client's HTTP/1 connection: head.go and chunked.go read it
+// strictly, lane.go and relay.go are the short way of a plain request to a server
+// and back, longway.go and reply.go the way of all others. That way, and the one
+// of HTTP/2, which net/http serves, is proxy.go: it carries an exchange, through
+// h1.go or h2.go to a server and through respond.go back. clients.go bounds and
+// looks after the connections; drain.go ends what outlives its deadline.
 package router
