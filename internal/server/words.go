@@ -117,6 +117,9 @@ func serviceInWords(p model.Payload) (service, text string) {
 	case model.DeploymentFinishing:
 		return p.Service, fmt.Sprintf("deployment %s passes over the stages that are left, asked by %s", p.ID, p.By)
 	case model.DeploymentAborting:
+		if strings.HasPrefix(p.By, "superseded by ") { // not a person, but another deployment
+			return p.Service, fmt.Sprintf("deployment %s is %s", p.ID, p.By)
+		}
 		return p.Service, fmt.Sprintf("%s asked to abort deployment %s", p.By, p.ID)
 	case model.DeploymentEnded:
 		text = fmt.Sprintf("deployment %s %s", p.ID, p.Verdict)
