@@ -30,6 +30,7 @@ type world struct {
 	shops    string
 	current  string                 // the binary under test
 	previous func() (string, error) // the binary of the version before
+	next     func() (string, error) // a later build of this tree
 	loads    map[string]*underway
 	held     []net.Conn // connections that a script has open
 	failed   bool

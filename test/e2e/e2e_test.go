@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 		t.Fatalf("there is no %s: run make build first", bin)
 	}
 	shops := buildShops(t, root)
+	next := sync.OnceValues(func() (string, error) { return buildNext(t, root) })
 	previous := sync.OnceValues(func() (string, error) { return buildPrevious(t, root) })
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
@@ -47,7 +48,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			return setup(t, env, root, world{shops: shops, current: bin, previous: previous})
+			return setup(t, env, root, world{shops: shops, current: bin, previous: previous, next: next})
 		},
 		Cmds: commands(),
 	})

@@ -27,18 +27,32 @@ func buildPrevious(t *testing.T, root string) (string, error) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	tree, bin := filepath.Join(dir, "tree"), filepath.Join(dir, "kiln")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=previous", "-o", bin, "./cmd/kiln")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	build.Dir = root
 	if err := checkOut(root, tree); err != nil {
 		t.Logf("the commit %s of the version before is not in this clone (%v): this tree is built under another version instead", previousCommit, err)
-	} else {
-		build.Dir = tree
+		tree = root
 	}
+	return bin, buildKiln(tree, bin, "previous")
+}
+
+// buildNext builds this tree as a later version, which differs in its build.
+func buildNext(t *testing.T, root string) (string, error) {
+	dir, err := os.MkdirTemp("", "kiln-next-") //nolint:usetesting // for all scripts, whichever is first
+	if err != nil {
+		return "", err
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	bin := filepath.Join(dir, "kiln")
+	return bin, buildKiln(root, bin, "next")
+}
+
+func buildKiln(tree, bin, version string) error {
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+version, "-o", bin, "./cmd/kiln")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Dir = tree
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("cannot build the version before: %w\n%s", err, out)
+		return fmt.Errorf("cannot build version %s: %w\n%s", version, err, out)
 	}
-	return bin, nil
+	return nil
 }
 
 // checkOut writes the tree of the version before, with the programs of this one
@@ -90,14 +104,13 @@ func copyFile(from, to string, mode os.FileMode) error {
 // program puts a version of kiln in the place from which this script starts it,
 // as an upgrade does: what runs goes on with the one it was started with.
 func program(ts *testscript.TestScript, _ bool, args []string) {
-	want(ts, len(args) == 1 && (args[0] == "previous" || args[0] == "current"), "program previous|current")
 	w := of(ts)
-	from := w.current
-	if args[0] == "previous" {
-		var err error
-		from, err = w.previous()
-		check(ts, err)
+	builds := map[string]func() (string, error){
+		"previous": w.previous, "current": func() (string, error) { return w.current, nil }, "next": w.next,
 	}
+	want(ts, len(args) == 1 && builds[args[0]] != nil, "program previous|current|next")
+	from, err := builds[args[0]]()
+	check(ts, err)
 	place := filepath.Join(filepath.Dir(w.Data), "bin", "kiln")
 	check(ts, copyFile(from, place, 0o755))
 	w.Bin = place
