@@ -20,7 +20,8 @@ func TestRedirects(t *testing.T) {
 	r.apply([]model.TableService{{
 		Name: "web", Release: 7,
 		Routes: []model.Route{
-			{Listen: secure, Host: "shop.test", TLS: files}, {Listen: secure, Host: "*.wild.test", TLS: files},
+			{Listen: secure, Host: "shop.test", TLS: files},
+			{Listen: secure, Host: "*.wild.test", TLS: files},
 			plain("shop.test", "", "https"), plain("*.wild.test", "", "https"),
 			plain("old.test", "", "https://new.test/"), plain("before.test", "", "https"),
 			plain("part.test", "/moved", "http://part.test:8080"), plain("part.test", "", ""),

@@ -1,7 +1,9 @@
 package router
 
 import (
+	"crypto/tls"
 	"iter"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -193,4 +195,43 @@ func (h *hosts) secure(host string, s source) {
 func (l *listener) misdirected(req *http.Request) bool {
 	n := l.chooser()
 	return n != nil && n.misdirected(req.TLS.ServerName, req.Host)
+}
+
+// bytesServiceFor returns the look-up of the tcp service for the client: by
+// TLS several share a listener, told apart by the name that the client gave.
+func (l *listener) bytesServiceFor(client net.Conn) func(*routing) *service {
+	tc, ok := client.(*tls.Conn)
+	if !ok {
+		return l.bytesService
+	}
+	name := normalizeHost(tc.ConnectionState().ServerName)
+	return func(t *routing) *service {
+		h := t.listeners[l.address]
+		if h == nil {
+			return nil
+		}
+		if svc := h.lookup(name, "/"); svc != nil && svc.protocol == model.TCP {
+			return svc
+		}
+		return h.onlyBytes()
+	}
+}
+
+// onlyBytes returns the tcp service of the listener if there is but one:
+// clients that give no name mean that.
+func (h *hosts) onlyBytes() *service {
+	var only *service
+	for _, m := range []map[string]prefixes{h.exact, h.wildcard, {"": h.any}} {
+		for _, ps := range m {
+			svc := ps.bytes()
+			if svc == nil {
+				continue
+			}
+			if only != nil && only != svc {
+				return nil
+			}
+			only = svc
+		}
+	}
+	return only
 }

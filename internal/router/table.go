@@ -133,8 +133,9 @@ func checkRoutes(t *model.Table) error {
 			mine, theirs := httpOf, bytesOf
 			if s.Protocol == model.TCP {
 				mine, theirs = bytesOf, httpOf
-				if other, ok := mine[listen]; ok && other != s.Name {
-					return model.Errorf(model.Conflict, "cannot use table: tcp services %q and %q share listener %s", other, s.Name, route.Listen)
+				if other, ok := mine[listen]; ok && other != s.Name && !route.TLS.Enabled() {
+					return model.Errorf(model.Conflict, "cannot use table: tcp services %q and %q share listener %s", other, s.Name, route.Listen).
+						WithHint("by TLS they may, told apart by their hosts")
 				}
 			}
 			if other, ok := theirs[listen]; ok {

@@ -23,8 +23,9 @@ func (l *listener) serveBytes(ctx context.Context, client net.Conn) {
 	defer client.Close()
 	x := newExchange()
 	x.become(classStream)
+	lookup := l.bytesServiceFor(client)
 	for range maxTries {
-		if l.router.dispatch(x, l.bytesService) != found {
+		if l.router.dispatch(x, lookup) != found {
 			return // closed at once: bytes have no way to say why
 		}
 		s := x.backend.server

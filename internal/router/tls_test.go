@@ -216,14 +216,14 @@ func TestMisdirectedRequest(t *testing.T) {
 	}
 }
 
-func TestTLSEndsForTCP(t *testing.T) {
-	r := startRouter(t, Limits{})
-	ca := newAuthority(t)
+// lineServer starts a server that answers a line with its name and the line.
+func lineServer(t testing.TB, id string) model.Upstream {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -233,25 +233,49 @@ func TestTLSEndsForTCP(t *testing.T) {
 			go func() {
 				defer conn.Close()
 				line, _ := bufio.NewReader(conn).ReadString('\n')
-				fmt.Fprintf(conn, "you said %s", line)
+				fmt.Fprintf(conn, "%s: %s", id, line)
 			}()
 		}
 	}()
-	svc := r.secureService("db", "", ca.issue(model.TLS{}, "db.test"), model.Upstream{Server: "db-aaaaaa", Release: 1, Address: l.Addr().String()})
-	svc.Protocol = model.TCP
-	r.apply([]model.TableService{svc})
-	conn, err := tls.Dial("tcp", r.address, &tls.Config{RootCAs: ca.pool, ServerName: "db.test", NextProtos: []string{"postgresql"}})
-	if err != nil {
-		t.Fatal(err)
+	return model.Upstream{Server: model.ServerID(id), Release: 1, Address: l.Addr().String()}
+}
+
+func TestTLSEndsForTCP(t *testing.T) {
+	r := startRouter(t, Limits{})
+	ca := newAuthority(t)
+	service := func(name, host string) model.TableService {
+		svc := r.secureService(name, host, ca.issue(model.TLS{}, host), lineServer(t, name+"-aaaaaa"))
+		svc.Protocol = model.TCP
+		return svc
 	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "hello\n")
-	if err := conn.CloseWrite(); err != nil {
-		t.Fatal(err)
+	said := func(name string) string {
+		conn, err := tls.Dial("tcp", r.address, &tls.Config{InsecureSkipVerify: true, ServerName: name, NextProtos: []string{"postgresql"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "hello\n")
+		if err := conn.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(got)
 	}
-	got, err := io.ReadAll(conn)
-	if err != nil || string(got) != "you said hello\n" {
-		t.Errorf("got %q, %v", got, err)
+	first, second := service("db", "db.test"), service("mq", "mq.test")
+	r.apply([]model.TableService{first})
+	for _, name := range []string{"db.test", "unknown.test", ""} {
+		if got := said(name); got != "db-aaaaaa: hello\n" {
+			t.Errorf("one service, name %q: %q", name, got)
+		}
+	}
+	r.apply([]model.TableService{first, second})
+	for name, want := range map[string]string{"db.test": "db-aaaaaa: hello\n", "mq.test": "mq-aaaaaa: hello\n", "unknown.test": "", "": ""} {
+		if got := said(name); got != want {
+			t.Errorf("two services, name %q: %q, want %q", name, got, want)
+		}
 	}
 }
 
