@@ -32,8 +32,8 @@ func (b *body) route(s *Service, block *hclsyntax.Block) {
 	if tls := in.child("tls"); tls != nil {
 		tls.tls(d.Host, &d.TLS)
 		d.tls = true
-		if in.has("redirect") {
-			in.errorf(in.at("redirect"), "take one of them out: a redirect is declared on a route of its own", "%s cannot have both redirect and tls", in.where)
+		if d.Redirect == "https" {
+			in.errorf(in.at("redirect"), "redirect the route of the listener without tls, or name the host to go to", "%s redirects to itself: it has tls already", in.where)
 		}
 	}
 	if d.protocol == model.TCP {
