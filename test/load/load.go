@@ -69,7 +69,7 @@ func Pages() map[string]int { return map[string]int{"page": 70, "fresh": 30} }
 // requests: mostly small ones.
 func Heavy() map[string]int {
 	return map[string]int{
-		"page": 520, "fresh": 120, "post": 140, "h2": 80, "slow": 40, "tcp": 40, "upload": 20, "big": 20,
+		"page": 460, "fresh": 100, "post": 140, "h2": 80, "tls": 80, "slow": 40, "tcp": 40, "upload": 20, "big": 20,
 		"stream": 10, "websocket": 10,
 	}
 }

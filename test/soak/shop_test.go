@@ -2,9 +2,15 @@ package soak_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
-	"math/rand/v2"
+	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -28,6 +34,13 @@ const declaration = `service "shop" {
   port    = 8080
   route {
     listen = "127.0.0.1:%[1]s"
+  }
+  route {
+    listen = "127.0.0.1:%[6]s"
+    tls {
+      cert = "%[7]s/cert.pem"
+      key  = "%[7]s/key.pem"
+    }
   }
   health "http" {
     path     = "/healthz"
@@ -104,11 +117,13 @@ type shop struct {
 	dir      string // of its declaration
 	port     string
 	tcp      string
+	tls      string
+	roots    *x509.CertPool
 	drain    string
 	keepWarm string
 	version  string // in service
 	load     *load.Run
-	rng      *rand.Rand
+	rng      *mathrand.Rand
 }
 
 // open starts an instance with version 1 in service and the load on it.
@@ -128,11 +143,12 @@ func open(t *testing.T, drain, keepWarm string, rate float64) *shop {
 	t.Logf("seed %d", *seed)
 	s := &shop{
 		T: t, kiln: instance.New(filepath.Join(root, "bin", "kiln"), dir), dir: filepath.Join(dir, "shop"),
-		port: freePort(t), tcp: freePort(t), drain: drain, keepWarm: keepWarm, rng: rand.New(rand.NewPCG(*seed, 3)),
+		port: freePort(t), tcp: freePort(t), tls: freePort(t), drain: drain, keepWarm: keepWarm, rng: mathrand.New(mathrand.NewPCG(*seed, 3)),
 	}
 	t.Cleanup(s.close)
 	s.must(os.Mkdir(s.dir, 0o755))
 	s.write("Containerfile", "FROM scratch\nCOPY app /app\nUSER 65534:65534\nENTRYPOINT [\"/app\"]\n")
+	s.certify()
 	s.write(".dockerignore", "*\n!app\n")
 	for _, version := range []string{"1", "2"} {
 		cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false",
@@ -158,11 +174,34 @@ func (s *shop) begins(rate float64) {
 		judged = drain
 	}
 	s.load, err = load.Start(context.Background(), load.Options{
-		URL: "http://127.0.0.1:" + s.port, TCP: "127.0.0.1:" + s.tcp, Rate: rate, Mix: load.Heavy(),
+		URL: "http://127.0.0.1:" + s.port, TCP: "127.0.0.1:" + s.tcp, TLS: "127.0.0.1:" + s.tls, Roots: s.roots, Rate: rate, Mix: load.Heavy(),
 		Expect: "Shop", Checksum: true, Seed: *seed,
 		Drain: load.Drain{Requests: judged, Streams: judged, WebSockets: judged},
 	})
 	s.must(err)
+}
+
+// certify makes the certificate that the shop is served by.
+func (s *shop) certify() {
+	s.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	s.must(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	s.must(err)
+	packed, err := x509.MarshalPKCS8PrivateKey(key)
+	s.must(err)
+	s.write("cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	s.write("key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: packed})))
+	s.must(os.Chmod(filepath.Join(s.dir, "key.pem"), 0o600))
+	cert, err := x509.ParseCertificate(der)
+	s.must(err)
+	s.roots = x509.NewCertPool()
+	s.roots.AddCert(cert)
 }
 
 // close ends the load and the instance; nothing of it may be left.
@@ -202,7 +241,7 @@ func (s *shop) choose(version, strategy string) {
 	b, err := os.ReadFile(filepath.Join(filepath.Dir(s.dir), version))
 	s.must(err)
 	s.must(os.WriteFile(filepath.Join(s.dir, "app"), b, 0o755))
-	s.write("kiln.hcl", fmt.Sprintf(declaration, s.port, s.tcp, s.drain, s.keepWarm, strategies[strategy]))
+	s.write("kiln.hcl", fmt.Sprintf(declaration, s.port, s.tcp, s.drain, s.keepWarm, strategies[strategy], s.tls, s.dir))
 }
 
 // file is the declaration's.
@@ -365,7 +404,7 @@ func (st status) idle() bool { return st.settled() && len(st.Servers) == st.Coun
 func freePort(t *testing.T) string {
 	t.Helper()
 	for range 100 {
-		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		port := strconv.Itoa(10_000 + mathrand.IntN(20_000))
 		if l, err := net.Listen("tcp", "127.0.0.1:"+port); err == nil {
 			_ = l.Close()
 			return port
