@@ -6,7 +6,6 @@ package e2e_test
 
 import (
 	"context"
-	"crypto/rand"
 	"flag"
 	"fmt"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -82,7 +80,6 @@ func setup(t *testing.T, env *testscript.Env, root string, w world) error {
 	env.Setenv("HOME", dir)
 	env.Setenv("REPO", root)
 	env.Setenv("DATA", w.Data)
-	env.Setenv("INSTANCE", strings.ToLower(rand.Text()[:6]))
 	for _, name := range []string{"PORT", "PORT2", "PORT3"} {
 		port, err := freePort()
 		if err != nil {

@@ -2,7 +2,6 @@ package soak_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"kiln/internal/api"
 	"kiln/test/load"
 )
 
@@ -62,12 +62,12 @@ func (s *shop) victim(role string) (pids []int, servers []string, err error) {
 			continue
 		}
 		if role == "server" {
-			pids, err = s.kiln.PIDs(server.ID)
-		} else if pid, lookErr := s.kiln.ShimOf(server.ID); pid != 0 || lookErr != nil {
+			pids, err = s.kiln.PIDs(string(server.ID))
+		} else if pid, lookErr := s.kiln.ShimOf(string(server.ID)); pid != 0 || lookErr != nil {
 			pids, err = []int{pid}, lookErr
 		}
 		if len(pids) > 0 || err != nil {
-			return pids, []string{server.ID}, err
+			return pids, []string{string(server.ID)}, err
 		}
 	}
 	return nil, nil, errors.New("no server is in service")
@@ -120,26 +120,12 @@ func (s *shop) served() string {
 	return version
 }
 
-// release is a line of releases --json.
-type release struct {
-	Number  int    `json:"number"`
-	Verdict string `json:"verdict"`
-	Reason  string `json:"reason"`
-}
-
 // newest returns a service's newest release.
-func (s *shop) newest(service string) (release, error) {
-	out, err := s.kiln.Run(s.Context(), "releases", service, "--json")
+func (s *shop) newest(service string) (last api.ReleaseEntry, err error) {
+	r, err := s.client.Releases(s.Context(), service)
 	if err != nil {
-		return release{}, err
+		return last, err
 	}
-	var r struct {
-		Releases []release `json:"releases"`
-	}
-	if err := json.Unmarshal(out, &r); err != nil {
-		return release{}, err
-	}
-	var last release
 	for _, one := range r.Releases {
 		if one.Number > last.Number {
 			last = one
@@ -197,7 +183,7 @@ func (s *shop) truth(before map[string]stand, target string) error {
 		}
 		in := map[string]bool{}
 		for _, server := range now.Servers {
-			in[server.ID] = server.InService
+			in[string(server.ID)] = server.InService
 		}
 		for range 4 {
 			version, server, err := front(s.Context(), port)
@@ -222,7 +208,7 @@ func (s *shop) orphans() {
 		var ids []string
 		for _, svc := range all {
 			for _, server := range svc.Servers {
-				ids = append(ids, server.ID)
+				ids = append(ids, string(server.ID))
 			}
 		}
 		strays, err = s.kiln.Strays(s.Context(), ids)
@@ -247,34 +233,44 @@ func (s *shop) begin(n int) (target string, wait func()) {
 	return target, func() { _ = client.Wait() } // the journal says what became of the deploy
 }
 
-// TestDaemonKilled kills the daemon at random moments of deploys.
+// TestDaemonKilled kills the daemon at random moments of deploys, up to three
+// times in one.
 func TestDaemonKilled(t *testing.T) {
 	s := open(t, "2s", "0s", min(*rate, 200))
 	s.load.Allow()
-	accepted := 0
-	for n := range *kills {
-		before := s.stands()
-		target, wait := s.begin(n)
-		after := time.Duration(s.rng.Int64N(int64(3500 * time.Millisecond)))
-		time.Sleep(after)
-		s.must(s.kiln.Kill())
-		s.must(s.kiln.Start(t.Context()))
+	before, killed, accepted, began := s.stands(), 0, 0, 0
+	for ; killed < *kills; began++ {
+		target, wait := s.begin(began)
+		var moments []time.Duration
+		for since := time.Now(); len(moments) < 3 && killed < *kills && (len(moments) == 0 || s.deploying()); killed++ {
+			time.Sleep(time.Duration(s.rng.Int64N(int64(3 * time.Second))))
+			moments = append(moments, time.Since(since).Truncate(time.Millisecond))
+			s.must(s.kiln.Kill())
+			s.must(s.kiln.Start(t.Context()))
+		}
 		wait()
 		s.until(2*time.Minute, "settled", status.settled)
 		if err := s.truth(before, target); err != nil {
-			t.Fatalf("killed %s after the beginning of deploy %d (%s): %v", after, n, inTurn(n), err)
+			t.Fatalf("killed %v after the beginning of deploy %d (%s): %v", moments, began, inTurn(began), err)
 		}
-		if now := s.stands(); now["shop"].newest > before["shop"].newest {
+		now := s.stands()
+		if now["shop"].newest > before["shop"].newest {
 			accepted++
 		}
-		s.version = s.served()
-		if n%20 == 19 {
+		s.version, before = now["shop"].version, now
+		if began%10 == 9 {
 			s.orphans()
 		}
 	}
 	s.orphans()
-	t.Logf("%d kills, %d of their deploys were accepted", *kills, accepted)
+	t.Logf("%d kills in %d deploys, %d of which were accepted", killed, began, accepted)
 	s.judge(nil)
+}
+
+// deploying reports whether a deployment of the shop runs.
+func (s *shop) deploying() bool {
+	all, err := s.statuses()
+	return err == nil && all["shop"].Deployment != nil
 }
 
 // judge ends the load; every failure has to have its death.

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"kiln/internal/api"
 	"kiln/test/instance"
 	"kiln/test/load"
 )
@@ -119,9 +120,11 @@ type shop struct {
 	tcp      string
 	tls      string
 	roots    *x509.CertPool
+	client   *api.Client
 	drain    string
 	keepWarm string
 	version  string // in service
+	count    int    // servers of the shop
 	load     *load.Run
 	rng      *mathrand.Rand
 }
@@ -143,8 +146,9 @@ func open(t *testing.T, drain, keepWarm string, rate float64) *shop {
 	t.Logf("seed %d", *seed)
 	s := &shop{
 		T: t, kiln: instance.New(filepath.Join(root, "bin", "kiln"), dir), dir: filepath.Join(dir, "shop"),
-		port: freePort(t), tcp: freePort(t), tls: freePort(t), drain: drain, keepWarm: keepWarm, rng: mathrand.New(mathrand.NewPCG(*seed, 3)),
+		port: freePort(t), tcp: freePort(t), tls: freePort(t), drain: drain, keepWarm: keepWarm, count: 3, rng: mathrand.New(mathrand.NewPCG(*seed, 3)),
 	}
+	s.client = api.NewClient(s.kiln.Socket())
 	t.Cleanup(s.close)
 	s.must(os.Mkdir(s.dir, 0o755))
 	s.write("Containerfile", "FROM scratch\nCOPY app /app\nUSER 65534:65534\nENTRYPOINT [\"/app\"]\n")
@@ -327,37 +331,21 @@ func (s *shop) run(args ...string) results {
 	return r
 }
 
-// status is what status --json says of a service.
+// status is a service, and how many servers it shall have.
 type status struct {
-	Name       string          `json:"name"`
-	Release    int             `json:"release"`
-	Count      int             `json:"-"`
-	Deployment json.RawMessage `json:"deployment"`
-	Servers    []struct {
-		ID        string `json:"id"`
-		Release   int    `json:"release"`
-		Phase     string `json:"phase"`
-		Healthy   bool   `json:"healthy"`
-		InService bool   `json:"in_service"`
-	} `json:"servers"`
+	api.ServiceStatus
+	count int
 }
 
 // statuses asks for all services, by name.
 func (s *shop) statuses() (map[string]status, error) {
-	out, err := s.kiln.Run(s.Context(), "status", "--json")
+	all, err := s.client.Status(s.Context())
 	if err != nil {
-		return nil, err
-	}
-	var all struct {
-		Services []status `json:"services"`
-	}
-	if err := json.Unmarshal(out, &all); err != nil {
 		return nil, err
 	}
 	found := map[string]status{}
 	for _, svc := range all.Services {
-		svc.Count = map[string]int{"shop": 3, "pipe": 1}[svc.Name]
-		found[svc.Name] = svc
+		found[svc.Name] = status{svc, map[string]int{"shop": s.count, "pipe": 1}[svc.Name]}
 	}
 	return found, nil
 }
@@ -393,11 +381,11 @@ func (st status) serving() (n int) {
 // settled reports whether no deployment runs and the service has all servers
 // that it shall have; old ones may still drain.
 func (st status) settled() bool {
-	return string(st.Deployment) == "null" && st.serving() == st.Count
+	return st.Deployment == nil && st.serving() == st.count
 }
 
 // idle reports whether nothing but the release's own servers is left, besides.
-func (st status) idle() bool { return st.settled() && len(st.Servers) == st.Count }
+func (st status) idle() bool { return st.settled() && len(st.Servers) == st.count }
 
 // freePort returns a port of the loopback below those that the kernel hands out:
 // no client that connects meanwhile can get it.

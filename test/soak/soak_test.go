@@ -25,6 +25,7 @@ var (
 	ends      = flag.Int("ends", 30, "processes killed in the second part of the soak")
 	kills     = flag.Int("kills", 200, "times that the daemon is killed in a deploy")
 	pairs     = flag.Int("pairs", 50, "times that two processes are killed at once")
+	many      = flag.Int("many", 200, "servers at once")
 	seed      = flag.Uint64("seed", uint64(time.Now().UnixNano()), "of the moments chosen")
 	account   = flag.String("account", "", "write the soak's account to this file, as JSON")
 )
@@ -114,7 +115,7 @@ func (s *shop) deployAgain(a *soakAccount, strategy string) {
 		}
 		s.Logf("%-10s %s again: %s", "deploy", strategy, r)
 		a.Again++
-		s.until(2*time.Minute, "settled", func(st status) bool { return string(st.Deployment) == "null" })
+		s.until(2*time.Minute, "settled", func(st status) bool { return st.Deployment == nil })
 	}
 	s.Logf("%-10s %s to version %s in %.1f s", "deploy", strategy, version, time.Since(began).Seconds())
 	s.serves(version)
