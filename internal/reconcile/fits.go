@@ -116,7 +116,7 @@ func affordable(svc *model.Service, to *model.Release, strategy model.Strategy, 
 	if need, makes := needed(svc, to, strategy, 1, one); need > addresses {
 		return model.Errorf(model.Precondition, "cannot deploy %s: %d new servers need %d addresses beside the servers that run, and %d are free",
 			to.Service, makes, need, addresses).
-			WithHint("fewer servers, or a larger network: kiln daemon --server-network")
+			WithHint("fewer servers, or a larger network: kiln daemon --server-net")
 	}
 	limit := memoryOf(to)
 	if limit == 0 {
