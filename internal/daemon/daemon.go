@@ -182,10 +182,19 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	})
 	d.builds = &builds{
 		client: builder.NewClient(d.runDir), executable: d.cfg.Executable,
-		args:    append(roleArgs("builder", d.instance, d.cfg.DataDir, d.runDir), "--memory", strconv.FormatInt(d.cfg.BuildMemory, 10)),
+		args:    d.builderArgs(),
 		logPath: filepath.Join(d.cfg.DataDir, "builder.log"),
 	}
 	return nil
+}
+
+// builderArgs are the arguments that start a builder.
+func (d *daemon) builderArgs() []string {
+	args := append(roleArgs("builder", d.instance, d.cfg.DataDir, d.runDir), "--memory", strconv.FormatInt(d.cfg.BuildMemory, 10))
+	if d.cfg.ServerNet.IsValid() {
+		args = append(args, "--server-network", d.cfg.ServerNet.String())
+	}
+	return args
 }
 
 // takeOver raises the epoch: from here on no other daemon's writes count.

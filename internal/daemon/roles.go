@@ -25,6 +25,7 @@ type Role struct {
 	DataDir    string
 	RunDir     string
 	Executable string       // of this program
+	ServerNet  netip.Prefix // where servers have their addresses; builder
 	ServiceNet netip.Prefix // where the names of services have their addresses; keeper, router
 	Memory     int64        // builder: the most that builds take together, in bytes; 0: half of the machine's
 	Log        *slog.Logger
@@ -70,7 +71,12 @@ func RunBuilder(ctx context.Context, r Role, stdin io.Reader) error {
 	if err != nil {
 		return err
 	}
+	network := ""
+	if r.ServerNet.IsValid() {
+		network = r.ServerNet.String()
+	}
 	return builder.Run(ctx, builder.Config{
+		Network:  network,
 		Instance: r.Instance, DataDir: r.DataDir, RunDir: r.RunDir, ShimPath: shim, RuncPath: runc,
 		Memory: buildMemory(r.Memory), Idle: builderIdle, Log: r.Log,
 	})

@@ -112,7 +112,11 @@ func (e *Engine) open(ctx context.Context) error {
 	if e.network, err = openNetwork(e.Config, records); err != nil {
 		return err
 	}
-	return e.recover(ctx, records, strays)
+	if err := e.recover(ctx, records, strays); err != nil {
+		return err
+	}
+	e.removeOldBinaries(ctx)
+	return nil
 }
 
 // connect returns a client of containerd that has been answered.

@@ -2,12 +2,14 @@ package local
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	_ "embed" // the shim and runc travel in the binary
 	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -64,6 +66,55 @@ func unpack(dir string) (binaries, error) {
 		return b, err
 	}
 	return b, nil
+}
+
+// removeOldBinaries removes what earlier versions have unpacked, where nothing
+// runs from it and containerd would not look for it. That it cannot is no reason
+// not to start.
+func (e *Engine) removeOldBinaries(ctx context.Context) {
+	dir := filepath.Join(e.DataDir, "bin")
+	homes, err := filepath.Glob(filepath.Join(dir, strings.Repeat("[0-9a-f]", 2*sha256.Size)))
+	if err != nil || len(homes) < 2 {
+		return // no more than this version's own
+	}
+	used, err := e.usedBinaries(ctx)
+	if err != nil {
+		e.Log.Warn("cannot find out which earlier versions are still in use", "error", err)
+		return
+	}
+	used[filepath.Dir(e.binaries.shim)] = true
+	for _, home := range homes {
+		if used[home] {
+			continue
+		}
+		e.Log.Info("removing what an earlier version ran servers under", "directory", home)
+		if err := os.RemoveAll(home); err != nil {
+			e.Log.Warn("cannot remove what an earlier version ran servers under", "directory", home, "error", err)
+		}
+	}
+}
+
+// usedBinaries returns the directories of programs that run, or that a container
+// names.
+func (e *Engine) usedBinaries(ctx context.Context) (map[string]bool, error) {
+	used := map[string]bool{}
+	containers, err := e.client.ContainerService().List(e.scoped(ctx))
+	if err != nil {
+		return nil, containerdError(err, "list the containers")
+	}
+	for _, c := range containers {
+		used[filepath.Dir(c.Runtime.Name)] = true
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		return nil, err
+	}
+	for _, process := range processes {
+		if program, err := os.Readlink(process); err == nil { // else it has just ended
+			used[filepath.Dir(program)] = true
+		}
+	}
+	return used, nil
 }
 
 func decompress(path string, packed []byte) error {

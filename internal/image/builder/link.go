@@ -67,7 +67,7 @@ func (n *netns) connect(id model.InstanceID, within string) error {
 	if err != nil {
 		return err
 	}
-	return n.allowForwarding()
+	return n.checkForwarding()
 }
 
 // claim takes an address that no other builder, server or kiln has: an
@@ -145,14 +145,16 @@ func (n *netns) configureInside(inside *os.File, next net.HardwareAddr) (net.Har
 	return hardware, err
 }
 
-// allowForwarding sets the one setting of the machine that kiln may change.
-func (n *netns) allowForwarding() error {
+// checkForwarding says what will be seen of a machine that does not forward.
+// The daemon sets that when it starts, and journals it; whoever has set it back
+// since is not overruled.
+func (n *netns) checkForwarding() error {
 	v, err := os.ReadFile(forwarding)
 	if err != nil || strings.TrimSpace(string(v)) != "0" {
 		return err
 	}
-	n.log.Warn("net.ipv4.ip_forward was 0 and is set to 1, so that builds reach the outside")
-	return os.WriteFile(forwarding, []byte("1\n"), 0o644)
+	n.log.Warn("net.ipv4.ip_forward is 0: builds do not reach the outside until it is 1, as it was when the daemon started")
+	return nil
 }
 
 // disconnect removes the link; its other end, routes and neighbours go with it.
