@@ -140,6 +140,7 @@ func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {
 	f := w.fact(p.ID)
 	if srv.Phase == model.PhaseServing && p.Phase == model.PhaseEnded && srv.BootID == s.BootID {
 		f.lost = w.now
+		w.noteLoss(srv, s)
 	}
 	switch p.Phase {
 	case model.PhaseReady, model.PhaseServing:
@@ -182,7 +183,11 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 		return
 	}
 	ready := 0
+	canary := svc.Deployment != nil && svc.Deployment.Strategy == model.Canary // its servers may have to go at any time
 	for _, other := range svc.Servers {
+		if canary && other.TemplateHash != release.TemplateHash {
+			continue
+		}
 		if other.ID != srv.ID && other.Phase == model.PhaseServing && other.Health != model.Unhealthy {
 			ready++
 		}

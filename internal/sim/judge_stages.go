@@ -43,6 +43,9 @@ func (w *world) noteStage(p model.DeploymentAdvanced, d *model.Deployment) {
 		w.judgeInForce(d)
 	}
 	next := max(p.Stage, d.Stage)
+	if next > d.Stage {
+		w.judgeDoomed(d.ID, "goes on to another stage")
+	}
 	switch {
 	case next == d.Stage && d.Phase == model.DeployHolding && p.Phase == model.DeployProvisioning:
 		w.cover.met(kindStage, "made whole again")
@@ -56,6 +59,23 @@ func (w *world) noteStage(p model.DeploymentAdvanced, d *model.Deployment) {
 		if held := w.daemon.elapsed(w.now).Sub(d.Since); held < d.Stages[d.Stage].Hold.D() {
 			w.violate(4, "deployment %s holds stage %d for %s, not for %s", d.ID, d.Stage+1, held, d.Stages[d.Stage].Hold)
 		}
+	}
+}
+
+// noteLoss notes that a server failed in service which is of the release that a
+// running deployment brings: this one cannot succeed any more.
+func (w *world) noteLoss(srv *model.Server, s *model.State) {
+	svc := s.Services[srv.Service]
+	d, release := svc.Deployment, svc.Release(svc.InService)
+	if d != nil && release != nil && srv.TemplateHash != release.TemplateHash && srv.TemplateHash == svc.Release(d.To).TemplateHash {
+		w.doomed = d.ID
+	}
+}
+
+// judgeDoomed: a deployment whose servers failed in service goes no further (4).
+func (w *world) judgeDoomed(id model.DeploymentID, what string) {
+	if id == w.doomed {
+		w.violate(4, "deployment %s %s, and a server of its release failed in service", id, what)
 	}
 }
 
@@ -117,6 +137,7 @@ const guardWindow = time.Minute
 func (w *world) noteHealth(p model.ServerHealth, s *model.State) {
 	if srv := s.Server(p.ID); srv != nil && srv.Phase == model.PhaseServing && p.Status == model.Unhealthy {
 		w.fact(p.ID).lost = w.now
+		w.noteLoss(srv, s)
 	}
 }
 

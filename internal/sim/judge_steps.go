@@ -30,6 +30,7 @@ func (w *world) noteVerdict(p model.DeploymentEnded, s *model.State) {
 	routed := len(to.Policy.Routes) > 0 && to.Policy.Servers > 0
 	switch p.Verdict {
 	case model.Succeeded:
+		w.judgeDoomed(d.ID, "succeeded")
 		if svc.InService != d.To {
 			w.violate(4, "deployment %s succeeded, and release %d is in service", d.ID, svc.InService)
 		}
@@ -149,6 +150,9 @@ func (w *world) judgeAccepted(r model.Release) {
 	sum := time.Minute + r.Policy.Health.Grace.D()
 	for _, v := range r.Policy.Validations {
 		sum += v.Timeout.D()
+	}
+	if d := svc.Deployment; d != nil && d.To == r.Number && len(d.Stages) > 1 && existing == 0 {
+		sum = d.Stages[0].Hold.D() + time.Duration(len(d.Stages))*sum
 	}
 	if existing < r.Policy.Servers && r.Policy.Deploy.Deadline.D() < sum {
 		w.violate(10, "a deployment of %s was accepted with a deadline of %s, its timers need %s", r.Service, r.Policy.Deploy.Deadline, sum)

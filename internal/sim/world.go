@@ -44,6 +44,7 @@ type world struct {
 	facts  map[model.ServerID]*facts
 	ghosts []enginemem.Remains // vanished, and may return
 	acks   []promise           // what was promised to clients
+	doomed model.DeploymentID  // the last deployment of which a server failed in service
 	pulse  time.Duration       // how long the daemon waits for hints
 }
 
