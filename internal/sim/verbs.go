@@ -19,7 +19,7 @@ func commandVerbs() []verb {
 		{name: "scale", weight: 3, do: (*world).scale},
 		{name: "rollback", weight: 6, do: (*world).rollback},
 		{name: "abort", weight: 2, do: (*world).abort},
-		{name: "abort a queued one", weight: 8, do: (*world).abortQueued},
+		{name: "abort a queued one", weight: 12, do: (*world).abortQueued},
 		{name: "pause", weight: 12, do: (*world).pause},
 		{name: "resume", weight: 20, do: (*world).resume},
 		{name: "finish", weight: 6, do: (*world).finish},
@@ -141,7 +141,7 @@ func (w *world) deploy(n uint64) bool {
 
 // modeOf draws what becomes of a command while a deployment runs.
 func modeOf(n uint64) reconcile.DeployMode {
-	return []reconcile.DeployMode{reconcile.Refuse, reconcile.Refuse, reconcile.Queue, reconcile.Supersede}[n%4]
+	return []reconcile.DeployMode{reconcile.Refuse, reconcile.Queue, reconcile.Queue, reconcile.Supersede}[n%4]
 }
 
 func (w *world) deployThis(service string, t model.Template, p model.Policy, mode reconcile.DeployMode) bool {
