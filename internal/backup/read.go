@@ -84,7 +84,11 @@ func read(ctx context.Context, r io.Reader, to sink) (*manifest, ed25519.PublicK
 	}
 	defer z.Close()
 	in := &reader{ctx: ctx, to: to, texts: map[string][]byte{}, blobs: map[string]bool{}}
-	if err := in.entries(tar.NewReader(z)); err != nil {
+	err = in.entries(tar.NewReader(z))
+	if err == nil {
+		_, err = io.Copy(io.Discard, z) // behind the last entry: a checksum of all
+	}
+	if err != nil {
 		return nil, nil, 0, counted.explain(err)
 	}
 	m, key, signedHeads, err := in.judge()

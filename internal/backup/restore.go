@@ -28,10 +28,17 @@ const (
 	pendingList = "images.json"
 )
 
+// Restorer is who restores.
+type Restorer struct {
+	Version string // of this kiln
+	Now     time.Time
+	Allow   func(model.InstanceID) error // whether the instance may be restored here; nil: yes
+}
+
 // Restore makes a data directory of an archive. Everything is written beside
 // its place and checked; only then it comes to be what the daemon reads, the
 // journal last. Precondition: there is something already.
-func Restore(ctx context.Context, r io.Reader, req api.RestoreRequest, version string, now time.Time) (report *api.RestoreReport, err error) {
+func Restore(ctx context.Context, r io.Reader, req api.RestoreRequest, by Restorer) (report *api.RestoreReport, err error) {
 	made, err := vacant(ctx, req)
 	if err != nil {
 		return nil, err
@@ -63,10 +70,15 @@ func Restore(ctx context.Context, r io.Reader, req api.RestoreRequest, version s
 	if err := belongs(req, m.Instance); err != nil {
 		return nil, err
 	}
-	if report.Epoch, err = rebuilt.Finish(ctx, version, m.MadeAt, now); err != nil {
+	if by.Allow != nil {
+		if err := by.Allow(m.Instance); err != nil {
+			return nil, err
+		}
+	}
+	if report.Epoch, err = rebuilt.Finish(ctx, by.Version, m.MadeAt, by.Now); err != nil {
 		return nil, err
 	}
-	report.Kept, err = settle(req, tmp, m, now)
+	report.Kept, err = settle(req, tmp, m, by.Now)
 	return report, err
 }
 

@@ -33,7 +33,12 @@ func VerifyBackup(ctx context.Context, r io.Reader) (*api.BackupReport, error) {
 
 // Restore makes a data directory of a backup. It needs no daemon.
 func Restore(ctx context.Context, r io.Reader, req api.RestoreRequest, version string) (*api.RestoreReport, error) {
-	return backup.Restore(ctx, r, req, version, time.Now())
+	return backup.Restore(ctx, r, req, backup.Restorer{Version: version, Now: time.Now(), Allow: func(id model.InstanceID) error {
+		if req.Journal || !running(RunDir(id)) {
+			return nil
+		}
+		return stillRuns(id, "the data directory that they were started with")
+	}})
 }
 
 // journalThere refuses a data directory whose journal is gone: to begin anew

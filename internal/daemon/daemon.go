@@ -58,6 +58,7 @@ type daemon struct {
 	cfg      Config
 	instance model.InstanceID
 	runDir   string
+	claimed  *os.File // holds the instance on this machine
 	journal  *journal.Journal
 	state    *model.State
 	epoch    uint64
@@ -151,7 +152,7 @@ func (d *daemon) identify() error {
 	if err := os.Chmod(filepath.Dir(d.runDir), 0o711); err != nil {
 		return model.Errorf(model.Unavailable, "cannot let servers pass the run directory: %w", err)
 	}
-	return nil
+	return d.claim()
 }
 
 // connect sees to it that the processes of the instance run, and connects to
@@ -348,6 +349,7 @@ func (d *daemon) close() {
 	if d.engine != nil {
 		_ = d.engine.Close()
 	}
+	_ = d.claimed.Close() // a lock, nothing was written late
 	if err := d.journal.Close(); err != nil {
 		d.cfg.Log.Error("cannot close the journal", "error", err)
 	}

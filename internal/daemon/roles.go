@@ -67,6 +67,9 @@ func RunBuilder(ctx context.Context, r Role, stdin io.Reader) error {
 		_, _ = io.Copy(io.Discard, stdin)
 		end()
 	}()
+	// The daemon may be protected from a lack of memory (OOMScoreAdjust); a build
+	// is not. Where it may not be changed it was not changed either.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
 	shim, runc, err := local.Programs(r.DataDir)
 	if err != nil {
 		return err
