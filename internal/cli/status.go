@@ -392,7 +392,7 @@ func (a *app) untilGone(ctx context.Context, service string) error {
 		case len(status.Services) == 0:
 			return nil
 		}
-		if words := fmt.Sprintf("%s: %d servers are left", service, len(status.Services[0].Servers)); words != last {
+		if words := left(service, len(status.Services[0].Servers)); words != last {
 			a.progressf("%s", words)
 			last = words
 		}
@@ -401,6 +401,13 @@ func (a *app) untilGone(ctx context.Context, service string) error {
 		case <-time.After(300 * time.Millisecond):
 		}
 	}
+}
+
+func left(service string, n int) string {
+	if n == 1 {
+		return service + ": 1 server is left"
+	}
+	return fmt.Sprintf("%s: %d servers are left", service, n)
 }
 
 func (a *app) versionCommand() *cobra.Command {

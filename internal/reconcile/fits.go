@@ -70,7 +70,7 @@ func fits(svc *model.Service, to *model.Release, strategy model.Strategy) error 
 	sum, words := sumOf(timersOf(svc, to, strategy))
 	if deadline := to.Policy.Deploy.Deadline; deadline.D() < sum {
 		return model.Errorf(model.Invalid, "cannot deploy %s: its deadline of %s is too short for %s = %s", to.Service, deadline, words, model.Duration(sum)).
-			WithHint("deploy { deadline = %q } or more, or shorten the grace or the validations' timeouts", model.Duration(sum))
+			WithHint("deploy { deadline = %q } or more, or shorten the grace, the holds or the validations' timeouts", model.Duration(sum))
 	}
 	return nil
 }

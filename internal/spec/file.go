@@ -34,6 +34,8 @@ type Service struct {
 	Template model.Template // Image is empty: the build or the reference gives it
 	Policy   model.Policy
 	routes   []declaredRoute
+
+	connectsAt Position
 }
 
 // Build is what an image is made from.
@@ -107,6 +109,7 @@ func Parse(filename string, src []byte) (*File, Diagnostics) {
 		r.errorf(start, `write service "name" { image { … } }, or run "kiln init" for an example`, "no service is declared")
 	}
 	f.conflicts(r)
+	f.misspelt(r)
 	if len(r.diags) > 0 {
 		return nil, r.diags.sorted()
 	}
@@ -120,6 +123,20 @@ func (f *File) add(r *reader, s *Service) {
 		return
 	}
 	f.Services = append(f.Services, s)
+}
+
+// misspelt warns of connections to what is not declared here and is nearly the
+// name of what is. Services of other files are none of its business.
+func (f *File) misspelt(r *reader) {
+	names := f.Names()
+	for _, s := range f.Services {
+		others := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return n == s.Name })
+		for _, name := range s.Template.Connects {
+			if near := didYouMean(name, others); near != "" && !slices.Contains(others, name) {
+				r.warnf(s.connectsAt, near, "service %q connects to %q, which is not declared here", s.Name, name)
+			}
+		}
+	}
 }
 
 // conflicts reports routes that cannot both be: the same host and path on one

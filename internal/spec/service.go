@@ -46,6 +46,7 @@ func (b *body) service(block *hclsyntax.Block) *Service {
 	in.image(s)
 	in.process(&s.Template)
 	in.surroundings(&s.Template)
+	s.connectsAt = in.at("connects")
 	in.resources(&s.Template.Resources)
 	in.ephemeral(&s.Template)
 	in.policy(s)

@@ -290,6 +290,10 @@ func TestWarningsAreNoErrors(t *testing.T) {
 	if got, want := f.Warnings[0].String(), "kiln.hcl:4:20: warning: service \"a\" runs without a user namespace"; !strings.HasPrefix(got, want) {
 		t.Errorf("%q does not begin with %q", got, want)
 	}
+	f, diags = Parse("kiln.hcl", []byte("service \"web\" {\n  image {\n  }\n  connects = [\"databse\", \"queue\"]\n}\nservice \"database\" {\n  image {\n  }\n}"))
+	if len(diags) > 0 || len(f.Warnings) != 1 || !strings.Contains(f.Warnings[0].Hint, "database") {
+		t.Errorf("a name that is nearly right: %v, %v", diags, f)
+	}
 	if f, diags := parseFile(t, "testdata/good/design.hcl"); len(diags) > 0 || len(f.Warnings) > 0 {
 		t.Error("the example of the design warns:", f.Warnings)
 	}

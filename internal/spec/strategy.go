@@ -37,6 +37,7 @@ func (b *body) deploy(s *Service, routed bool) {
 	in.rolling(s, &d)
 	in.canary(s, &d)
 	in.together(routed, d)
+	in.holds(d)
 	if drain := in.child("drain"); drain != nil {
 		drain.duration("requests", 0, &d.Drain.Requests)
 		drain.duration("streams", 0, &d.Drain.Streams)
@@ -69,6 +70,23 @@ func (b *body) together(routed bool, d model.Deploy) {
 		b.errorf(b.at("strategy"), "add a route, or use strategy = \"blue-green\"", "a canary needs a route: without one there are no requests to share out")
 	case !d.Overlap:
 		b.errorf(b.at("strategy"), "add overlap = true, or use strategy = \"blue-green\"", "strategy %q has old and new servers run at once, which a service without a route does only with overlap", d.Strategy)
+	}
+}
+
+// holds reports steps of a canary that take longer than the deployment may.
+func (b *body) holds(d model.Deploy) {
+	left := d.Deadline
+	for _, s := range d.Canary.Steps {
+		if s.Hold < left {
+			left -= s.Hold
+			continue
+		}
+		at := "deadline"
+		if !b.has(at) {
+			at = "strategy"
+		}
+		b.errorf(b.at(at), "hold the steps for less, or give it a longer deadline", "the steps of the canary are held for longer than the whole may take: its deadline is %s", d.Deadline)
+		return
 	}
 }
 

@@ -142,3 +142,26 @@ service "i" {
     }
   }
 }
+
+service "j" {
+  image {
+  }
+  port = 80
+  route {
+    listen = ":86"
+  }
+  deploy {
+    strategy = "canary"
+    deadline = "1m"
+    canary {
+      step {
+        weight = "10%"
+        hold   = "59s"
+      }
+      step {
+        weight = "20%"
+        hold   = "1s"
+      }
+    }
+  }
+}
