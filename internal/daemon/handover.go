@@ -61,6 +61,9 @@ func (d *daemon) renewOld(ctx context.Context, build string, asked bool) error {
 	if err != nil {
 		return nil //nolint:nilerr // the control loop says so; there is nothing to hand over now
 	}
+	// One that waits is the one that the keeper keeps: a hand-over was broken
+	// off.
+	asked = asked || slices.ContainsFunc(answered, func(st model.RouterStatus) bool { return st.Phase == model.RouterWaiting })
 	for _, st := range answered {
 		if st.Phase == model.RouterServing && (asked || build != "" && st.Build != build) {
 			return d.handRouterOver(ctx, build, st)

@@ -12,6 +12,7 @@
 // dispatch.go and server.go are the accounting, which knows nothing of HTTP;
 // split.go shares requests between two releases, eject.go leaves out servers that
 // cannot be reached; names.go is how services reach each other;
+// proxyproto.go reads and writes PROXY headers;
 // handover.go and succession.go put a new router in the place of an old one;
 // conn1.go serves a client's HTTP/1 connection: head.go and chunked.go read it
 // strictly, lane.go and relay.go are the short way of a plain request to a server

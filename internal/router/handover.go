@@ -250,7 +250,7 @@ func (r *Router) sayFarewell(listeners []*listener, longest model.Duration) {
 	r.until(ctx, func() bool {
 		quiet++
 		for _, l := range listeners {
-			if l.clients.closeQuiet(int(r.limits.Linger/untilEvery)) > 0 || l.secure.pending.Load() > 0 {
+			if l.clients.closeQuiet(int(r.limits.Linger/untilEvery)) > 0 || l.secure.pending.Load() > 0 || l.strangers.open() > 0 {
 				quiet = 0
 			}
 		}
@@ -348,4 +348,5 @@ func (ts *tallies) inherit(c Counters) {
 	ts.noRoute.Add(c.NoRoute)
 	ts.noServer.Add(c.NoServer)
 	ts.retried.Add(c.Retried)
+	ts.noProxy.Add(c.NoProxy)
 }

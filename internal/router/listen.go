@@ -33,15 +33,16 @@ type binder interface {
 // (conn1), and leaves HTTP/2 to net/http's server.
 type listener struct {
 	*net.TCPListener
-	router  *Router
-	address string
-	open    atomic.Int64 // connections of clients, now
-	clients clients
-	second  *passed // connections that speak HTTP/2, on their way to server
-	server  *http.Server
-	secure  *secureListener
-	plain   plainConns
-	started bool // it takes connections; see Router.startLocked
+	router    *Router
+	address   string
+	open      atomic.Int64 // connections of clients, now
+	clients   clients
+	second    *passed // connections that speak HTTP/2, on their way to server
+	server    *http.Server
+	secure    *secureListener
+	plain     plainConns
+	strangers plainConns // they have not yet said whose they are
+	started   bool       // it takes connections; see Router.startLocked
 }
 
 func newListener(r *Router, address string, nl *net.TCPListener) *listener {
@@ -72,6 +73,7 @@ func (l *listener) serve() {
 	var second sync.WaitGroup
 	second.Go(func() { _ = l.server.Serve(l.second) }) // ends when it is closed
 	l.acceptAll()
+	l.strangers.wait()
 	l.secure.wg.Wait()
 	l.clients.wg.Wait()
 	_ = l.second.Close()
@@ -107,6 +109,33 @@ func (l *listener) take(tcp *net.TCPConn) {
 	switch {
 	case !ok:
 		tooMany(conn)
+	case l.introduced():
+		l.strangers.add(conn, func(context.Context, net.Conn) { l.meet(conn) })
+	default:
+		l.begin(conn)
+	}
+}
+
+// introduced reports whether connections begin with a PROXY header.
+func (l *listener) introduced() bool {
+	h := l.router.current.Load().listeners[l.address]
+	return h != nil && h.introduced
+}
+
+// meet begins to serve a connection once it has said whose it is.
+func (l *listener) meet(conn *clientConn) {
+	if err := conn.introduce(); err != nil {
+		l.router.tallies.noProxy.Add(1)
+		l.router.log.Debug("connection closed: no PROXY header", "address", l.address, "client", conn.RemoteAddr().String(), "error", err)
+		_ = conn.Close()
+		return
+	}
+	l.begin(conn)
+}
+
+// begin serves a connection by what its listener speaks.
+func (l *listener) begin(conn *clientConn) {
+	switch {
 	case l.chooser() != nil:
 		l.secure.begin(conn)
 	case l.bytesService(l.router.current.Load()) != nil:
@@ -139,6 +168,7 @@ func (l *listener) close() { _ = l.TCPListener.Close() }
 // stop ends the listening and waits for what is in flight, until ctx ends.
 func (l *listener) stop(ctx context.Context) {
 	l.close()
+	l.strangers.giveUp()
 	l.secure.giveUp()
 	var wg sync.WaitGroup
 	wg.Go(func() { l.clients.stop(ctx) })
@@ -159,6 +189,7 @@ type clientConn struct {
 	armed    atomic.Int64 // router clock when the write deadline was set last
 	broken   atomic.Bool  // a cut has set it for good
 	closed   atomic.Bool
+	from, to net.Addr // by its PROXY header; nil: it had none, or it said nothing
 }
 
 // Close implements net.Conn.

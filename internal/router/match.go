@@ -13,10 +13,11 @@ import (
 // of a host the longest prefix. A host whose paths do not fit leaves the
 // request to the next less specific one.
 type hosts struct {
-	exact    map[string]prefixes
-	wildcard map[string]prefixes // by what follows "*."
-	any      prefixes
-	certs    *chooser // nil: no TLS
+	exact      map[string]prefixes
+	wildcard   map[string]prefixes // by what follows "*."
+	any        prefixes
+	introduced bool     // connections begin with a PROXY header
+	certs      *chooser // nil: no TLS
 }
 
 // prefixes are the paths of one host, longest first.

@@ -21,13 +21,14 @@ type routing struct {
 
 // service is a service as one routing knows it.
 type service struct {
-	name     string
-	release  int
-	protocol model.Protocol
-	backends []backend
-	turn     turn
-	split    *split    // nil: none
-	redirect *redirect // instead of backends: a route that sends clients elsewhere
+	name       string
+	release    int
+	protocol   model.Protocol
+	backends   []backend
+	turn       turn
+	split      *split    // nil: none
+	introduces int       // the version of the PROXY header that its servers are sent; 0: none
+	redirect   *redirect // instead of backends: a route that sends clients elsewhere
 }
 
 // backend is a server together with the release it serves for, which may
@@ -105,6 +106,9 @@ func checkTable(t *model.Table) error {
 	if err := checkRoutes(t); err != nil {
 		return err
 	}
+	if err := checkIntroductions(t); err != nil {
+		return err
+	}
 	return checkSecurity(t)
 }
 
@@ -179,7 +183,7 @@ func compile(t model.Table, serverFor func(model.Upstream, model.Protocol) *serv
 	ports := securePorts(&t)
 	for i := range t.Services {
 		s := &t.Services[i]
-		svc := &service{name: s.Name, release: s.Release, protocol: s.Protocol, split: newSplit(s.Split)}
+		svc := &service{name: s.Name, release: s.Release, protocol: s.Protocol, split: newSplit(s.Split), introduces: s.ProxyProtocol}
 		r.services[s.Name] = svc
 		for _, u := range s.Backends {
 			srv := serverFor(u, s.Protocol)
@@ -205,6 +209,7 @@ func compile(t model.Table, serverFor func(model.Upstream, model.Protocol) *serv
 				to = &service{name: s.Name, release: s.Release, protocol: s.Protocol, redirect: d}
 			}
 			h.add(route.Host, route.Path, to)
+			h.introduced = route.ProxyProtocol
 			if route.TLS.Enabled() {
 				h.secure(route.Host, sourceOf(&route))
 			}

@@ -29,6 +29,7 @@ type Counters struct {
 	NoRoute       uint64    `json:"no_route"`       // answered 404 by the router
 	NoServer      uint64    `json:"no_server"`      // answered 503 by the router
 	Retried       uint64    `json:"retried"`        // sent elsewhere after a failure
+	NoProxy       uint64    `json:"no_proxy"`       // connections closed: they did not begin with a PROXY header
 	AccessDropped uint64    `json:"access_dropped"` // lines the access log could not take
 	RouterMillis  int64     `json:"router_age_ms"`  // since the router started
 }
@@ -60,15 +61,15 @@ const keptTallies = 256
 
 // tallies are all counters. Its owner's lock guards the map.
 type tallies struct {
-	byKey                      map[tallyKey]*tally
-	gone                       []tallyKey
-	noRoute, noServer, retried *atomic.Uint64
+	byKey                               map[tallyKey]*tally
+	gone                                []tallyKey
+	noRoute, noServer, retried, noProxy *atomic.Uint64
 }
 
 func newTallies() tallies {
 	return tallies{
 		byKey:   map[tallyKey]*tally{},
-		noRoute: new(atomic.Uint64), noServer: new(atomic.Uint64), retried: new(atomic.Uint64),
+		noRoute: new(atomic.Uint64), noServer: new(atomic.Uint64), retried: new(atomic.Uint64), noProxy: new(atomic.Uint64),
 	}
 }
 
@@ -107,7 +108,7 @@ func (r *Router) Counters() Counters {
 	defer r.mu.Unlock()
 	out := Counters{
 		Router: r.id, Counters: []Counter{},
-		NoRoute: r.tallies.noRoute.Load(), NoServer: r.tallies.noServer.Load(), Retried: r.tallies.retried.Load(),
+		NoRoute: r.tallies.noRoute.Load(), NoServer: r.tallies.noServer.Load(), Retried: r.tallies.retried.Load(), NoProxy: r.tallies.noProxy.Load(),
 		AccessDropped: r.access.dropped.Load(),
 		RouterMillis:  r.clock.Load() / int64(time.Millisecond),
 	}

@@ -30,7 +30,7 @@ func (l *listener) serveBytes(ctx context.Context, client net.Conn) {
 		}
 		s := x.backend.server
 		conn, err := l.router.dialServer(ctx, x)
-		if err == nil && !s.out.Load() {
+		if err == nil && !s.out.Load() && x.service.introduce(client, conn) {
 			l.joinBytes(x, client, conn)
 			return
 		}
@@ -42,6 +42,15 @@ func (l *listener) serveBytes(ctx context.Context, client net.Conn) {
 		s.suspect.Store(l.router.clock.Load() + int64(suspectFor))
 		x.tried = append(x.tried, s)
 	}
+}
+
+// introduce tells the server whose connection it is, where it wants to know.
+func (s *service) introduce(client, server net.Conn) bool {
+	if s.introduces == 0 {
+		return true
+	}
+	_, err := server.Write(appendProxy(nil, s.introduces, ends(client)))
+	return err == nil
 }
 
 // joinBytes passes bytes both ways, and counts and logs it.
@@ -90,6 +99,20 @@ func (p *plainConns) add(conn net.Conn, serve func(context.Context, net.Conn)) {
 }
 
 func (p *plainConns) wait() { p.wg.Wait() }
+
+// open returns how many there are.
+func (p *plainConns) open() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.conns)
+}
+
+// giveUp breaks the connections and waits for them.
+func (p *plainConns) giveUp() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	p.stop(ctx)
+}
 
 // stop waits for the connections to end until ctx ends, and breaks the rest.
 func (p *plainConns) stop(ctx context.Context) {
