@@ -109,23 +109,38 @@ func TestStreamsAreBounded(t *testing.T) {
 }
 
 // Rapid reset (CVE-2023-44487): streams that are opened and reset at once never
-// are more work than the streams that may be open.
+// are more work than the streams that may be open, and end the connection.
 func TestRapidResetIsBounded(t *testing.T) {
 	const most = 10
 	r, ca := floodedRouter(t, Limits{Streams: most})
 	c := dialH2(t, ca, r.address)
-	ended := make(chan error, 1)
-	go func() { ended <- c.until(func(f http2.Frame) bool { _, ok := f.(*http2.GoAwayFrame); return ok }) }()
-	worst := 0
-	var err error
-	for i := range uint32(5000) {
-		if err = c.request(2*i + 1); err == nil {
-			err = c.framer.WriteRSTStream(2*i+1, http2.ErrCodeCancel)
-		}
+	var flood bytes.Buffer
+	at := http2.NewFramer(&flood, nil)
+	for i := range uint32(500) {
+		err := errors.Join(
+			at.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: c.head(), EndHeaders: true, EndStream: true}),
+			at.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
 		if err != nil {
-			break // the router has had enough
+			t.Fatal(err)
 		}
-		if i%20 == 0 {
+	}
+	go func() { _, _ = c.conn.Write(flood.Bytes()) }() // it need not be taken whole
+	ended := make(chan error, 1)
+	go func() {
+		ended <- c.until(func(f http2.Frame) bool {
+			away, ok := f.(*http2.GoAwayFrame)
+			return ok && away.ErrCode == http2.ErrCodeEnhanceYourCalm
+		})
+	}()
+	worst := 0
+	for going := true; going; {
+		select {
+		case err := <-ended:
+			going = false
+			if err != nil {
+				t.Errorf("the connection was not ended for its resets: %v", err)
+			}
+		default:
 			if a, ok := of(r.Status(), "web-aaaaaa"); ok {
 				worst = max(worst, a.InFlight.Total())
 			}
@@ -135,7 +150,6 @@ func TestRapidResetIsBounded(t *testing.T) {
 		t.Errorf("%d requests in flight, though %d streams may be open", worst, most)
 	}
 	_ = c.conn.Close()
-	<-ended
 	eventually(t, "nothing is left in flight", func() bool {
 		a, _ := of(r.Status(), "web-aaaaaa")
 		return a.InFlight.Total() == 0
