@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -108,6 +109,9 @@ func (c Config) arguments() []string {
 	}
 	if c.Runtime != "" {
 		args["--runtime"] = c.Runtime
+	}
+	if c.BuildMemory > 0 {
+		args["--build-memory"] = strconv.FormatInt(c.BuildMemory, 10) + "B"
 	}
 	list := []string{"daemon"}
 	for _, name := range slices.Sorted(maps.Keys(args)) {
