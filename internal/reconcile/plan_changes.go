@@ -76,7 +76,7 @@ func applies(r *model.Release) []string {
 	if v := r.Template.ProxyProtocol; v != 0 {
 		lines = append(lines, "proxy_protocol "+proxyText(v))
 	}
-	lines = append(lines, "resources "+resourcesText(r.Template.Resources))
+	lines = append(lines, fmt.Sprintf("user_namespace %t", r.Template.UserNamespace), "resources "+resourcesText(r.Template.Resources))
 	if e := ephemeralText(r.Template.Ephemeral); e != "" {
 		lines = append(lines, "ephemeral "+e)
 	}
