@@ -120,7 +120,9 @@ func (s *Server) sendEvents(ctx context.Context, out *ndjson, f found, after uin
 		for _, e := range entries {
 			after = e.Event.Seq
 			service, text := inWords(e.Event)
-			if f.release == nil || service != f.release.Service || standing(e.Event.Data) {
+			// While it waits, what happens to the service is another's doing.
+			waits := f.progress.Phase == model.DeployQueued
+			if f.release == nil || service != f.release.Service || waits || standing(e.Event.Data) {
 				continue
 			}
 			line := api.Progress{At: e.Event.At, Phase: f.progress.Phase, WaitingFor: f.progress.WaitingFor, Release: f.progress.Release, Staging: f.progress.Staging, Message: text}
