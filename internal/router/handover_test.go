@@ -308,6 +308,7 @@ func TestHandOverMeetsDeath(t *testing.T) {
 		for _, c := range All(p.run) {
 			if st, err := c.Status(t.Context()); err == nil && st.Phase == model.RouterServing {
 				_ = c.Leave(t.Context(), Leave{Streams: model.Duration(time.Second)})
+				return // the next one serves already
 			}
 		}
 	}
