@@ -5,6 +5,7 @@ package soak_test
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -121,12 +122,12 @@ func (s *shop) deployAgain(a *soakAccount, strategy string) {
 	s.serves(version)
 }
 
-// disturbed does something, and every other time kills daemon or builder at a
-// random moment of it.
+// disturbed does something, and most times kills daemon or builder, or hands
+// the router over to a new process, at a random moment of it.
 func (s *shop) disturbed(a *soakAccount, do func()) {
 	s.Helper()
 	done := make(chan error, 1)
-	what := []string{"", "", "daemon", "builder"}[s.rng.IntN(4)]
+	what := []string{"", "daemon", "builder", "hand-over"}[s.rng.IntN(4)]
 	after := time.Duration(s.rng.Int64N(int64(4 * time.Second)))
 	go func() {
 		time.Sleep(after)
@@ -137,6 +138,8 @@ func (s *shop) disturbed(a *soakAccount, do func()) {
 				return
 			}
 			done <- s.kiln.Start(s.Context())
+		case "hand-over":
+			done <- s.handOver()
 		case "builder":
 			_ = s.kiln.Signal("builder", syscall.SIGKILL) // none may run
 			done <- nil
@@ -149,6 +152,28 @@ func (s *shop) disturbed(a *soakAccount, do func()) {
 	if what != "" {
 		a.Killed[what]++
 	}
+}
+
+// handOver has the daemon hand the router over, and returns when another
+// process serves.
+func (s *shop) handOver() error {
+	before, err := s.kiln.PIDs("router")
+	if err != nil {
+		return err
+	}
+	if err := s.kiln.Signal("daemon", syscall.SIGHUP); err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		now, err := s.kiln.PIDs("router")
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(now, func(pid int) bool { return !slices.Contains(before, pid) }) {
+			return nil
+		}
+	}
+	return errors.New("the router was not handed over within a minute")
 }
 
 // killEverything kills processes one by one, half of the time in a deploy.
@@ -201,7 +226,7 @@ func (a *soakAccount) write(t *testing.T) {
 	line("deploys", a.Deploys)
 	fmt.Fprintf(w, "deploys\tbegun again after a kill\t%d\n", a.Again)
 	line("rollbacks", a.Rollbacks)
-	line("first part: killed", a.Killed)
+	line("first part: killed or handed over", a.Killed)
 	fmt.Fprintf(w, "first part: requests\tall\t%d\nfirst part: requests\tfailed\t%d\n", a.First.Requests, a.First.Failed)
 	line("second part: killed", a.Ended)
 	fmt.Fprintf(w, "second part: requests\tall\t%d\n", a.Second.Requests)
