@@ -36,6 +36,9 @@ type acme struct {
 	log   *slog.Logger
 	every time.Duration // how often renewals are looked at
 
+	ctx    context.Context // of all asking; stop ends it
+	cancel context.CancelFunc
+
 	changing sync.Mutex // of adopt, obtain and stop: one at a time
 	stopped  bool
 	work     sync.WaitGroup
@@ -65,7 +68,9 @@ type acmeTerms struct {
 }
 
 func newACME(dir string, every time.Duration, log *slog.Logger) *acme {
-	return &acme{dir: dir, log: log, every: every, hosts: map[string]*acmeHost{}}
+	a := &acme{dir: dir, log: log, every: every, hosts: map[string]*acmeHost{}}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	return a
 }
 
 // knows reports whether the host's certificate is had here.
@@ -207,7 +212,7 @@ func (a *acme) newHost(host string, terms acmeTerms) *acmeHost {
 		a.log.Error("the certificate authority will not be trusted", "host", host, "error", err)
 	}
 	h := &acmeHost{terms: terms}
-	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.ctx, h.cancel = context.WithCancel(a.ctx)
 	log := zapLogger(a.log)
 	h.config = certmagic.New(a.cache, certmagic.Config{
 		Storage: &certmagic.FileStorage{Path: a.dir},
@@ -243,6 +248,7 @@ func (a *acme) obtain(t *model.Table) {
 	a.mu.RLock()
 	hosts := maps.Clone(a.hosts)
 	a.mu.RUnlock()
+	held := false
 	for host, h := range hosts {
 		if _, ok := wanted[host]; !ok {
 			h.cancel()
@@ -252,22 +258,32 @@ func (a *acme) obtain(t *model.Table) {
 			a.cache.RemoveManaged([]certmagic.SubjectIssuer{{Subject: host}})
 			continue
 		}
-		if !h.asked {
-			h.asked = true
-			a.work.Go(func() { a.ask(host, h) })
+		if h.asked {
+			continue
 		}
+		h.asked = true
+		if len(a.cache.AllMatchingCertificates(host)) > 0 {
+			held = true
+			continue
+		}
+		a.work.Go(func() { a.ask(host, h) })
+	}
+	if held {
+		a.work.Go(a.look)
 	}
 }
 
-// ask has the host's certificate issued, or renewed if it is time; it tries
-// again, less and less often, until it is there or the terms end.
-func (a *acme) ask(host string, h *acmeHost) {
-	if len(a.cache.AllMatchingCertificates(host)) > 0 {
-		if err := a.cache.RenewManagedCertificates(h.ctx); err != nil && h.ctx.Err() == nil {
-			a.log.Error("cannot look after certificates", "error", err)
-		}
-		return
+// look sees at once, and not at the next look, whether what was read from disk
+// is to be renewed.
+func (a *acme) look() {
+	if err := a.cache.RenewManagedCertificates(a.ctx); err != nil && a.ctx.Err() == nil {
+		a.log.Error("cannot look after certificates", "error", err)
 	}
+}
+
+// ask has the host's certificate issued; it tries again, less and less often,
+// until it is there or the terms end.
+func (a *acme) ask(host string, h *acmeHost) {
 	a.log.Info("asking for a certificate; until it comes handshakes fail", "host", host, "directory", h.terms.authority.Directory,
 		"http_01", h.terms.http != 0, "tls_alpn_01", h.terms.tls != 0)
 	err := h.config.ObtainCertAsync(h.ctx, host) // returns when it is there
@@ -291,11 +307,7 @@ func (a *acme) stop() {
 		return
 	}
 	a.stopped = true
-	a.mu.RLock()
-	for _, h := range a.hosts {
-		h.cancel()
-	}
-	a.mu.RUnlock()
+	a.cancel()
 	a.work.Wait()
 	if a.cache != nil {
 		a.cache.Stop()

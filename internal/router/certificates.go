@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"strings"
 	"sync"
@@ -204,9 +205,7 @@ func (cs *certificates) stagePossible(t *model.Table) map[pairFiles]*keyPair {
 func (cs *certificates) take(fresh map[pairFiles]*keyPair) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	for files, p := range fresh {
-		cs.pairs[files] = p
-	}
+	maps.Copy(cs.pairs, fresh)
 }
 
 // retain forgets what t does not name.
