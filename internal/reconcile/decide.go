@@ -41,6 +41,7 @@ type step struct {
 	now     model.Now
 	nextID  uint64
 	routers routers
+	seen    map[model.ServerID]*model.Observed // the snapshot's servers
 	events  []model.Payload
 	actions []Action
 	wake    model.Instant
@@ -141,7 +142,13 @@ func (st *step) observed(id model.ServerID) (o *model.Observed, known bool) {
 	if st.obs.Snapshot == nil {
 		return nil, false
 	}
-	return st.obs.Snapshot.Server(id), true
+	if st.seen == nil {
+		st.seen = make(map[model.ServerID]*model.Observed, len(st.obs.Snapshot.Servers))
+		for i := range st.obs.Snapshot.Servers {
+			st.seen[st.obs.Snapshot.Servers[i].ID] = &st.obs.Snapshot.Servers[i]
+		}
+	}
+	return st.seen[id], true
 }
 
 // release returns the release whose policy and template the server lives by.
