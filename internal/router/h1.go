@@ -277,13 +277,15 @@ func (c *call) send(conn *h1Conn) *sender {
 	s := &sender{c: c, conn: conn, done: make(chan struct{})}
 	c.body.started.Store(true)
 	go func() {
-		defer close(s.done)
 		s.err = conn.writeStream(c.body.stream, c.body.length, c.req.Trailer)
+		err := s.err
+		close(s.done)
 		var fault *serverError
-		if s.err != nil && !errors.As(s.err, &fault) {
+		if err != nil && !errors.As(err, &fault) {
 			// The client's side failed: the answer that is being waited for
 			// can only be to half a request. A server that has closed is
-			// different: its answer may be on the way.
+			// different: its answer may be on the way. Whoever is woken by
+			// this finds the reason already there.
 			conn.trip.trip()
 		}
 	}()

@@ -58,7 +58,11 @@ func (l *listener) joinBytes(x *exchange, client, conn net.Conn) {
 	defer conn.Close()
 	x.breakable(&x.toServer, &breaker{trip: func() { _ = conn.SetDeadline(past) }})
 	x.breakable(&x.toClient, &breaker{trip: func() { _ = client.SetDeadline(past) }})
-	in, out := join(client, client, conn, conn)
+	end := client
+	if c, ok := client.(*clientConn); ok {
+		end = c.TCPConn // between two of these the kernel copies
+	}
+	in, out := join(end, end, conn, conn)
 	how := endFinished
 	if x.wasCut.Load() {
 		how = endCut
