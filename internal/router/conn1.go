@@ -127,14 +127,18 @@ func (c *conn1) serve() {
 			return
 		}
 		c.served++
-		if c.listener.clients.stopping.Load() {
-			return
-		}
+		c.ends = c.ends || c.listener.clients.stopping.Load()
+	}
+	// The client has its answer, or will have it, unless more that it has sent
+	// makes the closing a reset.
+	if c.work.r < c.work.w || c.somethingCame() {
+		c.linger()
 	}
 }
 
 // request serves the request whose head ends at end. It reports whether the
-// connection may carry another.
+// answer was written whole; then the connection may carry another, unless it
+// ends for other reasons.
 func (c *conn1) request(end int) bool {
 	w := c.work
 	if r := w.req.parseRequest(w.in[w.r:end]); r != nil {

@@ -164,6 +164,9 @@ func (u *h1) exchange(c *call, conn *h1Conn) (f *failure, keep bool) {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return c.tunnelTo(conn, res, upgrade), false
 	}
+	if sending != nil && !c.body.unread() {
+		sending.settle()
+	}
 	if sending != nil && !sending.ended() {
 		// The server answers before it has the whole body. Whatever it does
 		// not take cannot be told from a next request, so both ends close.
@@ -299,6 +302,18 @@ func (s *sender) ended() bool {
 		return s.err == nil
 	default:
 		return false
+	}
+}
+
+// settle waits for a sender that has read the body to its end, and may not have
+// come to say so though the server has answered it already.
+func (s *sender) settle() {
+	if s.ended() {
+		return
+	}
+	select {
+	case <-s.done:
+	case <-time.After(100 * time.Millisecond):
 	}
 }
 

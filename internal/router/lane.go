@@ -58,8 +58,7 @@ func (c *conn1) find(t *routing) *service {
 	return svc
 }
 
-// shortWay serves the request. It reports whether the connection may carry
-// another.
+// shortWay serves the request. It reports whether its whole answer was written.
 func (c *conn1) shortWay() bool {
 	w := c.work
 	c.locate(&w.req)
@@ -87,7 +86,7 @@ func (c *conn1) shortWay() bool {
 			return false
 		}
 	}
-	return f == nil && !c.ends && !c.x.wasCut.Load()
+	return f == nil && !c.x.wasCut.Load()
 }
 
 // answer is one exchange on the short way.

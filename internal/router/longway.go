@@ -12,8 +12,8 @@ import (
 
 // longWay serves the request as net/http would: with an http.Request and an
 // http.ResponseWriter, by the code that serves HTTP/2 as well. failed is why
-// the short way did not succeed, if it was tried. It reports whether the
-// connection may carry another request.
+// the short way did not succeed, if it was tried. It reports whether request and
+// answer have passed whole.
 func (c *conn1) longWay(failed *failure) (again bool) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -40,7 +40,7 @@ func (c *conn1) longWay(failed *failure) (again bool) {
 		c.linger()
 		return false
 	}
-	return !c.ends && !c.x.wasCut.Load()
+	return !c.x.wasCut.Load()
 }
 
 // run answers the request, and reports whether the whole answer was written.
