@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,9 +60,16 @@ func BenchmarkProvision(b *testing.B) {
 	b.ReportMetric(median(own)/median(plain), "ratio")
 }
 
-// BenchmarkTwenty measures, with twenty servers, an observation, and what a new
-// daemon does before its first: opening the engine.
-func BenchmarkTwenty(b *testing.B) {
+// BenchmarkServers measures, with so many servers, an observation, and what a
+// new daemon does before its first: opening the engine; and beside them how long
+// all take to be started at once, and to be removed.
+func BenchmarkServers(b *testing.B) {
+	for _, count := range []uint64{20, 200} {
+		b.Run(strconv.FormatUint(count, 10), func(b *testing.B) { benchmarkServers(b, count) })
+	}
+}
+
+func benchmarkServers(b *testing.B, count uint64) {
 	w := newWorld(b)
 	e, err := New(b.Context(), w.Config)
 	if err != nil {
@@ -71,17 +79,31 @@ func BenchmarkTwenty(b *testing.B) {
 	if err := e.Prepare(b.Context(), image); err != nil {
 		b.Fatal(err)
 	}
-	template := model.Template{Service: "bench", Image: image, Command: []string{"serve", "8080"}}
-	for n := range uint64(20) {
-		ref := engine.Ref{Epoch: 1, ID: model.ServerID("bench-" + model.Sixes("benchs", n))}
-		if err := e.Provision(b.Context(), ref, template); err != nil {
-			b.Fatal(err)
+	template := model.Template{Service: "bench", Image: image, Command: []string{"serve", "8080"}, UserNamespace: true}
+	ref := func(n uint64) engine.Ref {
+		return engine.Ref{Epoch: 1, ID: model.ServerID("bench-" + model.Sixes("benchs", n))}
+	}
+	each := func(do func(engine.Ref) error) time.Duration {
+		began := time.Now()
+		var all sync.WaitGroup
+		for n := range count {
+			all.Go(func() {
+				if err := do(ref(n)); err != nil {
+					b.Error(err)
+				}
+			})
 		}
+		all.Wait()
+		return time.Since(began)
+	}
+	started := each(func(r engine.Ref) error { return e.Provision(b.Context(), r, template) })
+	for n := range count {
+		awaitPort(b, e, ref(n).ID, 8080)
 	}
 	b.Run("observe", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := e.Observe(b.Context()); err != nil {
-				b.Fatal(err)
+			if s, err := e.Observe(b.Context()); err != nil || uint64(len(s.Servers)) != count || len(s.Orphans) != 0 {
+				b.Fatal(s, err)
 			}
 		}
 	})
@@ -95,6 +117,10 @@ func BenchmarkTwenty(b *testing.B) {
 			}
 		}
 	})
+	removed := each(func(r engine.Ref) error {
+		return errors.Join(e.Stop(b.Context(), r, "", 0), e.Destroy(b.Context(), r))
+	})
+	b.Logf("%d servers: started in %s, removed in %s", count, started.Round(time.Millisecond), removed.Round(time.Millisecond))
 	if err := e.Close(); err != nil {
 		b.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,7 +43,8 @@ type Engine struct {
 	end      context.CancelFunc
 	watchers sync.WaitGroup
 
-	locks keyedLocks // one mutation of a server at a time
+	locks  keyedLocks    // one mutation of a server at a time
+	starts chan struct{} // holds one for each server that is being started
 
 	mu      sync.Mutex
 	epoch   uint64
@@ -64,13 +66,18 @@ func New(ctx context.Context, c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Config: c, servers: map[model.ServerID]*server{}}
+	e := &Engine{Config: c, servers: map[model.ServerID]*server{}, starts: make(chan struct{}, startsAtOnce())}
 	e.lifetime, e.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := e.open(ctx); err != nil {
 		return nil, e.fail(err)
 	}
 	return e, nil
 }
+
+// startsAtOnce is how many servers are started at a time: a start waits for the
+// disk and for other processes now and then, but two hundred at once would only
+// take each other's memory and time.
+func startsAtOnce() int { return 2*runtime.NumCPU() + 1 }
 
 // fail closes what was opened and passes the error on.
 func (e *Engine) fail(err error) error {

@@ -83,8 +83,15 @@ func (e *Engine) touch(s *server, ref engine.Ref) error {
 	return nil
 }
 
-// start makes everything that the server needs, and its process.
+// start makes everything that the server needs, and its process, when it is its
+// turn.
 func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
+	select {
+	case e.starts <- struct{}{}:
+		defer func() { <-e.starts }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	r := e.recordOf(s)
 	if err := e.makeDirs(r); err != nil {
 		return err
