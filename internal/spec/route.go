@@ -36,6 +36,9 @@ func (b *body) route(s *Service, block *hclsyntax.Block) {
 			in.errorf(in.at("redirect"), "redirect the route of the listener without tls, or name the host to go to", "%s redirects to itself: it has tls already", in.where)
 		}
 	}
+	if good && !d.tls && d.leadsToItself() {
+		in.errorf(in.at("redirect"), "name another host or port", "redirect leads to the route itself: nobody would ever arrive")
+	}
 	if d.protocol == model.TCP {
 		in.bytesOnly(&d)
 	}
@@ -95,6 +98,22 @@ func (b *body) checkRedirect(to string) {
 	case strings.HasSuffix(to, "/") || !hostForm.MatchString(u.Hostname()) && !isIP(u.Hostname()):
 		b.errorf(b.at("redirect"), "did you mean "+strconv.Quote(u.Scheme+"://"+strings.ToLower(u.Host))+"?", "redirect: %q does not end with a host or port", to)
 	}
+}
+
+// leadsToItself reports whether a redirect goes where it comes from.
+func (d declaredRoute) leadsToItself() bool {
+	if d.Redirect == "" || d.Redirect == "https" {
+		return d.Redirect != "" && d.port == 443
+	}
+	u, err := url.Parse(d.Redirect)
+	if err != nil {
+		return false
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return d.Host != "" && strings.EqualFold(u.Hostname(), d.Host) && port == strconv.Itoa(d.port)
 }
 
 func isIP(host string) bool {

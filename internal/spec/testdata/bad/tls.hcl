@@ -128,3 +128,23 @@ service "d" {
     }
   }
 }
+
+service "e" {
+  image {
+  }
+  port = 80
+  route {
+    listen   = ":8443"
+    host     = "e.example.com"
+    redirect = "https://e.example.com:8443"
+  }
+  route {
+    listen   = "127.0.0.1:443"
+    redirect = "https"
+  }
+  route {
+    listen   = ":8080"
+    host     = "e.example.com"
+    redirect = "http://e.example.com"
+  }
+}
