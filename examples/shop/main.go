@@ -3,7 +3,7 @@
 // whoever drives load at it can tell a whole answer from a cut one.
 //
 // "shop" serves; "shop selftest" checks a serving shop from inside its own
-// server, as a validation of the kind exec does.
+// server, as a validation of the kind exec does; "shop ask URL" checks another.
 package main
 
 import (
@@ -37,8 +37,12 @@ func run(args []string, out io.Writer) error {
 	if len(args) == 1 && args[0] == "selftest" {
 		return selftest(m.listen, out)
 	}
+	if len(args) == 2 && args[0] == "ask" {
+		_, err := ask(context.Background(), http.MethodGet, args[1], nil)
+		return err
+	}
 	if len(args) != 0 {
-		return fmt.Errorf("cannot run %q: the only command is selftest", args)
+		return fmt.Errorf("cannot run %q: the commands are selftest and ask URL", args)
 	}
 	if err := m.beforeServing(); err != nil {
 		return err

@@ -18,6 +18,7 @@ type mistakes struct {
 	eat        int    // SHOP_EAT: take this many MiB of memory first
 	write      string // SHOP_WRITE: write to this path first, and end if that fails
 	started    time.Time
+	behind     string // SHOP_BEHIND: no mistake, but the URL of another service that /behind asks
 }
 
 // mistakesFromEnv reads the environment; what is not set is no mistake.
@@ -26,7 +27,7 @@ func mistakesFromEnv(env func(string) string) (mistakes, error) {
 	if v := env("SHOP_LISTEN"); v != "" {
 		m.listen = v
 	}
-	m.failHealth, m.write = env("SHOP_FAIL_HEALTH"), env("SHOP_WRITE")
+	m.failHealth, m.write, m.behind = env("SHOP_FAIL_HEALTH"), env("SHOP_WRITE"), env("SHOP_BEHIND")
 	var err error
 	if v := env("SHOP_FAIL_HEALTH_AFTER"); v != "" {
 		if m.failAfter, err = time.ParseDuration(v); err != nil {

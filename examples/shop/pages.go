@@ -35,6 +35,9 @@ func newShop(m mistakes) http.Handler {
 	mux.HandleFunc("GET /stream", stream)
 	mux.HandleFunc("GET /ws", chat)
 	mux.HandleFunc("GET /big", big)
+	if m.behind != "" {
+		mux.HandleFunc("GET /behind", behind(m.behind))
+	}
 	host, _ := os.Hostname()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Shop-Version", version)

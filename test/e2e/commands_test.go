@@ -239,10 +239,10 @@ func find(ts *testscript.TestScript, path string) string {
 
 // signal sends a signal to a role's processes, or to a server's.
 func signal(ts *testscript.TestScript, _ bool, args []string) {
-	want(ts, len(args) == 2, "signal KILL|TERM|STOP|CONT ROLE|SERVER")
-	signals := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "TERM": syscall.SIGTERM, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}
+	want(ts, len(args) == 2, "signal KILL|TERM|STOP|CONT|HUP ROLE|SERVER")
+	signals := map[string]syscall.Signal{"KILL": syscall.SIGKILL, "TERM": syscall.SIGTERM, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT, "HUP": syscall.SIGHUP}
 	sig, ok := signals[args[0]]
-	want(ts, ok, "signal KILL|TERM|STOP|CONT ROLE|SERVER")
+	want(ts, ok, "signal KILL|TERM|STOP|CONT|HUP ROLE|SERVER")
 	check(ts, of(ts).Signal(args[1], sig))
 }
 
