@@ -61,23 +61,31 @@ func journalThere(dataDir string) error {
 	return nil
 }
 
-// takeIn takes the images of a restore into the store. An image that cannot be
-// taken in stays where it is, for the next start.
-func (d *daemon) takeIn(ctx context.Context) error {
+// takeIn takes the images of a restore into the store. What cannot be taken in,
+// for want of room perhaps, is said and waits for the next start: servers of
+// the other images need not.
+func (d *daemon) takeIn(ctx context.Context) {
 	pending, err := backup.PendingImages(d.cfg.DataDir)
-	if err != nil || pending == nil {
-		return err
+	if err != nil {
+		d.cfg.Log.Error("cannot take in the images of the backup; trying again at the next start", "error", err)
 	}
+	if pending == nil {
+		return
+	}
+	all := true
 	for i, img := range pending.Images {
 		d.cfg.Log.Info("taking in an image of the backup", "image", string(img.Image), "number", i+1, "of", len(pending.Images), "bytes", img.Size)
 		if err := d.images.Restore(ctx, pending.Layout(), img.Image, img.Names, img.Source); err != nil {
-			return err
+			d.cfg.Log.Error("cannot take in an image of the backup; trying again at the next start", "image", string(img.Image), "error", err)
+			all = false
 		}
+	}
+	if !all {
+		return
 	}
 	if err := pending.Done(); err != nil {
 		d.cfg.Log.Warn("cannot remove the restored images, which are in the store now", "error", err)
 	}
-	return nil
 }
 
 // complainOfImages says which images releases need that are not there.

@@ -171,9 +171,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, Log: d.cfg.Log}); err != nil {
 		return err
 	}
-	if err = d.takeIn(ctx); err != nil {
-		return err
-	}
+	d.takeIn(ctx)
 	d.complainOfImages(ctx)
 	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{Log: d.cfg.Log}); err != nil {
 		return err
