@@ -111,6 +111,7 @@ func (r *Router) dialServer(ctx context.Context, x *exchange) (net.Conn, error) 
 	defer cancel()
 	d := net.Dialer{
 		Timeout:         r.limits.DialTimeout,
+		Control:         onLink,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 4},
 	}
 	s := x.backend.server

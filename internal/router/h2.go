@@ -89,7 +89,7 @@ func (u *h2) connect(d *h2Dial) {
 	ctx, cancel := context.WithTimeout(context.Background(), u.router.limits.DialTimeout)
 	defer cancel()
 	trial := u.server.ejected()
-	var dialer net.Dialer
+	dialer := net.Dialer{Control: onLink}
 	nc, err := dialer.DialContext(ctx, "tcp", u.server.address)
 	if err == nil {
 		u.router.reached(u.server)

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"syscall"
 
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"kiln/internal/model"
 )
@@ -27,7 +29,19 @@ func (e *Engine) DialServer(ctx context.Context, id model.ServerID, address stri
 	if r.Exit != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot dial %s: it has ended (%s)", id, r.Exit)
 	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+	d := net.Dialer{Control: onLink}
+	return d.DialContext(ctx, "tcp", address)
+}
+
+// onLink makes a socket reach only what is on a link of this machine. A server
+// whose link is gone, as after a reboot, is not looked for beyond it, where
+// somebody else may answer for it.
+func onLink(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DONTROUTE, 1)
+	})
+	return errors.Join(err, failed)
 }
 
 // RemoveBuildRemnants removes the containers that are not servers: steps of a

@@ -54,7 +54,7 @@ func (c Config) withDefaults() (Config, error) {
 			WithHint("choose an IPv4 network of at least 256 addresses, as %s", model.DefaultServiceNet)
 	}
 	if c.Connect == 0 {
-		c.Connect = 10 * time.Second
+		c.Connect = 30 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
