@@ -61,6 +61,7 @@ type RouterStatus struct {
 	Build      string         `json:"build,omitempty"`   // of its program; empty: of a version that does not say
 	Phase      RouterPhase    `json:"phase,omitempty"`   // empty: it serves
 	Unbound    []string       `json:"unbound,omitempty"` // what cannot be listened on, and why
+	Missing    int            `json:"missing,omitempty"` // of those, how many are routes'; the others are names of services
 }
 
 // RouterPhase is where a router stands while one is handed over to another. In

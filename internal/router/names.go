@@ -86,7 +86,7 @@ func (r *Router) bindNames(t *model.Table, unbound map[string]string) (fresh []*
 	}
 	r.mu.Lock()
 	before := r.unbound
-	r.unbound = unbound
+	r.unbound, r.missing = unbound, routes
 	r.mu.Unlock()
 	for address, why := range unbound {
 		if name := r.names.service(t, address); name != "" && before[address] != why {

@@ -109,6 +109,7 @@ type Router struct {
 	servers map[serverKey]*server
 	tallies tallies
 	unbound map[string]string // what cannot be listened on: address → why
+	missing int               // of those, how many are routes'
 }
 
 // newRouter returns a router with an empty table that listens nowhere.
@@ -351,7 +352,7 @@ func (r *Router) Status() model.RouterStatus {
 	}
 	sortServers(st.Servers)
 	r.mu.Lock()
-	st.Unbound = r.unboundLocked()
+	st.Unbound, st.Missing = r.unboundLocked(), r.missing
 	r.mu.Unlock()
 	return st
 }

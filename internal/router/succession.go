@@ -104,7 +104,7 @@ func (s Succession) successor(ctx context.Context, all []member, old *member) (*
 			return false
 		}
 		st, err := old.Status(ctx)
-		return err == nil && m.Epoch == st.Epoch && m.Generation == st.Generation && len(m.Unbound) <= len(st.Unbound)
+		return err == nil && m.Epoch == st.Epoch && m.Generation == st.Generation && m.Missing <= st.Missing
 	})
 }
 
