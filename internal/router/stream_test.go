@@ -209,3 +209,38 @@ func TestPlainBytes(t *testing.T) {
 		return a.Cut == 1
 	})
 }
+
+// TestPlainBytesAreTriedOnceMore: the only server of a tcp service takes no
+// connection for longer than one attempt may take. Nothing was sent, so the
+// client's connection is not closed: the server is tried once more.
+func TestPlainBytesAreTriedOnceMore(t *testing.T) {
+	r := startRouter(t, Limits{DialTimeout: 300 * time.Millisecond})
+	l := listenBacklog(t, 0)
+	for { // until its queue is full
+		conn, err := net.DialTimeout("tcp", l.Addr().String(), 100*time.Millisecond)
+		if err != nil {
+			break
+		}
+		defer conn.Close()
+	}
+	r.serve(model.TCP, model.Upstream{Server: "web-aaaaaa", Address: l.Addr().String()})
+	conn, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	time.AfterFunc(150*time.Millisecond, func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			_, _ = io.WriteString(c, "here")
+			_ = c.Close()
+		}
+	})
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if b, err := io.ReadAll(conn); string(b) != "here" {
+		t.Errorf("got %q %v", b, err)
+	}
+}

@@ -24,9 +24,16 @@ func (l *listener) serveBytes(ctx context.Context, client net.Conn) {
 	x := newExchange()
 	x.become(classStream)
 	lookup := l.bytesServiceFor(client)
+	again := false
 	for range maxTries {
 		if l.router.dispatch(x, lookup) != found {
-			return // closed at once: bytes have no way to say why
+			// Bytes have no way to say why they end. Nothing was sent yet: where
+			// every server was tried, each gets another chance before that.
+			if again || len(x.tried) == 0 {
+				return
+			}
+			again, x.tried = true, nil
+			continue
 		}
 		s := x.backend.server
 		conn, err := l.router.dialServer(ctx, x)

@@ -22,12 +22,20 @@ type death struct {
 // before and after what happens.
 const margin = 100 * time.Millisecond
 
+// sharedMargin is for requests that share a connection: they begin on it until
+// the client has read that it is dead.
+const sharedMargin = time.Second
+
 // explains reports whether a request that was under way when the process died
 // may have failed by it: anything that was in the router, or with that very
 // server. What begins later has no excuse, nor has anything for a death of
 // another process.
 func (d death) explains(f load.Failure) bool {
-	if f.Ended.Before(d.from) || f.Began.After(d.to.Add(margin)) {
+	late := margin
+	if f.Class == "h2" {
+		late = sharedMargin
+	}
+	if f.Ended.Before(d.from) || f.Began.After(d.to.Add(late)) {
 		return false
 	}
 	if strings.Contains(f.Error, "dial tcp") {
