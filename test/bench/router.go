@@ -57,7 +57,7 @@ func routerThroughput(ctx context.Context, b *bench) (*section, error) {
 	}
 	section := &section{
 		title: "Router throughput",
-		how: "wrk with 1 thread and 32 connections against each in turn, to the same two servers with connections kept alive on both sides; all on " +
+		how: "wrk with 1 thread and 32 connections (8 for large answers) against each in turn, to the same two servers with connections kept alive on both sides; all on " +
 			"the same cores as wrk and the servers. Small: GET /healthz (a few bytes) for 5 s; its 99th percentile is wrk's, of a closed loop. " +
 			"Large: answers of 1 MiB, 3 s. Streams: 20 server-sent events a millisecond apart, each flushed, 3 s. kiln writes its access log; the " +
 			"others write none. More is better, but for the percentile.",
@@ -68,7 +68,7 @@ func routerThroughput(ctx context.Context, b *bench) (*section, error) {
 // proxied measures all loads against kiln and the proxies.
 func (s *section) proxied(ctx context.Context, b *bench, proxies []*proxy) error {
 	kiln := &proxy{name: "kiln", port: b.port}
-	if err := inTurns(ctx, b.rounds, load{"/healthz", "5s"}, append([]*proxy{kiln}, proxies...)); err != nil {
+	if err := inTurns(ctx, b.rounds, load{"/healthz", "5s", 32}, append([]*proxy{kiln}, proxies...)); err != nil {
 		return err
 	}
 	for _, p := range proxies {
@@ -80,8 +80,8 @@ func (s *section) proxied(ctx context.Context, b *bench, proxies []*proxy) error
 		what string
 		load load
 	}{
-		{"answers of 1 MiB", load{"/big?bytes=1048576", "3s"}},
-		{"event streams", load{"/stream?events=20&every=1", "3s"}},
+		{"answers of 1 MiB", load{"/big?bytes=1048576", "3s", 8}},
+		{"event streams", load{"/stream?events=20&every=1", "3s", 32}},
 	} {
 		kiln, peer := &proxy{port: b.port}, &proxy{port: proxies[0].port}
 		if err := inTurns(ctx, b.rounds, l.load, []*proxy{kiln, peer}); err != nil {
@@ -92,8 +92,11 @@ func (s *section) proxied(ctx context.Context, b *bench, proxies []*proxy) error
 	return nil
 }
 
-// load is what wrk asks for, and how long.
-type load struct{ path, duration string }
+// load is what wrk asks for, how long, and over how many connections.
+type load struct {
+	path, duration string
+	connections    int
+}
 
 // inTurns measures each proxy once a round. Each round begins with another
 // one: a machine that others use is seldom as busy at its end.
@@ -153,7 +156,7 @@ func (p *proxy) stop() {
 // wrk returns requests per second and the 99th percentile in milliseconds,
 // after wanting no error.
 func wrk(ctx context.Context, port int, l load) (rate, tail float64, err error) {
-	out, err := exec.CommandContext(ctx, "wrk", "-t1", "-c32", "-d"+l.duration, "--latency",
+	out, err := exec.CommandContext(ctx, "wrk", "-t1", "-c"+strconv.Itoa(l.connections), "-d"+l.duration, "--latency", "--timeout", "10s",
 		"http://127.0.0.1:"+strconv.Itoa(port)+l.path).CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("wrk: %w: %s", err, out)
