@@ -28,6 +28,7 @@ type world struct {
 	stalled  bool // the probes stand still: what they say gets old
 	outcomes []Outcome
 	events   []model.Event
+	passed   map[model.ServerID]map[string]bool // the checks that each server has ever passed
 	out      strings.Builder
 	nextIP   int
 	saved    *model.State                          // of a backup
@@ -48,7 +49,7 @@ func newWorld() *world {
 	w := &world{
 		s: model.NewState(), servers: map[model.ServerID]*model.Observed{}, images: map[model.Digest]string{},
 		behaves: map[model.Digest]string{}, health: map[model.ServerID]model.HealthObserved{},
-		started: map[model.ServerID]model.Instant{}, refused: map[Key]bool{}, free: 8 << 30, check: func(*model.State, Decision) {},
+		started: map[model.ServerID]model.Instant{}, refused: map[Key]bool{}, passed: map[model.ServerID]map[string]bool{}, free: 8 << 30, check: func(*model.State, Decision) {},
 	}
 	w.now = model.Now{Elapsed: model.Instant(time.Hour), Wall: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), BootID: "boot-1"}
 	w.addRouter("r1")
@@ -79,6 +80,12 @@ func (w *world) append(actor string, payloads ...model.Payload) {
 			panic(err)
 		}
 		w.events = append(w.events, e)
+		if v, ok := p.(model.ServerValidated); ok {
+			if w.passed[v.ID] == nil {
+				w.passed[v.ID] = map[string]bool{}
+			}
+			w.passed[v.ID][v.Checks] = true
+		}
 		if text := describe(p); text != "" {
 			fmt.Fprintf(&w.out, "%8s  %s\n", w.now.Elapsed.Sub(model.Instant(time.Hour)).Round(time.Millisecond), text)
 		}
