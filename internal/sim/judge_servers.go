@@ -126,7 +126,7 @@ func (w *world) noteCreated(p model.ServerCreated, s *model.State) {
 		return
 	}
 	w.judgeRoom(s.Services[p.Service], p)
-	w.judgeGuard(s.Services[p.Service], p, s)
+	w.judgeGuard(s.Services[p.Service], p)
 }
 
 func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {

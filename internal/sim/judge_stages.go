@@ -143,7 +143,7 @@ func (w *world) noteHealth(p model.ServerHealth, s *model.State) {
 
 // judgeGuard: where many servers failed within a minute, nothing is replaced
 // blindly: as many at a time as have proven themselves, or one.
-func (w *world) judgeGuard(svc *model.Service, p model.ServerCreated, s *model.State) {
+func (w *world) judgeGuard(svc *model.Service, p model.ServerCreated) {
 	release := svc.Release(svc.InService)
 	if release == nil || svc.Deployment != nil || p.TemplateHash != release.Template.Hash() {
 		return
