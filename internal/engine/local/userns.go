@@ -116,7 +116,8 @@ func makeNamespaces(user, network string, first uint32) error {
 		Ptrace: true, Pdeathsig: unix.SIGKILL,
 	}})
 	if err != nil {
-		return fmt.Errorf("cannot make a user namespace: %w", err)
+		return model.Errorf(model.Precondition, "cannot make a user namespace: %w", err).
+			WithHint("see sysctl user.max_user_namespaces, or user_namespace = false")
 	}
 	for path, kind := range map[string]string{user: "user", network: "net"} {
 		from := fmt.Sprintf("/proc/%d/ns/%s", child.Pid, kind)
@@ -179,7 +180,8 @@ func (e *Engine) mapIDs(r *record, mounts []mount.Mount) (mapped []mount.Mount, 
 	}
 	if err := mount.IDMapMountWithAttrs(layers, at, int(space.Fd()), unix.MOUNT_ATTR_RDONLY, 0); err != nil {
 		release()
-		return nil, nil, fmt.Errorf("cannot map the ids of %s: %w", layers, err)
+		return nil, nil, model.Errorf(model.Precondition, "cannot map the ids of the images' files in %s: %w", layers, err).
+			WithHint("the data directory has to lie on a file system that can be mounted with mapped ids (ext4, xfs, btrfs; Linux 5.19 or newer), or user_namespace = false")
 	}
 	lowers := make([]string, 0, len(r.Lowers))
 	for _, lower := range r.Lowers {
