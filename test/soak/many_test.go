@@ -10,6 +10,8 @@ import (
 // back; nothing is left of those that go.
 func TestManyServers(t *testing.T) {
 	s := open(t, "2s", "0s", min(*rate, 100))
+	s.memory = "24MiB" // the sum of all limits has to be free
+	s.deploy("2", "blue-green")
 	began := time.Now()
 	s.scale(*many)
 	t.Logf("%d servers in service after %s", *many, time.Since(began).Truncate(time.Second))

@@ -61,7 +61,7 @@ const declaration = `service "shop" {
     }
   }
   resources {
-    memory = "128MiB"
+    memory = "%[8]s"
   }
 }
 
@@ -125,6 +125,7 @@ type shop struct {
 	keepWarm string
 	version  string // in service
 	count    int    // servers of the shop
+	memory   string // limit of each
 	load     *load.Run
 	rng      *mathrand.Rand
 }
@@ -146,7 +147,7 @@ func open(t *testing.T, drain, keepWarm string, rate float64) *shop {
 	t.Logf("seed %d", *seed)
 	s := &shop{
 		T: t, kiln: instance.New(filepath.Join(root, "bin", "kiln"), dir), dir: filepath.Join(dir, "shop"),
-		port: freePort(t), tcp: freePort(t), tls: freePort(t), drain: drain, keepWarm: keepWarm, count: 3, rng: mathrand.New(mathrand.NewPCG(*seed, 3)),
+		port: freePort(t), tcp: freePort(t), tls: freePort(t), drain: drain, keepWarm: keepWarm, count: 3, memory: "128MiB", rng: mathrand.New(mathrand.NewPCG(*seed, 3)),
 	}
 	s.client = api.NewClient(s.kiln.Socket())
 	t.Cleanup(s.close)
@@ -245,7 +246,7 @@ func (s *shop) choose(version, strategy string) {
 	b, err := os.ReadFile(filepath.Join(filepath.Dir(s.dir), version))
 	s.must(err)
 	s.must(os.WriteFile(filepath.Join(s.dir, "app"), b, 0o755))
-	s.write("kiln.hcl", fmt.Sprintf(declaration, s.port, s.tcp, s.drain, s.keepWarm, strategies[strategy], s.tls, s.dir))
+	s.write("kiln.hcl", fmt.Sprintf(declaration, s.port, s.tcp, s.drain, s.keepWarm, strategies[strategy], s.tls, s.dir, s.memory))
 }
 
 // file is the declaration's.
