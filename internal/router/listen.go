@@ -41,12 +41,13 @@ type listener struct {
 	server    *http.Server
 	secure    *secureListener
 	plain     plainConns
-	strangers plainConns // they have not yet said whose they are
-	started   bool       // it takes connections; see Router.startLocked
+	strangers plainConns    // they have not yet said whose they are
+	started   bool          // it takes connections; see Router.startLocked
+	accepted  chan struct{} // closed when it takes no connection any more
 }
 
 func newListener(r *Router, address string, nl *net.TCPListener) *listener {
-	l := &listener{TCPListener: nl, router: r, address: address, second: newPassed(nl.Addr())}
+	l := &listener{TCPListener: nl, router: r, address: address, accepted: make(chan struct{}), second: newPassed(nl.Addr())}
 	protocols := &http.Protocols{}
 	protocols.SetHTTP2(true)            // by TLS
 	protocols.SetUnencryptedHTTP2(true) // told apart by the first bytes
@@ -73,6 +74,7 @@ func (l *listener) serve() {
 	var second sync.WaitGroup
 	second.Go(func() { _ = l.server.Serve(l.second) }) // ends when it is closed
 	l.acceptAll()
+	close(l.accepted)
 	l.strangers.wait()
 	l.secure.wg.Wait()
 	l.clients.wg.Wait()
@@ -168,6 +170,9 @@ func (l *listener) close() { _ = l.TCPListener.Close() }
 // stop ends the listening and waits for what is in flight, until ctx ends.
 func (l *listener) stop(ctx context.Context) {
 	l.close()
+	if l.started {
+		<-l.accepted // from here on nobody is added to those who are waited for
+	}
 	l.strangers.giveUp()
 	l.secure.giveUp()
 	var wg sync.WaitGroup
