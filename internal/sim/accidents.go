@@ -13,15 +13,15 @@ func accidentVerbs() []verb {
 		return verb{name: name, weight: weight, fault: name, do: do}
 	}
 	return []verb{
-		accident("server dies", 8, func(w *world, n uint64) bool { return w.killServer(n, model.Exit{Known: true, Code: 2}) }),
+		accident("server dies", 16, func(w *world, n uint64) bool { return w.killServer(n, model.Exit{Known: true, Code: 2}) }),
 		accident("server runs out of memory", 3, func(w *world, n uint64) bool {
 			return w.killServer(n, model.Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true})
 		}),
-		accident("server dies in a deployment", 25, (*world).killTakenOver),
+		accident("server dies in a deployment", 90, (*world).killTakenOver),
 		accident("server vanishes", 6, (*world).vanish),
 		accident("server returns", 14, (*world).returns),
-		accident("server gets sick", 8, (*world).sicken),
-		accident("all servers get sick", 2, (*world).sickenAll),
+		accident("server gets sick", 20, (*world).sicken),
+		accident("all servers get sick", 4, (*world).sickenAll),
 		accident("engine blind", 5, func(w *world, n uint64) bool {
 			w.blind = w.now + time.Duration(n%uint64(90*time.Second))
 			return true
@@ -44,7 +44,7 @@ func accidentVerbs() []verb {
 			w.skew += time.Duration(n%uint64(100*time.Hour)) - 50*time.Hour
 			return true
 		}),
-		accident("machine reboots in a stage", 50, func(w *world, _ uint64) bool {
+		accident("machine reboots in a stage", 60, func(w *world, _ uint64) bool {
 			for _, name := range serviceNames {
 				svc := w.journal.replay.Services[name]
 				if svc != nil && svc.Deployment != nil && svc.Deployment.Phase == model.DeployHolding {
@@ -79,11 +79,21 @@ func (w *world) killServer(n uint64, exit model.Exit) bool {
 	return true
 }
 
-// killTakenOver ends a server in service whose service is being deployed.
+// killTakenOver ends a server in service whose service is being deployed: best
+// one that the deployment takes over.
 func (w *world) killTakenOver(n uint64) bool {
+	return w.killIn(n, func(d *model.Deployment, taken bool) bool {
+		return taken && (d.Phase == model.DeployChecking || d.Phase == model.DeployValidating)
+	}) || w.killIn(n, func(*model.Deployment, bool) bool { return true })
+}
+
+func (w *world) killIn(n uint64, chosen func(d *model.Deployment, taken bool) bool) bool {
 	for _, o := range w.machine.Observed(w.wall()) {
 		srv, svc := w.server(o.ID)
 		if srv == nil || svc.Deployment == nil || srv.Phase != model.PhaseServing || o.State == model.Exited {
+			continue
+		}
+		if d := svc.Deployment; !chosen(d, srv.TemplateHash == svc.Release(d.To).TemplateHash) {
 			continue
 		}
 		w.machine.Kill(o.ID, model.Exit{Known: true, Code: 2, At: w.wall()})

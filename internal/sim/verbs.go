@@ -14,15 +14,15 @@ var serviceNames = []string{"shop", "site", "work"}
 
 func commandVerbs() []verb {
 	return []verb{
-		{name: "deploy", weight: 10, do: (*world).deploy},
-		{name: "deploy again", weight: 5, do: (*world).deployAgain},
-		{name: "scale", weight: 3, do: (*world).scale},
-		{name: "rollback", weight: 6, do: (*world).rollback},
+		{name: "deploy", weight: 16, do: (*world).deploy},
+		{name: "deploy again", weight: 12, do: (*world).deployAgain},
+		{name: "scale", weight: 6, do: (*world).scale},
+		{name: "rollback", weight: 20, do: (*world).rollback},
 		{name: "abort", weight: 2, do: (*world).abort},
 		{name: "abort a queued one", weight: 12, do: (*world).abortQueued},
-		{name: "pause", weight: 12, do: (*world).pause},
-		{name: "resume", weight: 20, do: (*world).resume},
-		{name: "finish", weight: 6, do: (*world).finish},
+		{name: "pause", weight: 20, do: (*world).pause},
+		{name: "resume", weight: 40, do: (*world).resume},
+		{name: "finish", weight: 12, do: (*world).finish},
 		{name: "destroy", weight: 1, do: (*world).destroy},
 		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
 	}
