@@ -107,7 +107,7 @@ func TestEjectionOfAll(t *testing.T) {
 		r.serve(protocol, one.Upstream, two.Upstream)
 		c := client(t, false)
 		for range 5 {
-			if res, body := do(t, c, "GET", r.url("/"), nil); res.StatusCode != 502 {
+			if res, body := do(t, c, "GET", r.url("/"), nil); res.StatusCode != 503 {
 				t.Errorf("%s %q", res.Status, body)
 			}
 		}

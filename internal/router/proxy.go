@@ -203,7 +203,8 @@ func (c *call) noServer() {
 	c.router.tallies.noServer.Add(1)
 	c.w.Header().Set("Retry-After", "1")
 	if len(c.tried) > 0 {
-		c.refuse(http.StatusBadGateway, "unreachable", "no server of service "+c.service.name+" could be reached")
+		// Nothing was sent anywhere. After a reboot all of a table's servers are gone.
+		c.refuse(http.StatusServiceUnavailable, "unreachable", "no server of service "+c.service.name+" could be reached")
 		return
 	}
 	c.refuse(http.StatusServiceUnavailable, "no_server", "service "+c.service.name+" has no server in service now")

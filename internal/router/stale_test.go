@@ -211,7 +211,7 @@ func TestUnreachableServerIsPassedOver(t *testing.T) {
 			}
 		}
 		r.serve(protocol, dead)
-		if res, _ := do(t, c, "POST", r.url("/"), strings.NewReader("x")); res.StatusCode != 502 || res.Header.Get("Retry-After") == "" {
+		if res, _ := do(t, c, "POST", r.url("/"), strings.NewReader("x")); res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
 			t.Errorf("%s: only a dead server: %s", protocol, res.Status)
 		}
 	}

@@ -26,7 +26,7 @@ type Config struct {
 	ServerNet  netip.Prefix  // servers' addresses; the first is the machine's end of every link
 	ServiceNet netip.Prefix  // addresses of services' names
 	Runtime    string        // path of another OCI runtime than the embedded runc, as crun
-	Connect    time.Duration // how long New waits for containerd; 10 s
+	Connect    time.Duration // how long New waits for containerd; 30 s: after a reboot nothing is in memory
 	Log        *slog.Logger
 }
 
