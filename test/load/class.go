@@ -161,7 +161,7 @@ func (r *Run) do(w *wire, j *job, head, body []byte, fresh, checked bool) ([]byt
 		return nil, func() {}
 	}
 	j.version, j.server = a.version, a.server
-	s := scratches.Get().(*scratch) //nolint:errcheck // the pool holds nothing else
+	s := scratches.Get().(*scratch)
 	s.buf.Reset()
 	if _, err = s.buf.ReadFrom(c.body(a)); err != nil {
 		err = fmt.Errorf("in the body: %w", err)
@@ -216,7 +216,7 @@ func h2(ctx context.Context, r *Run, j *job) {
 	}
 	defer func() { _ = res.Body.Close() }()
 	j.version, j.server = res.Header.Get("X-Shop-Version"), res.Header.Get("X-Shop-Server")
-	s := scratches.Get().(*scratch) //nolint:errcheck // the pool holds nothing else
+	s := scratches.Get().(*scratch)
 	defer scratches.Put(s)
 	s.buf.Reset()
 	_, err = io.Copy(&s.buf, res.Body)
