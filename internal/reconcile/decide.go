@@ -53,6 +53,7 @@ type service struct {
 	svc   *model.Service
 	mark  int  // events of the services before it
 	ended bool // its deployment has been ended in this turn
+	lost  int  // ready servers of the release in service that ended in this turn
 }
 
 // spoke reports whether the service has written something down in this turn.

@@ -147,6 +147,11 @@ func (v *service) endDeployment(verdict model.Verdict, reason string, laid map[m
 	if verdict == model.Succeeded || verdict == model.Unknown {
 		return
 	}
+	for id := range laid { // they count no more, though the state has them still
+		if srv := v.svc.Servers[id]; srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy && srv.TemplateHash == v.hashInService() {
+			v.lost++
+		}
+	}
 	for _, srv := range v.servers() {
 		if !laid[srv.ID] {
 			v.letGo(srv, fmt.Sprintf("deployment %s %s", d.ID, verdict), d.ID)
@@ -163,7 +168,7 @@ func (v *service) letGo(srv *model.Server, reason string, by model.DeploymentID)
 	switched := v.switchingMember(srv) && srv.TemplateHash == v.target().TemplateHash
 	switch {
 	case v.newSide(srv):
-		if v.svc.Deployment.Strategy == model.Canary && Budget(v.svc) >= 0 {
+		if v.svc.Deployment.Strategy == model.Canary && Budget(v.svc) >= v.lost {
 			v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
 		}
 	case switched && srv.Phase != model.PhaseServing:
