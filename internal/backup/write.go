@@ -18,10 +18,9 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/api"
 	"kiln/internal/image"

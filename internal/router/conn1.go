@@ -35,8 +35,11 @@ type conn1 struct {
 	work   *work    // nil while nothing has come
 	served int
 	ends   bool // after this request
-	handed bool // it has gone to another owner
-	quiet  int  // clients.closeQuiet's
+	// straggler says that the goroutine which sends a body on may still read
+	// into work, though the answer is over: no other connection may get it.
+	straggler bool
+	handed    bool // it has gone to another owner
+	quiet     int  // clients.closeQuiet's
 
 	// mark is 0 while no request is served, else the router clock at which
 	// the request began, or one of the marks below.
@@ -320,8 +323,8 @@ func (c *conn1) release() {
 	}
 	c.work = nil
 	c.x.visitor = nil
-	if len(w.in) > 2*inSize || cap(w.out) > 8*inSize || len(w.ans) > 2*ansSize {
-		return // a rare large head: not worth keeping
+	if c.straggler || len(w.in) > 2*inSize || cap(w.out) > 8*inSize || len(w.ans) > 2*ansSize {
+		return // still in use, or a rare large head: not worth keeping
 	}
 	works.Put(w)
 }

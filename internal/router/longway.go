@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,10 +34,11 @@ func (c *conn1) longWay(failed *failure) (again bool) {
 	// a split asks for is in the request from here on.
 	c.armedFor = 0
 	whole := c.run(out, req, failed)
+	c.straggler = !in.ended.Load()
 	if out.hijacked || !whole {
 		return false
 	}
-	if !in.ended || in.expects {
+	if !in.ended.Load() || in.expects.Load() {
 		c.linger()
 		return false
 	}
@@ -61,7 +63,8 @@ func (c *conn1) run(out *reply, req *http.Request, failed *failure) (whole bool)
 		w := c.work
 		k.body.buffered = w.in[w.r : w.r+int(max(0, w.req.length))]
 		w.r += len(k.body.buffered)
-		out.in.ended, out.in.left = true, 0
+		out.in.left.Store(0)
+		out.in.ended.Store(true)
 		k.bytesIn.Store(int64(len(k.body.buffered)))
 		c.listener.answerAfter(k, failed)
 	}
@@ -77,9 +80,12 @@ func (c *conn1) httpRequest(ctx context.Context) (*http.Request, *clientStream, 
 		RemoteAddr: c.nc.RemoteAddr().String(), RequestURI: string(h.origin), TLS: c.secure,
 		ContentLength: max(0, h.length),
 	}).WithContext(ctx)
-	in := &clientStream{c: c, left: max(0, h.length), chunked: h.chunked, expects: h.expects}
+	in := &clientStream{c: c, work: c.work, chunked: h.chunked}
+	in.left.Store(max(0, h.length))
+	in.expects.Store(h.expects)
 	if h.minor == 0 {
-		req.Proto, in.expects = "HTTP/1.0", false
+		req.Proto = "HTTP/1.0"
+		in.expects.Store(false)
 	}
 	var err error
 	switch {
@@ -109,7 +115,8 @@ func (c *conn1) httpRequest(ctx context.Context) (*http.Request, *clientStream, 
 	case h.length > 0:
 		req.Body = in
 	default:
-		in.ended, in.expects = true, false
+		in.ended.Store(true)
+		in.expects.Store(false)
 		req.Body = http.NoBody
 	}
 	return req, in, err
@@ -127,25 +134,28 @@ func announce(req *http.Request, value string) {
 	}
 }
 
-// clientStream is the body of a request, read from the client's connection.
+// clientStream is the body of a request, read from the client's connection. An
+// HTTP/2 server's body is sent by another goroutine than the one that answers,
+// which looks at how far the reading has come: once ended is set, nobody reads
+// here any more.
 type clientStream struct {
 	c       *conn1
+	work    *work
 	out     *reply
-	left    int64 // of a body of known length
+	left    atomic.Int64 // of a body of known length
 	chunked bool
 	chunks  chunks
 	trailer http.Header // filled at the end, where it was announced
-	expects bool        // the client waits to be told to go on
-	ended   bool        // all of it was read
+	expects atomic.Bool // the client waits to be told to go on
+	ended   atomic.Bool // all of it was read
 }
 
 // Read implements io.Reader.
 func (s *clientStream) Read(p []byte) (int, error) {
-	if s.ended {
+	if s.ended.Load() {
 		return 0, io.EOF
 	}
-	if s.expects {
-		s.expects = false
+	if s.expects.CompareAndSwap(true, false) {
 		if !s.out.sayContinue() {
 			return 0, http.ErrBodyReadAfterClose
 		}
@@ -153,19 +163,18 @@ func (s *clientStream) Read(p []byte) (int, error) {
 	if s.chunked {
 		return s.readChunks(p)
 	}
-	p = p[:min(int64(len(p)), s.left)]
+	p = p[:min(int64(len(p)), s.left.Load())]
 	var n int
 	var err error
-	if w := s.c.work; w.r < w.w {
+	if w := s.work; w.r < w.w {
 		n = copy(p, w.in[w.r:w.w])
 		w.r += n
 	} else {
 		n, err = s.c.nc.Read(p)
 	}
-	s.left -= int64(n)
 	switch {
-	case s.left == 0:
-		s.ended = true
+	case s.left.Add(-int64(n)) == 0:
+		s.ended.Store(true)
 		return n, io.EOF
 	case errors.Is(err, io.EOF):
 		err = io.ErrUnexpectedEOF
@@ -174,7 +183,7 @@ func (s *clientStream) Read(p []byte) (int, error) {
 }
 
 func (s *clientStream) readChunks(p []byte) (int, error) {
-	w := s.c.work
+	w := s.work
 	for {
 		if w.r == w.w {
 			n, err := s.c.nc.Read(w.in)
@@ -194,8 +203,9 @@ func (s *clientStream) readChunks(p []byte) (int, error) {
 			return n, err
 		}
 		if s.chunks.done() {
-			s.ended = true
-			return n, s.endTrailer()
+			err := s.endTrailer()
+			s.ended.Store(true)
+			return n, err
 		}
 		if n > 0 {
 			return n, nil

@@ -107,7 +107,7 @@ func (o *reply) frame(status int) {
 	if !o.chunked {
 		delete(h, "Trailer")
 	}
-	if !o.in.ended && (o.in.expects || o.in.left > lingerBytes) || o.c.listener.clients.lastAnswers() {
+	if !o.in.ended.Load() && (o.in.expects.Load() || o.in.left.Load() > lingerBytes) || o.c.listener.clients.lastAnswers() {
 		o.c.ends = true
 	}
 	o.out = appendFields(o.out, h, o.trailers)

@@ -369,6 +369,7 @@ func TestRouterComesBackWithBrokenCertificate(t *testing.T) {
 
 func TestWebSocketByTLS(t *testing.T) {
 	r := startRouter(t, Limits{})
+	frame := []byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o'}
 	ca := newAuthority(t)
 	echo := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		conn, rw, err := http.NewResponseController(w).Hijack()
@@ -379,7 +380,8 @@ func TestWebSocketByTLS(t *testing.T) {
 		defer conn.Close()
 		fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 		_ = rw.Flush()
-		_, _ = io.Copy(conn, rw)
+		_, _ = io.CopyN(conn, rw, int64(len(frame)))
+		_, _ = io.Copy(io.Discard, rw) // the goodbye is not echoed
 	})
 	st := r.apply([]model.TableService{r.secureService("web", "shop.test", ca.issue(model.TLS{}, "shop.test"), backendServer(t, "web-aaaaaa", echo))})
 	conn, err := tls.Dial("tcp", r.address, &tls.Config{RootCAs: ca.pool, ServerName: "shop.test", NextProtos: []string{"http/1.1"}})
@@ -393,7 +395,6 @@ func TestWebSocketByTLS(t *testing.T) {
 	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v %v", res, err)
 	}
-	frame := []byte{0x81, 0x85, 0, 0, 0, 0, 'h', 'e', 'l', 'l', 'o'}
 	if _, err := conn.Write(frame); err != nil {
 		t.Fatal(err)
 	}
