@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/url"
 	"strconv"
@@ -93,7 +94,7 @@ type fromDaemon struct {
 
 func (f *fromDaemon) Read(p []byte) (int, error) {
 	n, err := f.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = f.c.unreachable(&contactError{err: err, sent: true})
 	}
 	return n, err

@@ -78,7 +78,7 @@ func (d *daemon) renewKeeper(ctx context.Context, build string) error {
 	client := keeper.NewClient(d.runDir)
 	old, err := client.Status(ctx)
 	if err != nil || old.Build == build {
-		return nil //nolint:nilerr // without a keeper another goroutine starts one, of this build
+		return nil // without a keeper another goroutine starts one, of this build
 	}
 	d.cfg.Log.Info("the keeper is of another build: renewing it", "pid", old.PID)
 	if err := unix.Kill(old.PID, unix.SIGTERM); err != nil {

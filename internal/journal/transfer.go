@@ -238,7 +238,7 @@ func (r *Rebuild) Finish(ctx context.Context, version string, madeAt, now time.T
 		return 0, model.Errorf(model.Unavailable, "cannot write the journal: %w", err)
 	}
 	r.store = nil
-	j, err := Open(r.dir, Options{})
+	j, err := Open(r.dir, Options{}) //nolint:contextcheck // what is opened outlives the call, as everywhere
 	if err != nil {
 		return 0, fmt.Errorf("cannot read what was written: %w", err)
 	}

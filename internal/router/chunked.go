@@ -3,7 +3,6 @@ package router
 import (
 	"bytes"
 	"errors"
-	"net/http"
 )
 
 // chunks follows a chunked body (RFC 9112, 7.1) as its bytes come, without
@@ -164,15 +163,6 @@ func (d *chunks) fields() ([]field, error) {
 		}
 	}
 	return kept, nil
-}
-
-// addTo puts the trailer's fields into h.
-func (d *chunks) addTo(h http.Header) error {
-	fields, err := d.fields()
-	for _, f := range fields {
-		h.Add(string(f.name), string(f.value))
-	}
-	return err
 }
 
 // appendTrailer appends the last chunk and the trailer.

@@ -167,8 +167,7 @@ func (a *answer) lost(conn *h1Conn, mark uint64, err error) *failure {
 		f.client = true // it left, which is why the connection was broken
 		return f
 	}
-	var malformed *refusal
-	if errors.As(err, &malformed) {
+	if _, malformed := errors.AsType[*refusal](err); malformed {
 		return f // it has answered: asking again would not mend it
 	}
 	f.again = conn.unsent(mark) || a.mayRepeat()

@@ -174,17 +174,17 @@ func checkProxy2(head [4]byte, rest []byte, used int) error {
 	return nil
 }
 
-// appendProxy appends the header of the version.
-func appendProxy(b []byte, version int, p proxied) []byte {
+// proxyHeader returns the header of the version.
+func proxyHeader(version int, p proxied) []byte {
 	from, to := p.from.Addr().Unmap(), p.to.Addr().Unmap()
 	known := from.IsValid() && to.IsValid()
 	if known && from.Is4() != to.Is4() {
 		from, to = netip.AddrFrom16(from.As16()), netip.AddrFrom16(to.As16())
 	}
 	if version == 1 {
-		return appendProxy1(b, known, from, to, p)
+		return proxyHeader1(known, from, to, p)
 	}
-	b = append(b, proxySignature...)
+	b := append([]byte(nil), proxySignature...)
 	switch {
 	case !known:
 		return append(b, 0x20, 0, 0, 0)
@@ -199,14 +199,13 @@ func appendProxy(b []byte, version int, p proxied) []byte {
 	return binary.BigEndian.AppendUint16(b, p.to.Port())
 }
 
-func appendProxy1(b []byte, known bool, from, to netip.Addr, p proxied) []byte {
+func proxyHeader1(known bool, from, to netip.Addr, p proxied) []byte {
+	b := []byte("PROXY TCP6 ")
 	switch {
 	case !known:
-		return append(b, "PROXY UNKNOWN\r\n"...)
+		return []byte("PROXY UNKNOWN\r\n")
 	case from.Is4():
-		b = append(b, "PROXY TCP4 "...)
-	default:
-		b = append(b, "PROXY TCP6 "...)
+		b = []byte("PROXY TCP4 ")
 	}
 	b = append(from.AppendTo(b), ' ')
 	b = append(to.AppendTo(b), ' ')

@@ -3,6 +3,7 @@ package router
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
@@ -104,8 +105,8 @@ func TestReadProxy(t *testing.T) {
 // accepts and writes again it accepts with the same meaning.
 func FuzzReadProxy(f *testing.F) {
 	for _, p := range []proxied{{}, client4, client6, {client4.from, client6.to}} {
-		f.Add(appendProxy(nil, 1, p))
-		f.Add(appendProxy(nil, 2, p))
+		f.Add(proxyHeader(1, p))
+		f.Add(proxyHeader(2, p))
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r := bytes.NewReader(in)
@@ -117,7 +118,7 @@ func FuzzReadProxy(f *testing.F) {
 			return
 		}
 		for version := 1; version <= 2; version++ {
-			again, err := readProxy(bytes.NewReader(appendProxy(nil, version, p)))
+			again, err := readProxy(bytes.NewReader(proxyHeader(version, p)))
 			want := p
 			if !p.from.IsValid() {
 				want = proxied{}
@@ -145,7 +146,7 @@ func TestProxyHeaderOfClients(t *testing.T) {
 		}
 		br := bufio.NewReader(conn)
 		for n := range 2 { // the second request of a connection has no header
-			head := appendProxy(nil, version, client6)
+			head := proxyHeader(version, client6)
 			if n > 0 {
 				head = nil
 			}
@@ -201,12 +202,12 @@ func TestProxyHeaderBeforeTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _ = conn.Write(appendProxy(nil, 2, client4))
+		_, _ = conn.Write(proxyHeader(2, client4))
 		tc := tls.Client(conn, &tls.Config{ServerName: "shop.example.com", InsecureSkipVerify: true, NextProtos: []string{protocol}}) //nolint:gosec // the certificate is of no matter here
 		p := &http.Protocols{}
 		p.SetHTTP1(protocol != "h2")
 		p.SetHTTP2(protocol == "h2")
-		c := &http.Client{Transport: &http.Transport{Protocols: p, DialTLS: func(string, string) (net.Conn, error) { return tc, tc.Handshake() }}}
+		c := &http.Client{Transport: &http.Transport{Protocols: p, DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return tc, tc.HandshakeContext(ctx) }}}
 		if _, body := do(t, c, "GET", "https://shop.example.com/", nil); body != "192.0.2.7 https" {
 			t.Errorf("%s: %q", protocol, body)
 		}
@@ -239,7 +240,7 @@ func TestProxyHeaderForServers(t *testing.T) {
 			want := proxied{netip.MustParseAddrPort(conn.LocalAddr().String()), netip.MustParseAddrPort(r.address)}
 			if told {
 				want = client6
-				_, _ = conn.Write(appendProxy(nil, 2, client6))
+				_, _ = conn.Write(proxyHeader(2, client6))
 			}
 			_, _ = io.WriteString(conn, "hello")
 			closeWrite(conn)

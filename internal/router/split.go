@@ -3,6 +3,7 @@ package router
 import (
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -129,7 +130,7 @@ func (c *call) cookie(name string) string {
 // tellPlace adds the cookie to the head of the answer.
 func (c *call) tellPlace(h http.Header) {
 	if line := c.placeCookie(c.req.TLS != nil); line != "" {
-		h["Set-Cookie"] = append(h["Set-Cookie"][:len(h["Set-Cookie"]):len(h["Set-Cookie"])], line)
+		h["Set-Cookie"] = append(slices.Clip(h["Set-Cookie"]), line)
 	}
 }
 

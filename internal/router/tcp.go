@@ -56,7 +56,7 @@ func (s *service) introduce(client, server net.Conn) bool {
 	if s.introduces == 0 {
 		return true
 	}
-	_, err := server.Write(appendProxy(nil, s.introduces, ends(client)))
+	_, err := server.Write(proxyHeader(s.introduces, ends(client)))
 	return err == nil
 }
 

@@ -187,12 +187,13 @@ func (e *Engine) makeContainer(ctx context.Context, r *record, p *plan) ([]mount
 
 // writeOwnFiles writes what is mounted over the image's files of these names.
 func (e *Engine) writeOwnFiles(r *record) error {
-	hosts := fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n%s\t%s\n", r.Address, r.ID)
+	var hosts strings.Builder
+	fmt.Fprintf(&hosts, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n%s\t%s\n", r.Address, r.ID)
 	for _, service := range r.Template.Connects {
-		hosts += fmt.Sprintf("%s\t%s.kiln\n", e.nameAddress(service), service)
+		fmt.Fprintf(&hosts, "%s\t%s.kiln\n", e.nameAddress(service), service)
 	}
 	for name, content := range map[string]string{
-		"hostname": string(r.ID) + "\n", "hosts": hosts, "resolv.conf": resolvConf(),
+		"hostname": string(r.ID) + "\n", "hosts": hosts.String(), "resolv.conf": resolvConf(),
 	} {
 		if err := os.WriteFile(filepath.Join(e.serverDir(r.ID), name), []byte(content), 0o644); err != nil {
 			return fmt.Errorf("cannot write the server's %s: %w", name, err)

@@ -34,7 +34,7 @@ func idsFor(instance model.InstanceID, id model.ServerID, taken map[uint32]bool)
 	sum := sha256.Sum256([]byte(string(instance) + "/" + string(id)))
 	n := binary.BigEndian.Uint32(sum[:4]) % idRanges
 	for range idRanges {
-		if ids := uint32(firstIDs + n*idsPerServer); !taken[ids] {
+		if ids := firstIDs + n*idsPerServer; !taken[ids] {
 			return ids
 		}
 		n = (n + 1) % idRanges
