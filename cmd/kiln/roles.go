@@ -37,8 +37,8 @@ func runRole(ctx context.Context, run role, name string, args []string) int {
 	flags.StringVar(&r.DataDir, "data-dir", "", "the instance's data directory")
 	flags.StringVar(&r.RunDir, "run-dir", "", "the instance's run directory")
 	flags.Int64Var(&r.Memory, "memory", 0, "builder: the most that builds take together, in bytes")
-	flags.TextVar(&r.ServerNet, "server-network", netip.Prefix{}, "builder: where servers, and builds, have their addresses")
-	flags.TextVar(&r.ServiceNet, "service-network", netip.Prefix{}, "keeper, router: where the names of services have their addresses")
+	flags.TextVar(&r.ServerNet, "server-net", netip.Prefix{}, "builder: where servers, and builds, have their addresses")
+	flags.TextVar(&r.ServiceNet, "service-net", netip.Prefix{}, "keeper, router: where the names of services have their addresses")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}

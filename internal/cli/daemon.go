@@ -52,7 +52,7 @@ instance and leaves nothing behind. It has to run as root.`,
 		}),
 	}
 	cmd.Flags().StringVar(&network, "server-net", defaultServerNet, "where servers get their addresses")
-	cmd.Flags().StringVar(&names, "service-network", model.DefaultServiceNet, "where the names of services have their addresses")
+	cmd.Flags().StringVar(&names, "service-net", model.DefaultServiceNet, "where the names of services have their addresses")
 	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "another OCI runtime than the embedded runc, as /usr/bin/crun")
 	cmd.Flags().StringVar(&memory, "build-memory", "", "the most memory that builds take together, as 2GiB (default half of the machine's)")
 	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
@@ -66,9 +66,9 @@ func serviceNet(text string, servers netip.Prefix) (netip.Prefix, error) {
 	network, err := netip.ParsePrefix(text)
 	switch {
 	case err != nil || !network.Addr().Is4() || network.Bits() > fewest:
-		return network, usagef("--service-network: %q is not a network like %s, of at least 256 addresses", text, model.DefaultServiceNet)
+		return network, usagef("--service-net: %q is not a network like %s, of at least 256 addresses", text, model.DefaultServiceNet)
 	case network.Overlaps(servers):
-		return network, usagef("--service-network: %s and --server-net %s overlap", network, servers)
+		return network, usagef("--service-net: %s and --server-net %s overlap", network, servers)
 	}
 	return network.Masked(), nil
 }

@@ -113,7 +113,7 @@ func (c Config) arguments() []string {
 		args["--server-net"] = c.ServerNet.String()
 	}
 	if c.ServiceNet.IsValid() {
-		args["--service-network"] = c.ServiceNet.String()
+		args["--service-net"] = c.ServiceNet.String()
 	}
 	if c.Runtime != "" {
 		args["--runtime"] = c.Runtime

@@ -191,7 +191,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 func (d *daemon) builderArgs() []string {
 	args := append(roleArgs("builder", d.instance, d.cfg.DataDir, d.runDir), "--memory", strconv.FormatInt(d.cfg.BuildMemory, 10))
 	if d.cfg.ServerNet.IsValid() {
-		args = append(args, "--server-network", d.cfg.ServerNet.String())
+		args = append(args, "--server-net", d.cfg.ServerNet.String())
 	}
 	return args
 }

@@ -109,7 +109,7 @@ func trafficArgs(name string, instance model.InstanceID, dataDir, runDir string,
 	if !serviceNet.IsValid() {
 		return args
 	}
-	return append(args, "--service-network", serviceNet.String())
+	return append(args, "--service-net", serviceNet.String())
 }
 
 // ensureKeeper starts a keeper where none answers.

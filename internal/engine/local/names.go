@@ -133,7 +133,7 @@ func (n *names) addLocked(address netip.Addr, service string) error {
 	})
 	if errors.Is(err, unix.EEXIST) {
 		return model.Errorf(model.Conflict, "the address %s of %s.kiln is taken on this machine%s", address, service, n.takenBy(address)).
-			WithHint("another network of names for this kiln: kiln daemon --service-network")
+			WithHint("another network of names for this kiln: kiln daemon --service-net")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot give the machine the address %s of %s.kiln: %w", address, service, err)

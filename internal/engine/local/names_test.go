@@ -121,7 +121,7 @@ func TestNamesOfTwoKilns(t *testing.T) {
 	connects(&template)
 	err := e.Provision(t.Context(), s.ref(), template)
 	if model.CodeOf(err) != model.Conflict || !strings.Contains(err.Error(), "is taken on this machine, by link "+rival.config.namesLink()) ||
-		!strings.Contains(model.HintOf(err), "--service-network") {
+		!strings.Contains(model.HintOf(err), "--service-net") {
 		t.Errorf("it says %v (%s; %s)", err, model.CodeOf(err), model.HintOf(err))
 	}
 	if snapshot, err := e.Observe(t.Context()); err != nil || len(snapshot.Servers)+len(snapshot.Orphans) != 0 {
