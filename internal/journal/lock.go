@@ -7,11 +7,17 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"kiln/internal/model"
 )
+
+// lockPatience is how long a lock is waited for: a process that was killed
+// holds its own until the kernel has taken it apart, which on a busy machine
+// takes longer than the start of its successor.
+const lockPatience = 3 * time.Second
 
 // lockDir takes the directory for this process. The lock ends with the
 // process, however it ends.
@@ -22,6 +28,10 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, model.Errorf(model.Unavailable, "cannot lock journal %s: %w", dir, err)
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for deadline := time.Now().Add(lockPatience); errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline); {
+		time.Sleep(lockPatience / 100)
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		holder := readHolder(f)
 		f.Close()

@@ -64,6 +64,7 @@ func TestSoak(t *testing.T) {
 	a, began := newAccount(), time.Now()
 	s.deployAndRollBack(a)
 	a.First = s.load.Stop()
+	writeTable(t, a.First) // it stands, whatever becomes of the second part
 	s.begins(*rate)
 	a.Cut, a.Failed = s.killEverything(a)
 	a.Seconds = time.Since(began).Seconds()
@@ -208,14 +209,17 @@ func (s *shop) killEverything(a *soakAccount) (cut map[string]int, rest []load.F
 	return blame(a.Second.Failures, deaths)
 }
 
+func writeTable(t *testing.T, rep *load.Report) {
+	t.Helper()
+	if err := rep.WriteTable(t.Output()); err != nil {
+		t.Error(err)
+	}
+}
+
 // write prints the account, and keeps it as JSON where that is asked for.
 func (a *soakAccount) write(t *testing.T) {
 	t.Helper()
-	for _, rep := range []*load.Report{a.First, a.Second} {
-		if err := rep.WriteTable(t.Output()); err != nil {
-			t.Error(err)
-		}
-	}
+	writeTable(t, a.Second)
 	w := tabwriter.NewWriter(t.Output(), 0, 4, 2, ' ', 0)
 	line := func(what string, counts map[string]int) {
 		for _, name := range slices.Sorted(maps.Keys(counts)) {
