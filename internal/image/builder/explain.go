@@ -3,6 +3,7 @@ package builder
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
@@ -18,6 +19,10 @@ const killedExit = 128 + 9
 // tailLines is how much of a step's output an error shows.
 const tailLines = 20
 
+// notInContext is what BuildKit says where COPY or ADD names a file that the
+// context does not have.
+var notInContext = regexp.MustCompile(`failed to calculate checksum of ref .*: "([^"]+)": not found`)
+
 // explain says in words why a build failed: which line of the Containerfile,
 // what it was about, and what the step wrote last. full says that the builds'
 // memory was used up meanwhile.
@@ -32,6 +37,10 @@ func (b *build) explain(err error, t *trace, full bool) error {
 	}
 	hint := model.Exhausted(err)
 	what := "cannot build: " + firstLine(rootCause(err).Error())
+	if m := notInContext.FindStringSubmatch(err.Error()); m != nil {
+		what = fmt.Sprintf("cannot build: %s is not in the build context", strings.TrimPrefix(m[1], "/"))
+		hint = "make it there first, look at .dockerignore, or correct image.context in kiln.hcl"
+	}
 	if exit, ok := errors.AsType[*gatewaypb.ExitError](err); ok {
 		what = fmt.Sprintf("cannot build: a step ended with exit code %d", exit.ExitCode)
 		if full && exit.ExitCode == killedExit {
