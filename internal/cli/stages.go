@@ -49,33 +49,33 @@ over it is aborted, and everything goes back to the old release.`,
 }
 
 func (a *app) resumeCommand() *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
+	return a.goOn("resume", (*api.Client).Resume, &cobra.Command{
 		Use:     "resume SERVICE",
 		Short:   "Go on with a paused deployment",
 		Long:    "Goes on with the deployment at the stage where it was paused. The time of the pause does not\ncount towards its deadline.",
 		Example: "  kiln canary resume shop",
-		Args:    cobra.ExactArgs(1),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			return a.stage(ctx, a.api().Resume, args[0], api.StageRequest{Reason: reason}, "resume")
-		}),
-	}
-	reasonFlag(cmd, &reason)
-	return cmd
+	})
 }
 
 func (a *app) finishCommand() *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
+	return a.goOn("finish", (*api.Client).Finish, &cobra.Command{
 		Use:     "finish SERVICE",
 		Short:   "Pass over the stages that are left",
 		Long:    "Makes all servers of the new release and gives it everything, once they have passed every check.\nIt ends a pause.",
 		Example: "  kiln canary finish shop --reason \"looks good\"",
-		Args:    cobra.ExactArgs(1),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			return a.stage(ctx, a.api().Finish, args[0], api.StageRequest{Reason: reason}, "finish")
-		}),
-	}
+	})
+}
+
+// goOn completes a command that lets a deployment go on.
+func (a *app) goOn(verb string, send func(*api.Client, context.Context, string, api.StageRequest) (*api.StageAccepted, error), cmd *cobra.Command) *cobra.Command {
+	var reason string
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.RunE = a.run(func(ctx context.Context, args []string) error {
+		call := func(ctx context.Context, service string, req api.StageRequest) (*api.StageAccepted, error) {
+			return send(a.api(), ctx, service, req)
+		}
+		return a.stage(ctx, call, args[0], api.StageRequest{Reason: reason}, verb)
+	})
 	reasonFlag(cmd, &reason)
 	return cmd
 }
