@@ -121,7 +121,29 @@ func (c *Client) AccessLog(ctx context.Context, lines int, follow bool) (io.Read
 	return res.Body, nil
 }
 
+// call asks until the router answers or is gone. A router that ends resets the
+// connections that it has not answered yet, whose question it may have taken:
+// every call may be made twice, and the second one finds out.
 func (c *Client) call(ctx context.Context, method, path string, body []byte, out any) error {
+	for try := 1; ; try++ {
+		err := c.ask(ctx, method, path, body, out)
+		if err == nil || !cutOff(err) || try == 5 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// cutOff reports whether err says that a connection ended without an answer.
+func cutOff(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+func (c *Client) ask(ctx context.Context, method, path string, body []byte, out any) error {
 	res, err := c.do(ctx, method, path, body)
 	if err != nil {
 		return err
