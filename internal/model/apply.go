@@ -31,7 +31,7 @@ func (s *State) Apply(e Event) error {
 	if err := s.fold(e); err != nil {
 		return fmt.Errorf("event %d (%s): %w", e.Seq, e.Data.Kind(), err)
 	}
-	s.Seq, s.Epoch = e.Seq, e.Epoch
+	s.Seq, s.Epoch, s.Wall = e.Seq, e.Epoch, e.At
 	s.Elapsed = max(s.Elapsed, e.Elapsed)
 	return nil
 }
@@ -61,6 +61,9 @@ func (s *State) fold(e Event) error {
 	case ServerCreated, ServerAdvanced, ServerHealth, ServerValidated, ServerDrained, ServerRecorded:
 		return s.foldServer(e)
 	default:
+		if known, err := s.foldUpkeep(e); known {
+			return err
+		}
 		return s.foldService(e)
 	}
 	return nil
@@ -109,6 +112,7 @@ func (s *State) addImage(img Image) {
 		s.Images[img.Digest] = &img
 		known = &img
 	}
+	known.RemovedAt = time.Time{} // its content is here, whatever became of it before
 	for _, name := range img.Names {
 		for d, other := range s.Images {
 			if d != img.Digest {

@@ -31,7 +31,7 @@ func examples() []Payload {
 		JournalUpgraded{Format: 2, Version: "1.0.0"},
 		ImageAdded{Image: Image{
 			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, CreatedAt: at, Author: "ann", Reason: "faster",
-			Source: "build", Provenance: provenance, Size: 1000,
+			Source: "build", Provenance: provenance, Size: 1000, Pinned: &Pin{By: "ann", Reason: "audit", At: at}, RemovedAt: at, LastUse: 3,
 		}},
 		ReleaseCreated{Release: Release{
 			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,
@@ -70,12 +70,57 @@ func examples() []Payload {
 	}
 }
 
+// upkeepExamples has one event of each kind of event_upkeep.go.
+func upkeepExamples() []Payload {
+	at := time.Date(2026, 11, 21, 3, 4, 5, 600, time.UTC)
+	code := 1
+	finding := Finding{
+		Server: "shop-abcdef", Detector: DetectFiles, What: "file added", Where: "/etc/x", Detail: "4 bytes", How: "inotify", At: at, Session: "s-abcdef",
+	}
+	session := Session{
+		ID: "s-abcdef", Server: "shop-abcdef", Kind: SessionHotfix, By: "ann", Reason: "urgent", Command: []string{"sh"}, OutOfRotation: true,
+		OpenedAt: at, Opened: 1, Until: 2, Extensions: []Extension{{By: "ann", Reason: "more", At: at, Until: 3}},
+		Ended: &SessionEnd{At: at, How: "exit status 1", Exit: &code, Evidence: "sha256:ee", Added: 1, Changed: 2, Removed: 3, Missing: []string{"m"}},
+	}
+	snapshot := VolumeSnapshot{ID: "1", At: at, Reason: "before release 2", Deployment: "d-abcdef", Quiesced: true}
+	return []Payload{
+		ServerCondemned{ID: "shop-abcdef", Cause: CondemnedByDrift, Reason: "file added", From: 1, Until: 2},
+		ServerOverdue{ID: "shop-abcdef", Reason: "it is the last healthy one"},
+		ServerDrifted{ID: "shop-abcdef", Findings: []Finding{finding}, More: 3, Response: DriftReplace, Done: "it is being replaced"},
+		ServerUndrifted{ID: "shop-abcdef", Keys: []string{"k"}},
+		FleetDrifted{Findings: []Finding{finding}, More: 3, Done: "it was made as it should be"},
+		FleetMended{Keys: []string{"k"}},
+		DriftRecurred{Service: "shop", TemplateHash: "t", Count: 3, Halted: true, Reason: "it is in the image's start-up"},
+		SessionOpened{Session: session, From: 4},
+		SessionExtended{ID: "s-abcdef", Server: "shop-abcdef", By: "ann", Reason: "more", From: 4, Until: 5},
+		SessionEnded{ID: "s-abcdef", Server: "shop-abcdef", End: *session.Ended},
+		ExperimentStarted{Experiment: Experiment{
+			ID: "x-abcdef", Service: "shop", Server: "shop-abcdef", Kind: ChaosKill, Lasts: 1, By: "kiln", StartedAt: at, Started: 1, Applied: 2, Detected: 3,
+			Replaced: 4, Failed: 5, Outcome: ChaosRecovered, Reason: "r", EndedAt: at, Ended: 6,
+		}},
+		ExperimentAdvanced{ID: "x-abcdef", Service: "shop", Applied: 1, Detected: 2, Replaced: 3},
+		ExperimentEnded{ID: "x-abcdef", Service: "shop", Outcome: ChaosRecovered, Reason: "r", Failed: 2},
+		ImagePinned{Digest: "sha256:aa", Pinned: true, By: "ann", Reason: "audit"},
+		ImageRemoved{Digest: "sha256:aa", Bytes: 7, Reason: "no release needs it"},
+		ObjectsRemoved{Object: ObjectBuildCache, Count: 2, Bytes: 9, Reason: "unused for 7 days", IDs: []string{"a"}},
+		VolumeCreated{Volume: Volume{Service: "shop", Name: "data", Access: SingleWriter, Size: 9, CreatedAt: at, Snapshots: []VolumeSnapshot{snapshot}, RemovedAt: at}},
+		VolumeSnapshotted{Service: "shop", Name: "data", Snapshot: snapshot, Missing: "ext4 makes none"},
+		VolumeSnapshotRemoved{Service: "shop", Name: "data", ID: "1", Reason: "too old"},
+		VolumeRestored{Service: "shop", Name: "data", From: "snapshot 1"},
+		VolumeRemoved{Service: "shop", Name: "data", At: at},
+		ClockJumped{By: Duration(time.Hour)},
+		DiskChanged{Disk: Disk{State: DiskLow, Path: "/var/lib/kiln", Free: 1, Total: 2, Since: 3}},
+		AlertFailed{Name: "ops", Seq: 7, Reason: "it answered 500"},
+	}
+}
+
 func exampleTemplate() Template {
 	return Template{
 		Service: "shop", Image: "sha256:aa", Entrypoint: []string{"/app"}, Command: []string{"serve"}, User: "app",
 		Env: map[string]string{"LOG_LEVEL": "info"}, Port: 8080, Protocol: HTTP,
 		Resources: Resources{Memory: 1 << 28, CPU: 500, PIDs: 64}, Ephemeral: []Ephemeral{{Path: "/var/cache", Size: 1 << 20}},
 		Connects: []string{"db"}, ProxyProtocol: 2, UserNamespace: true,
+		Volumes: []Mount{{Volume: "data", Path: "/var/lib/x", Access: SingleWriter, Size: 1 << 30}},
 	}
 }
 
@@ -111,6 +156,14 @@ func examplePolicy() Policy {
 			Drain: Drain{Requests: 30 * second, Streams: 120 * second, WebSockets: 300 * second},
 		},
 		StopSignal: "SIGQUIT", StopGrace: 10 * second,
+		Upkeep: Upkeep{
+			Drift: DriftPolicy{Response: DriftReplace, Interval: 30 * second}, Lifetime: Lifetime{MaxAge: 3600 * second, Jitter: 10},
+			Chaos: ChaosPolicy{
+				MeanBetween: 3600 * second, Hours: "09:00-15:00", Days: []time.Weekday{time.Monday}, TimeZone: "Europe/Berlin",
+				Kinds: []ChaosKind{ChaosKill}, Lasts: 30 * second,
+			},
+			Retention: RetentionPolicy{Releases: 5, For: 3600 * second}, Shell: ShellDeny, Park: 900 * second,
+		},
 	}
 }
 
@@ -118,7 +171,7 @@ func examplePolicy() Policy {
 // reads it back. A golden file is only ever added: what is stored stays readable.
 func TestEventFormat(t *testing.T) {
 	seen := map[Kind]bool{}
-	for _, p := range examples() {
+	for _, p := range append(examples(), upkeepExamples()...) {
 		seen[p.Kind()] = true
 		event := Event{Seq: 7, Epoch: 2, At: time.Date(2026, 11, 21, 3, 4, 5, 0, time.UTC), Elapsed: 99, Actor: "ann", Data: p}
 		t.Run(string(p.Kind()), func(t *testing.T) {

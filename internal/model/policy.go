@@ -16,6 +16,7 @@ type Policy struct {
 	Deploy      Deploy       `json:"deploy"`
 	StopSignal  string       `json:"stop_signal,omitempty"` // empty: the image's, else SIGTERM
 	StopGrace   Duration     `json:"stop_grace"`            // from the signal to SIGKILL
+	Upkeep
 }
 
 // Route sends what arrives at a listener, for a host and below a path, to the

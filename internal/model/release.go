@@ -42,5 +42,15 @@ type Image struct {
 	Reason     string     `json:"reason,omitempty"`
 	Source     string     `json:"source"` // "build", "import" or the reference it was pulled by
 	Provenance Provenance `json:"provenance"`
-	Size       int64      `json:"size"` // bytes as stored, layers compressed
+	Size       int64      `json:"size"`                // bytes as stored, layers compressed
+	Pinned     *Pin       `json:"pinned,omitempty"`    // somebody wants it kept
+	RemovedAt  time.Time  `json:"removed_at,omitzero"` // retention removed its content; what is known of it stays
+	LastUse    Instant    `json:"last_use,omitempty"`  // when it was added, or a release of it last left service
+}
+
+// Pin says that an image is kept, whatever retention says.
+type Pin struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason,omitempty"`
+	At     time.Time `json:"at"`
 }

@@ -35,7 +35,7 @@ var serverMoves = map[ServerPhase][]ServerPhase{
 	PhaseReady:    {PhaseServing, PhaseDraining, PhaseParked, PhaseStopping, PhaseEnded},
 	PhaseServing:  {PhaseWarm, PhaseDraining, PhaseEnded},
 	PhaseWarm:     {PhaseServing, PhaseDraining, PhaseEnded},
-	PhaseDraining: {PhaseStopping, PhaseEnded},
+	PhaseDraining: {PhaseParked, PhaseStopping, PhaseEnded}, // parked: for a session out of rotation
 	PhaseParked:   {PhaseStopping, PhaseEnded},
 	PhaseStopping: {PhaseEnded},
 	PhaseEnded:    {PhaseRecorded},
@@ -91,6 +91,10 @@ type Server struct {
 	Cut          uint64       `json:"cut,omitempty"`          // requests that were cut
 	Retired      DeploymentID `json:"retired,omitempty"`      // the deployment that took it out of service
 	Record       *DeathRecord `json:"record,omitempty"`
+	Condemned    *Condemned   `json:"condemned,omitempty"` // it is to be replaced, though it may be healthy
+	Taint        *Taint       `json:"taint,omitempty"`     // somebody had a terminal in it
+	Drift        *Drift       `json:"drift,omitempty"`     // it is not its template any more
+	Aside        Instant      `json:"aside,omitempty"`     // it waits out of rotation for its session, until then, instead of being stopped
 }
 
 // DeathRecord is what the journal keeps of an ended server; the evidence

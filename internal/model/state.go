@@ -1,5 +1,7 @@
 package model
 
+import "time"
+
 // State is the fold of the journal. It is changed by Apply alone.
 type State struct {
 	Instance    InstanceID          `json:"instance"`
@@ -15,6 +17,10 @@ type State struct {
 	Services    map[string]*Service `json:"services"`
 	Images      map[Digest]*Image   `json:"images"`
 	Table       TableState          `json:"table"`
+	Fleet       []Finding           `json:"fleet,omitempty"`        // drift of no server, as it stands
+	Disk        *Disk               `json:"disk,omitempty"`         // nil: nothing is short
+	ClockJumped Instant             `json:"clock_jumped,omitempty"` // when the wall clock was last seen to jump
+	Wall        time.Time           `json:"wall,omitzero"`          // the wall clock at the last event
 }
 
 // TableState is what the journal knows of the routing table.
@@ -40,6 +46,11 @@ type Service struct {
 	Pending     *PendingSwitch       `json:"pending,omitempty"` // a switch whose verdict is unknown
 	Destroying  bool                 `json:"destroying"`
 	Destroyed   bool                 `json:"destroyed"`
+	Recurrence  *DriftRecurrence     `json:"recurrence,omitempty"`  // drift that comes back
+	Sessions    []*Session           `json:"sessions,omitempty"`    // open and ended ones, oldest first, the newest 1,000
+	Experiment  *Experiment          `json:"experiment,omitempty"`  // the one that runs
+	Experiments []*Experiment        `json:"experiments,omitempty"` // the ended ones, oldest first
+	Volumes     []*Volume            `json:"volumes,omitempty"`     // that exist, by name
 }
 
 // BackOff holds replacements back while servers keep failing.
@@ -93,6 +104,26 @@ func (s *Service) DeploymentByID(id DeploymentID) *Deployment {
 func (s *State) Server(id ServerID) *Server {
 	if svc := s.Services[id.Service()]; svc != nil {
 		return svc.Servers[id]
+	}
+	return nil
+}
+
+// Volume returns the service's volume of the name, or nil.
+func (s *Service) Volume(name string) *Volume {
+	for _, v := range s.Volumes {
+		if v.Name == name {
+			return v
+		}
+	}
+	return nil
+}
+
+// Session returns the session, open or ended, or nil.
+func (s *Service) Session(id SessionID) *Session {
+	for _, x := range s.Sessions {
+		if x.ID == id {
+			return x
+		}
 	}
 	return nil
 }

@@ -36,6 +36,8 @@ type Template struct {
 	ProxyProtocol int `json:"proxy_protocol,omitempty"`
 	// UserNamespace says that root in a server is nobody on the host.
 	UserNamespace bool `json:"user_namespace,omitempty"`
+	// Volumes are what its servers keep beyond their end.
+	Volumes []Mount `json:"volumes,omitempty"`
 }
 
 // Resources bound what one server may use. Zero means no bound.

@@ -7,7 +7,11 @@
 // a fresh observation lead to the same decisions.
 package reconcile
 
-import "kiln/internal/model"
+import (
+	"time"
+
+	"kiln/internal/model"
+)
 
 // Observation is what the shell sees of the world, all at about one instant.
 type Observation struct {
@@ -25,6 +29,23 @@ type Observation struct {
 	Outcomes []Outcome
 	// UnderWay holds the keys of the actions that have not ended.
 	UnderWay map[Key]bool
+	// Drift holds what the latest inspection of each server has found; a server
+	// that is absent was not inspected, which says nothing. Fleet is the same of
+	// what belongs to no server, nil where that was not looked at.
+	Drift map[model.ServerID][]model.Finding
+	Fleet *FleetObserved
+	// Failed counts the requests to each server that failed, over all routers.
+	Failed map[model.ServerID]uint64
+	// Zones are the time zones that policies name, as the machine knows them. A
+	// calendar in a zone that is absent is never open.
+	Zones map[string]*time.Location
+	// Disk is the room where kiln writes; nil: not known.
+	Disk *model.Disk
+}
+
+// FleetObserved is what the latest inspection of the fleet has found.
+type FleetObserved struct {
+	Findings []model.Finding
 }
 
 // Decision is what follows. When Events is not empty, Actions is: events are
@@ -53,6 +74,10 @@ const (
 	Stop      Verb = "stop"      // Server, Policy.StopSignal, Policy.StopGrace
 	Record    Verb = "record"    // Server: collect, write the death record durably
 	Destroy   Verb = "destroy"   // Server
+	Disturb   Verb = "disturb"   // Server, Disturbance
+	Calm      Verb = "calm"      // Server: undo what disturbs it
+	Mend      Verb = "mend"      // make firewall and links as they should be
+	Snapshot  Verb = "snapshot"  // Service, Volume, SnapshotID
 )
 
 // Action is a call to make. Actions are idempotent; one whose outcome is
@@ -69,6 +94,10 @@ type Action struct {
 	Address  string             // IP:port of the server, for Validate
 	Table    *model.Table       // for Publish
 	Record   *model.DeathRecord // for Record: all that is known without the evidence
+
+	Disturbance *model.Disturbance // for Disturb
+	Volume      string             // for Snapshot: its name in the service
+	SnapshotID  string             // for Snapshot
 }
 
 // Outcome is how an action ended. A context's end or an Internal error means

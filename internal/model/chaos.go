@@ -1,0 +1,84 @@
+package model
+
+import "time"
+
+// ChaosKind is a way to disturb a server.
+type ChaosKind string
+
+// The kinds of disturbance.
+const (
+	ChaosKill      ChaosKind = "kill"            // SIGKILL to its first process
+	ChaosTerminate ChaosKind = "terminate"       // its stop signal, and SIGKILL after the grace
+	ChaosFreeze    ChaosKind = "freeze"          // its control group is frozen
+	ChaosLoss      ChaosKind = "network-loss"    // packets to and from it are dropped
+	ChaosLatency   ChaosKind = "network-latency" // packets to it come late
+	ChaosCPU       ChaosKind = "cpu"             // a process in its control group burns what it may
+	ChaosMemory    ChaosKind = "memory"          // a process in its control group fills its memory
+	ChaosDiskFull  ChaosKind = "disk-full"       // its writable places are filled
+)
+
+// ChaosKinds returns all of them, in the order in which they are documented.
+func ChaosKinds() []ChaosKind {
+	return []ChaosKind{ChaosKill, ChaosTerminate, ChaosFreeze, ChaosLoss, ChaosLatency, ChaosCPU, ChaosMemory, ChaosDiskFull}
+}
+
+// Lasting reports whether the disturbance goes on until it is undone; the
+// others are over at once.
+func (k ChaosKind) Lasting() bool { return k != ChaosKill && k != ChaosTerminate }
+
+// ChaosPolicy opts a service in to being disturbed. Its zero value: never.
+type ChaosPolicy struct {
+	MeanBetween Duration       `json:"mean_between,omitempty"` // elapsed time from one experiment to the next, exponentially distributed
+	Hours       string         `json:"hours,omitempty"`        // "09:00-15:00"; one that ends before it begins goes over midnight; "": all day
+	Days        []time.Weekday `json:"days,omitempty"`         // on which the hours begin; empty: every day
+	TimeZone    string         `json:"time_zone,omitempty"`    // of the IANA database; "": UTC
+	Kinds       []ChaosKind    `json:"kinds,omitempty"`        // empty: kill
+	Lasts       Duration       `json:"lasts,omitempty"`        // at most, of those that last; 0: DefaultChaosLasts
+}
+
+// DefaultChaosLasts is how long a disturbance that lasts is kept up at most.
+const DefaultChaosLasts = Duration(30 * time.Second)
+
+// Disturbance is what is done to a server.
+type Disturbance struct {
+	Kind  ChaosKind `json:"kind"`
+	Lasts Duration  `json:"lasts,omitempty"` // of those that last
+}
+
+// ExperimentID is x-xxxxxx, six of [a-z2-7].
+type ExperimentID string
+
+// Experiment is one disturbance and what came of it.
+type Experiment struct {
+	ID        ExperimentID `json:"id"`
+	Service   string       `json:"service"`
+	Server    ServerID     `json:"server"`
+	Kind      ChaosKind    `json:"kind"`
+	Lasts     Duration     `json:"lasts,omitempty"`
+	By        string       `json:"by"` // "kiln": it was due; or who asked
+	StartedAt time.Time    `json:"started_at"`
+	Started   Instant      `json:"started"`
+	Applied   Instant      `json:"applied,omitempty"`  // when the disturbance was in force
+	Detected  Instant      `json:"detected,omitempty"` // when kiln decided that the server is unhealthy or has ended
+	Replaced  Instant      `json:"replaced,omitempty"` // when the service had its count of healthy servers again
+	Failed    uint64       `json:"failed"`             // requests to the server that failed, from the start to the end
+	Outcome   ChaosOutcome `json:"outcome,omitempty"`  // "": it runs
+	Reason    string       `json:"reason,omitempty"`
+	EndedAt   time.Time    `json:"ended_at,omitzero"`
+	Ended     Instant      `json:"ended,omitempty"`
+}
+
+// ChaosOutcome is how an experiment ended.
+type ChaosOutcome string
+
+// The outcomes.
+const (
+	ChaosRecovered ChaosOutcome = "recovered" // the server was replaced, the service is whole
+	ChaosWithstood ChaosOutcome = "withstood" // the server stayed healthy all along
+	ChaosStopped   ChaosOutcome = "stopped"   // the service's own health suffered, a deployment began, or somebody ended it
+	ChaosFailed    ChaosOutcome = "failed"    // it could not be carried out, or the service did not recover in time
+)
+
+// ExperimentsKept bounds how many ended experiments of a service the fold
+// remembers; the journal keeps them all.
+const ExperimentsKept = 1000
