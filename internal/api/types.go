@@ -44,6 +44,9 @@ type ServiceStatus struct {
 	Queue []DeploymentStatus `json:"queue"`
 	// Meltdown says why replacement is held back: many servers failed at once.
 	Meltdown string `json:"meltdown,omitempty"`
+	// Troubles keep the router from serving it as declared: a certificate that
+	// is missing or at its end, a listener that cannot be had.
+	Troubles []string `json:"troubles,omitempty"`
 }
 
 // ServerStatus is one server.

@@ -9,6 +9,7 @@ import (
 
 	"kiln/internal/api"
 	"kiln/internal/doctor"
+	"kiln/internal/model"
 	"kiln/internal/spec"
 )
 
@@ -83,5 +84,13 @@ func (a *app) daemon(ctx context.Context) doctor.Daemon {
 	if err != nil {
 		return doctor.Daemon{Socket: a.socket(), Problem: err.Error()}
 	}
-	return doctor.Daemon{Socket: a.socket(), Instance: v.Instance, Version: v.Version}
+	d := doctor.Daemon{Socket: a.socket(), Instance: v.Instance, Version: v.Version}
+	if status, err := a.api().Status(ctx); err == nil { // it has just answered; what it says is an extra
+		for _, s := range status.Services {
+			for _, t := range s.Troubles {
+				d.Troubles = append(d.Troubles, model.Trouble{Service: s.Name, What: t})
+			}
+		}
+	}
+	return d
 }

@@ -63,6 +63,9 @@ func (a *app) service(s api.ServiceStatus) {
 	if s.Destroying {
 		a.printf("  destroying  its servers are being drained and ended\n")
 	}
+	for _, t := range s.Troubles {
+		a.printf("  trouble     %s\n", printable(t))
+	}
 	if s.Message != "" {
 		a.printf("  note        %s\n", s.Message)
 	}

@@ -6,6 +6,7 @@ package control
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,6 +81,7 @@ type Control struct {
 	outcomes []reconcile.Outcome
 	underWay map[reconcile.Key]bool
 	holds    holds
+	troubles []model.Trouble                     // that routers told of when they were last asked
 	alive    map[model.ServerID]*engine.Evidence // collected before the end, until it is recorded
 	changed  chan struct{}                       // closed at the next append
 	broken   error                               // the state can no longer be trusted
@@ -175,8 +177,32 @@ func (c *Control) observe(ctx context.Context) (reconcile.Observation, model.Ins
 	if err != nil {
 		c.cfg.Log.Warn("cannot ask the routers", "error", err)
 	}
+	c.noteTroubles(obs.Routers)
 	obs.Health = c.cfg.Prober.Health()
 	return obs, held
+}
+
+// noteTroubles keeps what routers tell of, of several the same once.
+func (c *Control) noteTroubles(routers []model.RouterStatus) {
+	var all []model.Trouble
+	for _, r := range routers {
+		for _, t := range r.Troubles {
+			if !slices.Contains(all, t) {
+				all = append(all, t)
+			}
+		}
+	}
+	c.mu.Lock()
+	c.troubles = all
+	c.mu.Unlock()
+}
+
+// Troubles returns what keeps routers from serving what their table says, as
+// they told when they were last asked. The caller does not change it.
+func (c *Control) Troubles() []model.Trouble {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.troubles
 }
 
 // decide asks reconcile until nothing more has to be written down. It is told

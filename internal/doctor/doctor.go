@@ -37,7 +37,8 @@ type Daemon struct {
 	Socket   string
 	Instance model.InstanceID // "": none answered
 	Version  string
-	Problem  string // why none answered
+	Problem  string          // why none answered
+	Troubles []model.Trouble // what keeps its routers from serving what is declared
 }
 
 // Bounds below which a machine is told so.
@@ -52,6 +53,9 @@ func Run(ctx context.Context, m Machine) *api.Checks {
 		root(), kernel(), namespaces(), overlay(m.DataDir), seccomp(), controlGroups(),
 		network(), forwarding(), firewall(ctx), space(m.DataDir), executable(m.DataDir), runDir(), daemon(m.Daemon),
 	}}
+	for _, t := range m.Daemon.Troubles {
+		out.Checks = append(out.Checks, warn("service "+t.Service, "", "%s", t.What))
+	}
 	for _, l := range m.Listens {
 		out.Checks = append(out.Checks, listener(l, m.DataDir))
 	}

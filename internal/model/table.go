@@ -62,6 +62,14 @@ type RouterStatus struct {
 	Phase      RouterPhase    `json:"phase,omitempty"`   // empty: it serves
 	Unbound    []string       `json:"unbound,omitempty"` // what cannot be listened on, and why
 	Missing    int            `json:"missing,omitempty"` // of those, how many are routes'; the others are names of services
+	Troubles   []Trouble      `json:"troubles,omitempty"`
+}
+
+// Trouble is something that keeps a router from serving what its table says,
+// and that passes only when somebody or something outside of kiln acts.
+type Trouble struct {
+	Service string `json:"service"`
+	What    string `json:"what"` // in words
 }
 
 // RouterPhase is where a router stands while one is handed over to another. In

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -58,6 +60,7 @@ type acmeHost struct {
 	ctx    context.Context // of the asking: ends when the terms do
 	cancel context.CancelFunc
 	asked  bool
+	failed atomic.Pointer[string] // why the last attempt to have a certificate failed; nil: it did not
 }
 
 // acmeTerms are what has to stay the same for the asking to go on.
@@ -91,12 +94,7 @@ func (a *acme) certificate(host string, hello *tls.ClientHelloInfo) (*tls.Certif
 	if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == acmeALPN {
 		return h.config.GetCertificate(hello)
 	}
-	var best *certmagic.Certificate
-	for _, cert := range a.cache.AllMatchingCertificates(host) {
-		if cert.Leaf != nil && (best == nil || cert.Leaf.NotAfter.After(best.Leaf.NotAfter)) {
-			best = &cert
-		}
-	}
+	best := a.newest(host)
 	if best == nil {
 		return nil, model.Errorf(model.Unavailable, "the certificate for host %q has not come from %s yet", host, h.terms.authority.Directory)
 	}
@@ -217,6 +215,7 @@ func (a *acme) newHost(host string, terms acmeTerms) *acmeHost {
 	h.config = certmagic.New(a.cache, certmagic.Config{
 		Storage: &certmagic.FileStorage{Path: a.dir},
 		Logger:  log,
+		OnEvent: h.note,
 		OCSP:    certmagic.OCSPConfig{DisableStapling: true}, // reading a certificate from disk must not wait for a network
 	})
 	h.issuer = certmagic.NewACMEIssuer(h.config, certmagic.ACMEIssuer{
@@ -234,6 +233,29 @@ func (a *acme) newHost(host string, terms acmeTerms) *acmeHost {
 		a.log.Error("cannot read a certificate from disk; asking for another", "host", host, "error", err)
 	}
 	return h
+}
+
+// note keeps why an attempt failed, for the status.
+func (h *acmeHost) note(_ context.Context, event string, data map[string]any) error {
+	switch event {
+	case "cert_failed":
+		why := fmt.Sprint(data["error"])
+		h.failed.Store(&why)
+	case "cert_obtained":
+		h.failed.Store(nil)
+	}
+	return nil
+}
+
+// newest returns the host's certificate that is valid for longest, or nil.
+func (a *acme) newest(host string) *certmagic.Certificate {
+	var best *certmagic.Certificate
+	for _, cert := range a.cache.AllMatchingCertificates(host) {
+		if cert.Leaf != nil && (best == nil || cert.Leaf.NotAfter.After(best.Leaf.NotAfter)) {
+			best = &cert
+		}
+	}
+	return best
 }
 
 // obtain asks for what is missing, once the table is in use and challenges can

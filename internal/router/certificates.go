@@ -25,6 +25,7 @@ type pairFiles struct{ cert, key string }
 type keyPair struct {
 	files   pairFiles
 	current atomic.Pointer[tls.Certificate] // nil: never readable since the router started
+	problem atomic.Pointer[error]           // why the files as they are now cannot be used; nil: they can
 
 	// Only the one who stages or watches touches it.
 	seen [2]stamp // of the files when they were last read
@@ -54,6 +55,16 @@ func (f pairFiles) stamps() [2]stamp { return [2]stamp{stampOf(f.cert), stampOf(
 // read reads the two files. The stamps are taken before, so that a change in
 // between is seen as one.
 func (p *keyPair) read() error {
+	err := p.load()
+	if err != nil {
+		p.problem.Store(&err)
+	} else {
+		p.problem.Store(nil)
+	}
+	return err
+}
+
+func (p *keyPair) load() error {
 	p.seen = p.files.stamps()
 	certPEM, err := os.ReadFile(p.files.cert)
 	if err != nil {
@@ -120,13 +131,16 @@ func newCertificates(log *slog.Logger) *certificates {
 }
 
 func (cs *certificates) of(f pairFiles) *tls.Certificate {
-	cs.mu.RLock()
-	p := cs.pairs[f]
-	cs.mu.RUnlock()
-	if p == nil {
-		return nil
+	if p := cs.pair(f); p != nil {
+		return p.current.Load()
 	}
-	return p.current.Load()
+	return nil
+}
+
+func (cs *certificates) pair(f pairFiles) *keyPair {
+	cs.mu.RLock()
+	defer cs.mu.RUnlock()
+	return cs.pairs[f]
 }
 
 // stage reads what t names and the router does not hold yet. It changes

@@ -354,6 +354,7 @@ func (r *Router) Status() model.RouterStatus {
 	r.mu.Lock()
 	st.Unbound, st.Missing = r.unboundLocked(), r.missing
 	r.mu.Unlock()
+	st.Troubles = r.troubles(&have.table)
 	return st
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -109,6 +110,7 @@ func TestCertificateIsRenewed(t *testing.T) {
 	if got := serial(); got != before+1 {
 		t.Errorf("after a broken renewal %d is shown, want %d still", got, before+1)
 	}
+	wantTrouble(t, r, "web", "the certificate before stays in use: cannot use certificate "+files.Cert)
 	// Another service's table must not fail on it either.
 	other := r.secureService("other", "other.test", ca.issue(model.TLS{}, "other.test"))
 	r.apply([]model.TableService{r.secureService("web", "shop.test", files), other})
@@ -117,6 +119,36 @@ func TestCertificateIsRenewed(t *testing.T) {
 	}
 	ca.issue(files, "shop.test")
 	eventually(t, "the mended certificate is shown", func() bool { return serial() == before+3 })
+	if got := r.Status().Troubles; len(got) > 0 {
+		t.Errorf("the mended certificate is a trouble still: %v", got)
+	}
+}
+
+// wantTrouble wants one trouble, of the service, that begins with the words.
+func wantTrouble(t *testing.T, r *testRouter, service, words string) {
+	t.Helper()
+	got := r.Status().Troubles
+	if len(got) != 1 || got[0].Service != service || !strings.HasPrefix(got[0].What, words) {
+		t.Errorf("troubles are %q, want one of %s: %q…", got, service, words)
+	}
+}
+
+func TestCertificateEndsSoon(t *testing.T) {
+	now := time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
+	day := 24 * time.Hour
+	for _, c := range []struct {
+		from, until time.Duration
+		want        string
+	}{
+		{-60 * day, 30 * day, ""},
+		{-84 * day, 6 * day, "is valid until 2026-11-27T00:00:00Z only"},
+		{-4 * day, 2 * day, ""}, // short-lived: a sixth is a day
+		{-90 * day, -day, "is not valid since 2026-11-20T00:00:00Z"},
+	} {
+		if got := endsWhen(&x509.Certificate{NotBefore: now.Add(c.from), NotAfter: now.Add(c.until)}, now); got != c.want {
+			t.Errorf("valid from %s to %s: %q, want %q", c.from, c.until, got, c.want)
+		}
+	}
 }
 
 func TestTableIsRefusedForItsCertificate(t *testing.T) {
@@ -359,6 +391,7 @@ func TestRouterComesBackWithBrokenCertificate(t *testing.T) {
 	if _, err := ca.shown(again.address, "whole.test"); err != nil {
 		t.Errorf("the other host: %v", err)
 	}
+	wantTrouble(t, again, "broken", "cannot read certificate: open "+broken.Cert)
 	again.apply(table) // another deployment goes on
 	ca.issue(broken, "broken.test")
 	eventually(t, "the certificate that came back is shown", func() bool {

@@ -48,6 +48,7 @@ func (s *Server) status(_ context.Context, in *statusInput) (*reply[api.Status],
 		}
 		out.Body = statusView(st, now, in.Service)
 	})
+	addTroubles(&out.Body, s.cfg.Control.Troubles())
 	if unknown != nil {
 		return nil, s.refuse(unknown)
 	}

@@ -27,6 +27,7 @@ type Control interface {
 	Do(ctx context.Context, actor string, command control.Command) error
 	View(f func(s *model.State, snapshot *model.Snapshot))
 	Changed() <-chan struct{}
+	Troubles() []model.Trouble
 }
 
 // Clock tells the time.

@@ -29,6 +29,18 @@ func statusView(s *model.State, now model.Now, only []string) api.Status {
 	return out
 }
 
+// addTroubles tells each service what keeps routers from serving it.
+func addTroubles(status *api.Status, troubles []model.Trouble) {
+	for i := range status.Services {
+		s := &status.Services[i]
+		for _, t := range troubles {
+			if t.Service == s.Name {
+				s.Troubles = append(s.Troubles, t.What)
+			}
+		}
+	}
+}
+
 // hidden reports whether the service is history: nothing of it runs.
 func hidden(svc *model.Service) bool {
 	return svc.Destroyed && len(svc.Servers) == 0 && svc.Deployment == nil && len(svc.Queue) == 0

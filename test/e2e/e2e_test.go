@@ -67,7 +67,7 @@ func buildShops(t *testing.T, root string) string {
 	return dir
 }
 
-// setup gives a script its instance, three free ports and the environment.
+// setup gives a script its instance, four free ports and the environment.
 func setup(t *testing.T, env *testscript.Env, root string, w world) error {
 	dir, err := os.MkdirTemp("/tmp", "k-") //nolint:usetesting // short: the path of a unix socket has at most 107 bytes
 	if err != nil {
@@ -80,7 +80,7 @@ func setup(t *testing.T, env *testscript.Env, root string, w world) error {
 	env.Setenv("HOME", dir)
 	env.Setenv("REPO", root)
 	env.Setenv("DATA", w.Data)
-	for _, name := range []string{"PORT", "PORT2", "PORT3"} {
+	for _, name := range []string{"PORT", "PORT2", "PORT3", "PORT4"} {
 		port, err := freePort()
 		if err != nil {
 			return err
