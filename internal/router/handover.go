@@ -328,6 +328,7 @@ func (r *Router) inherit() {
 		if err == nil {
 			r.mu.Lock()
 			r.tallies.inherit(c)
+			r.heirOf = append(r.heirOf, c.Router)
 			r.mu.Unlock()
 		}
 	}
@@ -337,7 +338,13 @@ func (r *Router) inherit() {
 func (ts *tallies) inherit(c Counters) {
 	for _, k := range c.Counters {
 		t := ts.of(tallyKey{k.Service, k.Release, k.Server})
-		t.requests.Add(k.Requests)
+		counted := uint64(0)
+		for i := range min(len(k.Buckets), len(t.buckets)) {
+			t.buckets[i].Add(k.Buckets[i])
+			counted += k.Buckets[i]
+		}
+		t.older.Add(k.Requests - min(counted, k.Requests))
+		t.broken.Add(k.Broken)
 		t.bytesIn.Add(k.BytesIn)
 		t.bytesOut.Add(k.BytesOut)
 		t.nanos.Add(int64(k.Millis * float64(time.Millisecond)))

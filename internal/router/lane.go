@@ -80,6 +80,9 @@ func (c *conn1) shortWay() bool {
 		c.router.reached(s) // also over a kept connection
 	}
 	w.r += len(a.body)
+	if f != nil && !f.client {
+		c.x.backend.tally.breaks()
+	}
 	a.record()
 	if len(a.last) > 0 {
 		if _, err := c.nc.Write(a.last); err != nil {

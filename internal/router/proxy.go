@@ -214,6 +214,9 @@ func (c *call) noServer() {
 func (c *call) giveUp(f *failure) {
 	switch {
 	case f.begun:
+		if !f.client {
+			c.backend.tally.breaks()
+		}
 		// The answer is cut off; anything but breaking the connection would
 		// let it pass for whole.
 		panic(http.ErrAbortHandler)

@@ -108,6 +108,7 @@ type Router struct {
 	mu      sync.Mutex // those below
 	servers map[serverKey]*server
 	tallies tallies
+	heirOf  []string          // routers before it whose counts are in tallies
 	unbound map[string]string // what cannot be listened on: address → why
 	missing int               // of those, how many are routes'
 }

@@ -9,30 +9,12 @@ import (
 	"kiln/internal/model"
 )
 
-// Counter is what went through the router for one server of one release of one
-// service since the router started.
-type Counter struct {
-	Service  string         `json:"service"`
-	Release  int            `json:"release"`
-	Server   model.ServerID `json:"server"`
-	Requests uint64         `json:"requests"`
-	Status   [6]uint64      `json:"status"` // by first digit; 0: no answer was begun
-	BytesIn  uint64         `json:"bytes_in"`
-	BytesOut uint64         `json:"bytes_out"`
-	Millis   float64        `json:"millis"` // sum of the durations
-}
-
-// Counters is everything the router counts.
-type Counters struct {
-	Router        string    `json:"router"`
-	Counters      []Counter `json:"counters"`
-	NoRoute       uint64    `json:"no_route"`       // answered 404 by the router
-	NoServer      uint64    `json:"no_server"`      // answered 503 by the router
-	Retried       uint64    `json:"retried"`        // sent elsewhere after a failure
-	NoProxy       uint64    `json:"no_proxy"`       // connections closed: they did not begin with a PROXY header
-	AccessDropped uint64    `json:"access_dropped"` // lines the access log could not take
-	RouterMillis  int64     `json:"router_age_ms"`  // since the router started
-}
+type (
+	// Counter is what went through the router for one server.
+	Counter = model.Traffic
+	// Counters is everything the router counts.
+	Counters = model.RouterTraffic
+)
 
 type tallyKey struct {
 	service string
@@ -40,19 +22,60 @@ type tallyKey struct {
 	server  model.ServerID
 }
 
-// tally is the live form of a Counter.
+// tally is the live form of a Counter. Every request goes into one of the
+// buckets, which together count them.
 type tally struct {
-	requests, bytesIn, bytesOut atomic.Uint64
-	nanos                       atomic.Int64
-	status                      [6]atomic.Uint64
+	bytesIn, bytesOut atomic.Uint64
+	nanos             atomic.Int64
+	status            [6]atomic.Uint64
+	buckets           [len(latencyBounds) + 1]atomic.Uint64 // by the first bound that is not less; the last has none
+	broken            atomic.Uint64                         // answers that the server began and did not end
+	older             atomic.Uint64                         // requests that a router before counted and put in no bucket
+}
+
+// latencyBounds are model.LatencyBounds, as an array: who counts a request walks
+// over a few words that lie together.
+var latencyBounds = [...]time.Duration{
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond,
+	10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
 }
 
 func (t *tally) add(status int, in, out int64, took time.Duration) {
-	t.requests.Add(1)
 	t.bytesIn.Add(uint64(max(0, in)))
 	t.bytesOut.Add(uint64(max(0, out)))
 	t.nanos.Add(int64(took))
 	t.status[min(5, max(0, status/100))].Add(1)
+	i := 0
+	for i < len(latencyBounds) && took > latencyBounds[i] {
+		i++
+	}
+	t.buckets[i].Add(1)
+}
+
+// breaks counts an answer that the server did not end.
+func (t *tally) breaks() {
+	if t != nil { // a redirect is nobody's
+		t.broken.Add(1)
+	}
+}
+
+func (t *tally) counter(k tallyKey) Counter {
+	c := Counter{
+		Service: k.service, Release: k.release, Server: k.server,
+		BytesIn: t.bytesIn.Load(), BytesOut: t.bytesOut.Load(),
+		Millis:  float64(t.nanos.Load()) / float64(time.Millisecond),
+		Buckets: make([]uint64, len(t.buckets)), Broken: t.broken.Load(), Requests: t.older.Load(),
+	}
+	for i := range c.Status {
+		c.Status[i] = t.status[i].Load()
+	}
+	for i := range c.Buckets {
+		c.Buckets[i] = t.buckets[i].Load()
+		c.Requests += c.Buckets[i]
+	}
+	return c
 }
 
 // keptTallies is how many counters of servers that are gone are kept, so that
@@ -107,21 +130,13 @@ func (r *Router) Counters() Counters {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := Counters{
-		Router: r.id, Counters: []Counter{},
+		Router: r.id, HeirOf: slices.Clone(r.heirOf), Leaving: r.phase() == leaving, Counters: []Counter{},
 		NoRoute: r.tallies.noRoute.Load(), NoServer: r.tallies.noServer.Load(), Retried: r.tallies.retried.Load(), NoProxy: r.tallies.noProxy.Load(),
 		AccessDropped: r.access.dropped.Load(),
 		RouterMillis:  r.clock.Load() / int64(time.Millisecond),
 	}
 	for k, t := range r.tallies.byKey {
-		c := Counter{
-			Service: k.service, Release: k.release, Server: k.server,
-			Requests: t.requests.Load(), BytesIn: t.bytesIn.Load(), BytesOut: t.bytesOut.Load(),
-			Millis: float64(t.nanos.Load()) / float64(time.Millisecond),
-		}
-		for i := range c.Status {
-			c.Status[i] = t.status[i].Load()
-		}
-		out.Counters = append(out.Counters, c)
+		out.Counters = append(out.Counters, t.counter(k))
 	}
 	slices.SortFunc(out.Counters, func(a, b Counter) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Release, b.Release), cmp.Compare(a.Server, b.Server))

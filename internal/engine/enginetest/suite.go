@@ -84,6 +84,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"many servers at once", manyAtOnce},
 		{"watcher", watcher},
 		{"dialer", dialer},
+		{"meter", meter},
 		{"logger", logger},
 		{"reopen", reopen},
 	} {

@@ -171,12 +171,11 @@ func readCount(path string) (int64, bool) {
 	return n, err == nil
 }
 
-func readKeyed(path, key string) int64 {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return 0
-	}
-	lines := bufio.NewScanner(bytes.NewReader(b))
+func readKeyed(path, key string) int64 { return keyed(readAll(path), key) }
+
+// keyed returns the number after the key in lines like "usage_usec 42".
+func keyed(text []byte, key string) int64 {
+	lines := bufio.NewScanner(bytes.NewReader(text))
 	for lines.Scan() {
 		if v, ok := strings.CutPrefix(lines.Text(), key+" "); ok {
 			n, _ := strconv.ParseInt(v, 10, 64)
