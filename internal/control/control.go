@@ -51,6 +51,26 @@ type Clock interface {
 	Now() model.Now
 }
 
+// Drift keeps what the latest inspections of servers and fleet have found.
+type Drift interface {
+	Standing() model.Inspections
+}
+
+// Failed counts the requests to each server that failed, over all routers.
+type Failed interface {
+	Failed() map[model.ServerID]uint64
+}
+
+// Zones knows time zones by their IANA names; nil: it does not know this one.
+type Zones interface {
+	Zone(name string) *time.Location
+}
+
+// Disk looks at the room where kiln writes; nil: not known.
+type Disk interface {
+	Room() *model.Disk
+}
+
 // Config is what a Control works with. State and Epoch are its own from then
 // on: nobody else appends to the journal or folds into the state.
 type Config struct {
@@ -66,6 +86,12 @@ type Config struct {
 	State     *model.State
 	Epoch     uint64
 	Log       *slog.Logger
+
+	// What is nil here is not observed.
+	Drift  Drift
+	Failed Failed
+	Zones  Zones
+	Disk   Disk
 }
 
 // Control drives one instance. Its methods may be called at once.
@@ -84,6 +110,7 @@ type Control struct {
 	troubles []model.Trouble                     // that routers told of when they were last asked
 	alive    map[model.ServerID]*engine.Evidence // collected before the end, until it is recorded
 	changed  chan struct{}                       // closed at the next append
+	mended   model.Instant                       // when the fleet was last mended: what was seen before says nothing any more
 	broken   error                               // the state can no longer be trusted
 }
 
@@ -179,6 +206,7 @@ func (c *Control) observe(ctx context.Context) (reconcile.Observation, model.Ins
 	}
 	c.noteTroubles(obs.Routers)
 	obs.Health = c.cfg.Prober.Health()
+	c.observeUpkeep(&obs)
 	return obs, held
 }
 

@@ -53,6 +53,8 @@ func (c *Control) perform(ctx context.Context, a reconcile.Action) reconcile.Out
 		out.Record, err = c.record(ctx, ref, *a.Record)
 	case reconcile.Destroy:
 		err = within(ctx, destroyTimeout, func(ctx context.Context) error { return c.cfg.Engine.Destroy(ctx, ref) })
+	case reconcile.Mend:
+		err = c.mend(ctx)
 	default:
 		err = model.Errorf(model.Internal, "cannot perform %q: no such action", a.Verb)
 	}

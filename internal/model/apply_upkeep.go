@@ -95,9 +95,12 @@ func markedServer(p Payload) ServerID {
 	}
 }
 
-// condemn notes that the server is to be replaced; the sooner sentence holds.
+// condemn notes that the server is to be replaced; the sooner sentence holds,
+// and what somebody asks for over what kiln has decided by itself.
 func (srv *Server) condemn(c Condemned) {
-	if old := srv.Condemned; old != nil && old.From <= c.From {
+	old := srv.Condemned
+	asked := c.Cause == CondemnedByRequest && (old == nil || old.Cause != CondemnedByRequest)
+	if old != nil && old.From <= c.From && !asked {
 		return
 	}
 	srv.Condemned = &c
@@ -112,6 +115,7 @@ func (srv *Server) drift(e Event, p ServerDrifted) {
 	all := addFindings(d.Findings, p.Findings)
 	d.Findings = all[:min(len(all), max(known, FindingsKept))]
 	d.More += p.More + len(all) - len(d.Findings)
+	d.Noted += len(p.Findings)
 	d.Response, d.Done = p.Response, p.Done
 	srv.Drift = &d
 }

@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Detector names what sees a drift.
 type Detector string
@@ -32,6 +35,20 @@ func (f Finding) Key() string {
 	return string(f.Server) + "\x00" + string(f.Detector) + "\x00" + f.What + "\x00" + f.Where
 }
 
+// Mendable reports whether kiln can make it as it should be by itself, without
+// touching a server: its firewall and its links. What begins with one of these
+// words is such a finding.
+func (f Finding) Mendable() bool {
+	return f.Server == "" && (strings.HasPrefix(f.What, "firewall") || strings.HasPrefix(f.What, "link"))
+}
+
+// Inspections are the standing findings of the latest inspections.
+type Inspections struct {
+	Servers map[ServerID][]Finding // a server that is absent was not inspected, which says nothing
+	Fleet   []Finding              // of what belongs to no server
+	FleetAt Instant                // when that was looked at; 0: not yet
+}
+
 // FindingsKept bounds how many findings of a server the journal names; of the
 // rest it keeps the number.
 const FindingsKept = 20
@@ -41,6 +58,7 @@ type Drift struct {
 	Since    Instant       `json:"since"`
 	Findings []Finding     `json:"findings"`       // the first FindingsKept, oldest first
 	More     int           `json:"more,omitempty"` // findings that are not named
+	Noted    int           `json:"noted"`          // findings that were ever named: at FindingsKept no more are, so that what comes and goes fills no journal
 	Response DriftResponse `json:"response"`       // what was decided
 	Done     string        `json:"done"`           // the same in words: "it is being replaced", "…"
 }

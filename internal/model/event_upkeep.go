@@ -5,7 +5,8 @@ import "time"
 // The events of what becomes of servers that serve, and of what is kept.
 
 // ServerCondemned says that a server is to be replaced by an identical one. Of
-// two such the one with the sooner From holds.
+// two such the one with the sooner From holds; one that somebody asked for
+// (CondemnedByRequest) over the others.
 type ServerCondemned struct {
 	ID     ServerID     `json:"id"`
 	Cause  CondemnCause `json:"cause"`
