@@ -104,6 +104,7 @@ type Control struct {
 	mu       sync.Mutex // guards what follows
 	state    *model.State
 	snapshot *model.Snapshot // the last complete one
+	observed reconcile.Observation
 	outcomes []reconcile.Outcome
 	underWay map[reconcile.Key]bool
 	holds    holds
@@ -243,6 +244,7 @@ func (c *Control) decide(ctx context.Context, obs reconcile.Observation) (reconc
 	if obs.Snapshot != nil {
 		c.snapshot = obs.Snapshot
 	}
+	c.observed = obs
 	if c.broken != nil {
 		return reconcile.Decision{}, nil, c.broken
 	}
@@ -324,6 +326,13 @@ func (c *Control) View(f func(s *model.State, snapshot *model.Snapshot)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f(c.state, c.snapshot)
+}
+
+// Observed returns what was observed last. It is not to be changed.
+func (c *Control) Observed() reconcile.Observation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.observed
 }
 
 // Changed returns a channel that is closed at the next append. Take it before

@@ -19,6 +19,7 @@ const (
 	inspectTimeout   = 10 * time.Second
 	recordTimeout    = 30 * time.Second
 	destroyTimeout   = time.Minute
+	disturbTimeout   = 20 * time.Second
 	stopMargin       = 30 * time.Second // past the grace
 )
 
@@ -55,6 +56,8 @@ func (c *Control) perform(ctx context.Context, a reconcile.Action) reconcile.Out
 		err = within(ctx, destroyTimeout, func(ctx context.Context) error { return c.cfg.Engine.Destroy(ctx, ref) })
 	case reconcile.Mend:
 		err = c.mend(ctx)
+	case reconcile.Disturb, reconcile.Calm:
+		err = within(ctx, disturbTimeout, func(ctx context.Context) error { return c.disturb(ctx, ref, a) })
 	default:
 		err = model.Errorf(model.Internal, "cannot perform %q: no such action", a.Verb)
 	}
@@ -63,6 +66,21 @@ func (c *Control) perform(ctx context.Context, a reconcile.Action) reconcile.Out
 		c.cfg.Log.Warn("action failed", "action", string(a.Key), "code", string(out.Err.Code), "error", out.Err.Message)
 	}
 	return out
+}
+
+// disturb disturbs a server, or undoes what does.
+func (c *Control) disturb(ctx context.Context, ref engine.Ref, a reconcile.Action) error {
+	disturber, ok := c.cfg.Engine.(engine.Disturber)
+	switch {
+	case !ok && a.Verb == reconcile.Calm:
+		return nil
+	case !ok:
+		return model.Errorf(model.Invalid, "this engine disturbs no servers")
+	case a.Verb == reconcile.Calm:
+		return disturber.Calm(ctx, ref)
+	default:
+		return disturber.Disturb(ctx, ref, *a.Disturbance)
+	}
 }
 
 func within(ctx context.Context, d time.Duration, call func(context.Context) error) error {

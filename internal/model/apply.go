@@ -463,8 +463,11 @@ func (s *State) noteLoss(srv *Server, e Event, p ServerAdvanced) {
 }
 
 // lose counts a loss. What came into service since the meltdown proves nothing
-// any more when there is another.
+// any more when there is another. What is done to a server on purpose is none.
 func (s *Service) lose(srv *Server, e Event) {
+	if s.disturbed(srv.ID) {
+		return
+	}
 	again := srv.Lost != 0 && e.Elapsed < srv.Lost.Add(lossAgain)
 	if i := slices.Index(s.Losses, srv.Lost); again && i >= 0 {
 		s.Losses = slices.Delete(slices.Clone(s.Losses), i, i+1)

@@ -257,8 +257,17 @@ func (s *Service) advanceExperiment(p ExperimentAdvanced) error {
 			*f.to = *f.at
 		}
 	}
+	if p.Ending != "" {
+		x.Ending, x.Reason = p.Ending, p.Reason
+	}
 	s.Experiment = &x
 	return nil
+}
+
+// disturbed reports whether the server is the one that an experiment disturbs:
+// that it suffers says nothing about its kind.
+func (s *Service) disturbed(id ServerID) bool {
+	return s.Experiment != nil && s.Experiment.Server == id
 }
 
 func (s *Service) endExperiment(e Event, p ExperimentEnded) error {
@@ -266,7 +275,7 @@ func (s *Service) endExperiment(e Event, p ExperimentEnded) error {
 		return fmt.Errorf("experiment %s of %s does not run", p.ID, s.Name)
 	}
 	x := *s.Experiment
-	x.Outcome, x.Reason, x.Failed, x.Ended, x.EndedAt = p.Outcome, p.Reason, p.Failed, e.Elapsed, e.At
+	x.Outcome, x.Reason, x.Failed, x.Ended, x.EndedAt, x.Ending = p.Outcome, p.Reason, p.Failed, e.Elapsed, e.At, ""
 	s.Experiment = nil
 	s.Experiments = append(s.Experiments, &x)
 	s.Experiments = s.Experiments[max(0, len(s.Experiments)-ExperimentsKept):]

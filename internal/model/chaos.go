@@ -1,6 +1,9 @@
 package model
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
 
 // ChaosKind is a way to disturb a server.
 type ChaosKind string
@@ -36,6 +39,20 @@ type ChaosPolicy struct {
 	Lasts       Duration       `json:"lasts,omitempty"`        // at most, of those that last; 0: DefaultChaosLasts
 }
 
+// Minutes returns the minutes of the day at which the hours begin and end; an
+// end that is not later is the next day's. False: they say nothing that is one.
+func (p ChaosPolicy) Minutes() (first, last int, ok bool) {
+	var h1, m1, h2, m2 int
+	const hours, form = 24, len("09:00-15:00")
+	n, err := fmt.Sscanf(p.Hours, "%2d:%2d-%2d:%2d", &h1, &m1, &h2, &m2)
+	if err != nil || n != 4 || len(p.Hours) != form {
+		return 0, 0, false
+	}
+	first, last = 60*h1+m1, 60*h2+m2
+	ok = h1 >= 0 && m1 >= 0 && h2 >= 0 && m2 >= 0 && m1 < 60 && m2 < 60 && first < hours*60 && last <= hours*60
+	return first, last, ok && first != last
+}
+
 // DefaultChaosLasts is how long a disturbance that lasts is kept up at most.
 const DefaultChaosLasts = Duration(30 * time.Second)
 
@@ -62,6 +79,8 @@ type Experiment struct {
 	Detected  Instant      `json:"detected,omitempty"` // when kiln decided that the server is unhealthy or has ended
 	Replaced  Instant      `json:"replaced,omitempty"` // when the service had its count of healthy servers again
 	Failed    uint64       `json:"failed"`             // requests to the server that failed, from the start to the end
+	Before    uint64       `json:"before,omitempty"`   // what the routers had counted of such when it started
+	Ending    ChaosOutcome `json:"ending,omitempty"`   // what it ends with as soon as the disturbance is undone; "": it goes on
 	Outcome   ChaosOutcome `json:"outcome,omitempty"`  // "": it runs
 	Reason    string       `json:"reason,omitempty"`
 	EndedAt   time.Time    `json:"ended_at,omitzero"`
@@ -73,7 +92,7 @@ type ChaosOutcome string
 
 // The outcomes.
 const (
-	ChaosRecovered ChaosOutcome = "recovered" // the server was replaced, the service is whole
+	ChaosRecovered ChaosOutcome = "recovered" // it was noticed, and the service is whole again
 	ChaosWithstood ChaosOutcome = "withstood" // the server stayed healthy all along
 	ChaosStopped   ChaosOutcome = "stopped"   // the service's own health suffered, a deployment began, or somebody ended it
 	ChaosFailed    ChaosOutcome = "failed"    // it could not be carried out, or the service did not recover in time

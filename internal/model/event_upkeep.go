@@ -93,13 +93,16 @@ type ExperimentStarted struct {
 }
 
 // ExperimentAdvanced notes when the disturbance was in force, detected, or the
-// service whole again. Zero: as it was.
+// service whole again. Zero: as it was. With Ending it is to be undone, and the
+// experiment ends so when it is.
 type ExperimentAdvanced struct {
 	ID       ExperimentID `json:"id"`
 	Service  string       `json:"service"`
 	Applied  Instant      `json:"applied,omitempty"`
 	Detected Instant      `json:"detected,omitempty"`
 	Replaced Instant      `json:"replaced,omitempty"`
+	Ending   ChaosOutcome `json:"ending,omitempty"`
+	Reason   string       `json:"reason,omitempty"` // of Ending
 }
 
 // ExperimentEnded says what came of a disturbance, which is undone.

@@ -16,6 +16,7 @@ func (st *step) act() {
 		for _, srv := range v.servers() {
 			v.giveServer(srv)
 		}
+		v.giveDisturbance()
 	}
 	st.giveOrphans()
 }

@@ -78,7 +78,7 @@ func (st *step) service(svc *model.Service) {
 	v := &service{step: st, svc: svc, mark: len(st.events)}
 	rules := []func(){
 		v.noteLife, v.adopt, v.noteHealth, v.noteDrains,
-		v.endServers, v.destroy, v.proveServers, v.dequeue, v.deploy, v.resolvePending, v.melt, v.keepUp, v.settle,
+		v.endServers, v.destroy, v.proveServers, v.dequeue, v.deploy, v.resolvePending, v.melt, v.keepUp, v.experiment, v.settle,
 	}
 	for _, rule := range rules {
 		rule()

@@ -164,6 +164,7 @@ func (v *service) died(srv *model.Server, o *model.Observed) failure {
 	if srv.RanSince != 0 {
 		f.lived = v.now.Elapsed.Sub(srv.RanSince)
 	}
+	x := v.disturbedBy(srv)
 	switch {
 	case srv.BootID == model.BootBeforeRestore && o == nil:
 		f.reason, f.excused = "it was gone when the journal was restored from a backup", true
@@ -171,6 +172,8 @@ func (v *service) died(srv *model.Server, o *model.Observed) failure {
 		f.reason, f.excused = "the machine was rebooted", true
 	case srv.Phase == model.PhaseCreated && !exit.Known && srv.Created < v.s.DaemonSince:
 		f.reason, f.excused = "it was being made when the daemon ended", true
+	case x != nil:
+		f.reason, f.excused = fmt.Sprintf("experiment %s (%s) ended it: %s", x.ID, x.Kind, exit), true
 	case o == nil:
 		f.reason = "it is gone: nothing of it was found any more"
 	default:

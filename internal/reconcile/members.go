@@ -87,6 +87,9 @@ func Budget(svc *model.Service) int {
 	canary := svc.Deployment != nil && svc.Deployment.Strategy == model.Canary
 	ready := 0
 	for _, srv := range svc.Servers {
+		if x := svc.Experiment; x != nil && x.Server == srv.ID {
+			continue // what is disturbed counts as away, whatever it seems to be
+		}
 		if srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy && (!canary || srv.TemplateHash == release.TemplateHash) {
 			ready++
 		}

@@ -46,6 +46,9 @@ func (v *service) noteOutcomes() {
 		case o.Verb == Inspect && srv.Phase == model.PhaseStopping && !srv.Inspected:
 			v.emit(v.becomeInspected(srv))
 			noted[o.Key] = true
+		case o.Verb == Disturb || o.Verb == Calm:
+			v.noteDisturbed(o)
+			noted[o.Key] = true
 		case o.Verb == Record && srv.Phase == model.PhaseEnded:
 			v.noteRecorded(srv, o)
 			noted[o.Key] = true
