@@ -47,7 +47,7 @@ func RunChaos(s *model.State, req ChaosRequest, obs Observation, _ model.Now) ([
 		return nil, "", model.Errorf(model.Precondition, "cannot disturb %s: it is not healthy as it is", cmp.Or(string(req.Server), req.Service))
 	}
 	id := model.ExperimentID("x-" + model.Sixes(s.Instance, s.NextID))
-	victim := victims[int(drawn(string(s.Instance), string(id), "server")*float64(len(victims)))]
+	victim := victims[int(fraction(string(s.Instance), string(id), "server")*float64(len(victims)))]
 	return []model.Payload{begun(svc, id, victim, req.Kind, req.Lasts, cmp.Or(req.By, "somebody"), obs)}, id, nil
 }
 
@@ -159,7 +159,7 @@ func (v *service) experiment() {
 	if len(kinds) == 0 {
 		kinds = []model.ChaosKind{model.ChaosKill}
 	}
-	draw := func(what string, n int) int { return int(drawn(string(v.s.Instance), string(id), what) * float64(n)) }
+	draw := func(what string, n int) int { return int(fraction(string(v.s.Instance), string(id), what) * float64(n)) }
 	v.emit(begun(v.svc, id, victims[draw("server", len(victims))], kinds[draw("kind", len(kinds))], 0, "kiln", v.obs))
 }
 
@@ -274,8 +274,8 @@ func (v *service) disturbedBy(srv *model.Server) *model.Experiment {
 	return nil
 }
 
-// drawn is a number in [0, 1) that follows from the words.
-func drawn(words ...string) float64 {
+// fraction is a number in [0, 1) that follows from the words.
+func fraction(words ...string) float64 {
 	h := sha256.New()
 	for _, w := range words {
 		_, _ = fmt.Fprintf(h, "%s\x00", w) // a hash cannot fail
@@ -299,7 +299,7 @@ func nextExperiment(s *model.State, svc *model.Service, mean time.Duration) (at 
 		since, seed = svc.Experiments[n-1].Ended, string(svc.Experiments[n-1].ID)
 	}
 	const longest = 20 // times the mean; two in a billion are longer
-	times := min(longest, -math.Log1p(-drawn(string(s.Instance), svc.Name, seed, "next")))
+	times := min(longest, -math.Log1p(-fraction(string(s.Instance), svc.Name, seed, "next")))
 	return since.Add(time.Duration(float64(mean) * times)), seed
 }
 
@@ -330,7 +330,7 @@ func (v *service) chaosDue(p model.ChaosPolicy) bool {
 	}
 	from := opens
 	if due := v.now.Wall.Add(at.Sub(v.now.Elapsed)); due.Before(opens) {
-		u := drawn(string(v.s.Instance), v.svc.Name, seed, "hours")
+		u := fraction(string(v.s.Instance), v.svc.Name, seed, "hours")
 		from = opens.Add(time.Duration(u * float64(closes.Sub(opens))))
 	}
 	return v.due(v.now.Elapsed.Add(from.Sub(v.now.Wall)))
