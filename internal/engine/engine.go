@@ -101,7 +101,12 @@ type Evidence struct {
 	Changes   []Change       `json:"changes"` // of its file system against the image
 	Processes []Process      `json:"processes,omitempty"`
 	Listening []Socket       `json:"listening,omitempty"`
-	Stats     *Stats         `json:"stats,omitempty"` // the last sample that was taken
+	Sockets   []Socket       `json:"sockets,omitempty"` // all of its network namespace, the listening ones too, at most 1,000
+	Kernel    []string       `json:"kernel,omitempty"`  // lines of the kernel's log that name it, oldest first
+	Stats     *Stats         `json:"stats,omitempty"`   // the last sample that was taken
+	// Environment is that of its processes, NAME=VALUE, secrets included: it is
+	// for whoever redacts the rest, and is itself kept redacted only.
+	Environment []string `json:"environment,omitempty"`
 	Missing   []string       `json:"missing,omitempty"`
 }
 
@@ -129,14 +134,22 @@ type Change struct {
 
 // Process is a process of a server.
 type Process struct {
-	PID     int    `json:"pid"` // as the server sees it
-	Command string `json:"command"`
+	PID     int       `json:"pid"` // as the server sees it
+	Command string    `json:"command"`
+	Parent  int       `json:"parent,omitempty"` // as the server sees it; 0: none that it sees
+	User    uint32    `json:"user"`             // as the host sees it
+	State   string    `json:"state,omitempty"`  // as the kernel has it: "S (sleeping)"
+	Memory  int64     `json:"memory,omitempty"` // bytes in memory
+	Threads int       `json:"threads,omitempty"`
+	Started time.Time `json:"started,omitzero"`
 }
 
-// Socket is a listening socket inside a server.
+// Socket is a socket inside a server.
 type Socket struct {
-	Network string `json:"network"` // "tcp" or "udp"
-	Address string `json:"address"` // IP:port as bound: 127.0.0.1:80 is not reachable from outside
+	Network string `json:"network"`          // "tcp" or "udp"; of Evidence.Sockets also "unix"
+	Address string `json:"address"`          // IP:port as bound: 127.0.0.1:80 is not reachable from outside
+	Remote  string `json:"remote,omitempty"` // of a connection
+	State   string `json:"state,omitempty"`  // "established", "listening", …
 }
 
 // Watcher is implemented by engines that can hint. A value on the channel says

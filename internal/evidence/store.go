@@ -3,18 +3,16 @@ package evidence
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"kiln/internal/engine"
 	"kiln/internal/model"
@@ -24,13 +22,20 @@ import (
 const (
 	DefaultQuota   = 256 << 20
 	DefaultReserve = 2 << 20
+	DefaultMaxAge  = 90 * 24 * time.Hour
 )
 
 // Options of a Store. The zero value works.
 type Options struct {
 	Quota   int64 // bytes of all archives together; 0: DefaultQuota
 	Reserve int64 // bytes that are given up when the disk is full; 0: DefaultReserve
-	Log     *slog.Logger
+	// Announce is told what is going to be removed to make room, and writes it
+	// down. When it fails the removal goes on: a server's end does not wait.
+	Announce func(ctx context.Context, removed model.ObjectsRemoved) error
+	Logs     engine.Logger // where the whole log of an ended server is read; nil: its last lines are all
+	History  History       // nil: the events that led to an end are not in its archive
+	Metrics  Metrics       // nil: there are none
+	Log      *slog.Logger
 }
 
 // Store keeps archives in a directory of its own. Its methods may be called at
@@ -39,19 +44,25 @@ type Store struct {
 	dir  string
 	opts Options
 
-	mu sync.Mutex
+	room sync.Mutex // one at a time makes room, or uses or refills the reserve
+
+	mu       sync.Mutex
+	archives map[string]Archive // by digest
 }
 
 // Archive is one that is kept.
 type Archive struct {
-	Digest string    `json:"digest"` // sha256:…
-	Size   int64     `json:"size"`   // bytes
-	At     time.Time `json:"at"`     // when it was written
+	Name   string    `json:"name,omitempty"` // of the server, or the session, that it is about; "" for those of the first kilns
+	Digest string    `json:"digest"`         // sha256:…
+	Size   int64     `json:"size"`           // bytes
+	At     time.Time `json:"at"`             // when it was written
 }
 
 const (
 	reserveName = "reserve"
 	unfinished  = ".new"
+	suffix      = ".tar.zst"
+	oldSuffix   = ".json.zst" // of the first kilns, whose archives were no tar and had no name
 )
 
 // Open opens the store in dir and makes it if there is none.
@@ -65,19 +76,19 @@ func Open(dir string, opts Options) (*Store, error) {
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	s := &Store{dir: dir, opts: opts, archives: map[string]Archive{}}
+	if err := errors.Join(os.MkdirAll(dir, 0o700), s.load()); err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot open the evidence in %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, opts: opts}
-	if err := s.sweep(); err != nil {
-		return nil, model.Errorf(model.Unavailable, "cannot open the evidence in %s: %w", dir, err)
-	}
+	s.room.Lock()
+	defer s.room.Unlock()
 	s.refillLocked()
 	return s, nil
 }
 
-// sweep removes what a crash left of an archive that was being written.
-func (s *Store) sweep() error {
+// load learns what is kept, and removes what a crash left of an archive that
+// was being written.
+func (s *Store) load() error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -87,224 +98,254 @@ func (s *Store) sweep() error {
 			if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil {
 				return err
 			}
+			continue
 		}
+		a, ok := parseName(e.Name())
+		if !ok {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		a.Size, a.At = info.Size(), info.ModTime().UTC()
+		s.archives[a.Digest] = a
 	}
 	return nil
 }
 
-// Write keeps the evidence of a server that has ended, durably, and returns
-// its record with the archive's digest. Either evidence may be nil. What could
-// not be kept is in the record's Missing, and is no error: the only error is
-// that ctx has ended.
-func (s *Store) Write(ctx context.Context, record model.DeathRecord, alive, dead *engine.Evidence) (model.DeathRecord, error) {
+// fileName is NAME.DIGEST.tar.zst: of the oldest ones DIGEST.json.zst.
+func (a Archive) fileName() string {
+	hex := strings.TrimPrefix(a.Digest, "sha256:")
+	if a.Name == "" {
+		return hex + oldSuffix
+	}
+	return a.Name + "." + hex + suffix
+}
+
+var validName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// parseName reads the name of an archive's file; false if it is none.
+func parseName(file string) (Archive, bool) {
+	if hex, old := strings.CutSuffix(file, oldSuffix); old {
+		a := Archive{Digest: "sha256:" + hex}
+		return a, model.ValidDigest(a.Digest)
+	}
+	rest, ok := strings.CutSuffix(file, suffix)
+	if !ok {
+		return Archive{}, false
+	}
+	name, hex, ok := strings.Cut(rest, ".")
+	a := Archive{Name: name, Digest: "sha256:" + hex}
+	return a, ok && validName.MatchString(name) && model.ValidDigest(a.Digest)
+}
+
+// Put writes an archive about the server or session with the name, durably, and
+// returns its digest. What write adds is thrown away if it returns an error.
+func (s *Store) Put(ctx context.Context, name string, write func(*Writer) error) (digest string, err error) {
+	if !validName.MatchString(name) {
+		return "", model.Errorf(model.Invalid, "cannot keep evidence of %q: that is the name of no server or session", name)
+	}
 	if err := ctx.Err(); err != nil {
-		return record, model.Errorf(model.Unavailable, "cannot keep the evidence of server %s: %w", record.Server, err)
+		return "", model.Errorf(model.Unavailable, "cannot keep the evidence of %s: %w", name, err)
 	}
-	content := merge(record, alive, dead)
-	record.Missing = append(slices.Clone(record.Missing), content.Missing...)
-	if alive == nil && dead == nil {
-		if len(record.Missing) == 0 {
-			record.Missing = []string{"evidence: none was collected"}
-		}
-		return record, nil
+	d, err := s.create()
+	if err != nil {
+		return "", err
 	}
-	packed, digest, err := pack(content)
+	out := seal(d, s.opts.Quota)
+	err = pack(out, time.Now(), s.spool, write)
+	if out.wrote != nil {
+		err = out.wrote // whoever it went through may have lost what it was
+	}
 	if err == nil {
-		err = s.keep(packed, digest)
+		err = d.f.Sync()
+	}
+	if err = errors.Join(err, d.f.Close()); err != nil {
+		return "", errors.Join(err, ignoreAbsent(os.Remove(d.f.Name())))
+	}
+	a := Archive{Name: name, Digest: out.digest(), Size: out.size}
+	return a.Digest, s.take(ctx, a, d)
+}
+
+// take makes a written file one of the archives.
+func (s *Store) take(ctx context.Context, a Archive, d *disk) error {
+	s.room.Lock()
+	defer s.room.Unlock()
+	s.makeRoomLocked(ctx, a.Size, s.opts.Quota, "to stay within the bound of what is kept of ended servers")
+	path := filepath.Join(s.dir, a.fileName())
+	info, err := os.Stat(d.f.Name())
+	if err == nil {
+		err = os.Rename(d.f.Name(), path)
 	}
 	if err != nil {
-		s.opts.Log.Warn("evidence not kept", "server", string(record.Server), "bytes", len(packed), "error", err)
-		record.Missing = append(record.Missing, "the archive of its evidence: "+words(err))
-		return record, nil
+		return errors.Join(err, ignoreAbsent(os.Remove(d.f.Name())))
 	}
-	record.Evidence = digest
-	return record, nil
-}
-
-func words(err error) string {
-	switch {
-	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
-		return "the disk is full"
-	case errors.Is(err, unix.EROFS):
-		return "the disk is read-only"
-	default:
-		return err.Error()
-	}
-}
-
-// keep stores an archive. When the disk is full it gives up the reserve.
-func (s *Store) keep(packed []byte, digest string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.makeRoomLocked(int64(len(packed))); err != nil {
+	if err := syncDir(s.dir); err != nil {
 		return err
 	}
-	path := filepath.Join(s.dir, fileName(digest))
-	err := writeFile(path, packed)
-	if full(err) && s.giveUpReserveLocked() {
-		return writeFile(path, packed)
-	}
-	if err == nil {
+	a.At = info.ModTime().UTC()
+	s.mu.Lock()
+	s.archives[a.Digest] = a
+	s.mu.Unlock()
+	if !d.wasFull {
 		s.refillLocked()
 	}
-	return err
+	return nil
 }
 
-func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
-
 // makeRoomLocked removes the oldest archives until size more bytes are within
-// the quota.
-func (s *Store) makeRoomLocked(size int64) error {
-	if size > s.opts.Quota {
-		return model.Errorf(model.Precondition, "its %d bytes are more than the quota of %d", size, s.opts.Quota)
-	}
-	archives, err := s.list()
-	if err != nil {
-		return err
-	}
+// the bound.
+func (s *Store) makeRoomLocked(ctx context.Context, size, bound int64, reason string) {
+	archives := s.list()
 	total := size
 	for _, a := range archives {
 		total += a.Size
 	}
+	var gone []Archive
 	for _, a := range archives {
-		if total <= s.opts.Quota {
+		if total <= bound {
 			break
 		}
-		if err := os.Remove(filepath.Join(s.dir, fileName(a.Digest))); err != nil {
-			return err
-		}
+		gone = append(gone, a)
 		total -= a.Size
-		s.opts.Log.Info("evidence removed to stay within its quota", "digest", a.Digest, "bytes", a.Size, "written_at", a.At, "quota", s.opts.Quota)
+	}
+	s.removeAll(ctx, gone, reason)
+}
+
+// Trim removes the archives that are older than age.
+func (s *Store) Trim(ctx context.Context, now time.Time, age time.Duration) {
+	s.room.Lock()
+	defer s.room.Unlock()
+	var gone []Archive
+	for _, a := range s.list() {
+		if now.Sub(a.At) > age {
+			gone = append(gone, a)
+		}
+	}
+	s.removeAll(ctx, gone, "what is kept of ended servers is kept for "+words(age))
+}
+
+func words(d time.Duration) string { return model.Duration(d).String() }
+
+// removeAll announces that the archives are removed, and removes them.
+func (s *Store) removeAll(ctx context.Context, archives []Archive, reason string) {
+	if len(archives) == 0 {
+		return
+	}
+	const named, patience = 20, 5 * time.Second
+	said := model.ObjectsRemoved{Object: model.ObjectEvidence, Count: len(archives), Reason: reason}
+	for i, a := range archives {
+		said.Bytes += a.Size
+		if i < named {
+			said.IDs = append(said.IDs, a.Digest)
+		}
+	}
+	if s.opts.Announce != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+		err := s.opts.Announce(ctx, said)
+		cancel()
+		if err != nil {
+			s.opts.Log.Warn("cannot write down that evidence is removed", "archives", len(archives), "error", err)
+		}
+	}
+	for _, a := range archives {
+		if err := s.remove(a); err != nil {
+			s.opts.Log.Warn("cannot remove evidence", "digest", a.Digest, "error", err)
+			continue
+		}
+		s.opts.Log.Info("evidence removed", "digest", a.Digest, "name", a.Name, "bytes", a.Size, "written_at", a.At, "reason", reason)
+	}
+}
+
+func (s *Store) remove(a Archive) error {
+	if err := ignoreAbsent(os.Remove(filepath.Join(s.dir, a.fileName()))); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.archives, a.Digest)
+	return nil
+}
+
+// Objects implements engine.Inventory.
+func (s *Store) Objects(context.Context) ([]model.Object, error) {
+	var out []model.Object
+	for _, a := range s.list() {
+		o := model.Object{Kind: model.ObjectEvidence, ID: a.Digest, Name: a.Name, Bytes: a.Size, At: a.At}
+		if model.ValidServerID(a.Name) {
+			o.Server = model.ServerID(a.Name)
+		}
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// Remove implements engine.Inventory.
+func (s *Store) Remove(_ context.Context, o model.Object) error {
+	s.mu.Lock()
+	a, known := s.archives[o.ID]
+	s.mu.Unlock()
+	if !known {
+		return nil
+	}
+	if err := s.remove(a); err != nil {
+		return model.Errorf(model.Unavailable, "cannot remove evidence %s: %w", o.ID, err)
 	}
 	return nil
 }
 
-// giveUpReserveLocked reports whether there was a reserve.
-func (s *Store) giveUpReserveLocked() bool {
-	if os.Remove(filepath.Join(s.dir, reserveName)) != nil {
-		return false
+// List returns the archives that are kept, oldest first.
+func (s *Store) List(context.Context) ([]Archive, error) { return s.list(), nil }
+
+func (s *Store) list() []Archive {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	archives := make([]Archive, 0, len(s.archives))
+	for _, a := range s.archives {
+		archives = append(archives, a)
 	}
-	s.opts.Log.Warn("the disk is full: the reserve for evidence is given up", "dir", s.dir, "bytes", s.opts.Reserve)
-	return true
+	slices.SortFunc(archives, func(a, b Archive) int {
+		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Digest, b.Digest))
+	})
+	return archives
 }
 
-// refillLocked makes the reserve if it is not there and there is room. Without
-// it all goes on; only a full disk is met unprepared.
-func (s *Store) refillLocked() {
-	path := filepath.Join(s.dir, reserveName)
-	if info, err := os.Stat(path); err == nil && info.Size() == s.opts.Reserve {
-		return
+// Find returns the newest archive about the server or session; false if none
+// is kept.
+func (s *Store) Find(name string) (found Archive, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.archives {
+		if a.Name == name && (!ok || a.At.After(found.At)) {
+			found, ok = a, true
+		}
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err == nil {
-		err = errors.Join(allocate(f, s.opts.Reserve), f.Close())
-	}
-	if err != nil {
-		_ = os.Remove(path)
-		s.opts.Log.Warn("there is no room for the reserve for evidence", "dir", s.dir, "bytes", s.opts.Reserve, "error", err)
-	}
+	return found, ok
 }
 
-// allocate gives the file real blocks. File systems without fallocate get
-// bytes, which do the same.
-func allocate(f *os.File, size int64) error {
-	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		_, err = f.Write(make([]byte, size))
-	}
-	return err
-}
-
-// Read returns what the archive with the digest holds (Content), as it was
-// written.
-func (s *Store) Read(_ context.Context, digest string) (json.RawMessage, error) {
+// Open returns the files of the archive with the digest. Whoever asked closes
+// them. That no byte of it was changed is certain when Open has returned.
+func (s *Store) Open(digest string) (*Files, error) {
 	if !model.ValidDigest(digest) {
 		return nil, model.Errorf(model.Invalid, "cannot read evidence %q: that is not a digest", digest)
 	}
-	packed, err := os.ReadFile(filepath.Join(s.dir, fileName(digest)))
-	if errors.Is(err, fs.ErrNotExist) {
+	s.mu.Lock()
+	a, known := s.archives[digest]
+	s.mu.Unlock()
+	f, err := os.Open(filepath.Join(s.dir, a.fileName()))
+	if !known || errors.Is(err, fs.ErrNotExist) {
+		_ = f.Close()
 		return nil, model.Errorf(model.NotFound, "cannot read evidence %s: it is not here any more", digest).
 			WithHint("The oldest evidence makes room for the newest. The death record itself stays.")
 	}
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot read evidence %s: %w", digest, err)
 	}
-	if digestOf(packed) != digest {
-		return nil, model.Errorf(model.Internal, "cannot read evidence %s: it was changed since it was written", digest)
-	}
-	content, err := unpack(packed)
-	if err != nil {
-		return nil, model.Errorf(model.Internal, "cannot unpack evidence %s: %w", digest, err)
-	}
-	return content, nil
-}
-
-// List returns the archives that are kept, oldest first.
-func (s *Store) List(context.Context) ([]Archive, error) {
-	archives, err := s.list()
-	if err != nil {
-		return nil, model.Errorf(model.Unavailable, "cannot list the evidence: %w", err)
-	}
-	return archives, nil
-}
-
-func (s *Store) list() ([]Archive, error) {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
+	x := &Files{f: f, at: a.At, legacy: a.Name == ""}
+	if x.size, err = verify(f, digest); err != nil {
+		_ = f.Close()
 		return nil, err
 	}
-	archives := []Archive{}
-	for _, e := range entries {
-		digest := digestIn(e.Name())
-		if digest == "" {
-			continue
-		}
-		info, err := e.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		archives = append(archives, Archive{Digest: digest, Size: info.Size(), At: info.ModTime().UTC()})
-	}
-	slices.SortFunc(archives, func(a, b Archive) int {
-		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Digest, b.Digest))
-	})
-	return archives, nil
-}
-
-// writeFile makes the whole file appear at once and durably, or not at all.
-func writeFile(path string, content []byte) error {
-	f, err := os.OpenFile(path+unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(path+unfinished, path)
-	}
-	if err != nil {
-		return errors.Join(err, ignoreAbsent(os.Remove(path+unfinished)))
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func ignoreAbsent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return x, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -83,7 +84,7 @@ func TestWhatIsWrittenIsReadBack(t *testing.T) {
 	if diff := cmp.Diff(append([]string{"something else"}, missing...), written.Missing); diff != "" {
 		t.Fatal(diff)
 	}
-	want := Content{Version: 1, Record: r, Taken: []string{"alive", "dead"}, Evidence: *dead}
+	want := Content{Version: 2, Record: r, Taken: []string{"alive", "dead"}, Evidence: *dead}
 	want.Processes, want.Listening, want.Missing = alive.Processes, alive.Listening, missing
 	if diff := cmp.Diff(want, read(t, open(t, dir, Options{}), written.Evidence)); diff != "" {
 		t.Fatal(diff)
@@ -134,7 +135,7 @@ func TestReadRefuses(t *testing.T) {
 		t.Errorf("absent: %v", err)
 	}
 	digest := write(t, s, record("shop-aaaaaa"), nil, evidenceOf("x")).Evidence
-	path := filepath.Join(dir, fileName(digest))
+	path := pathOf(t, s, digest)
 	packed, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -152,26 +153,42 @@ func TestOldestMakesRoom(t *testing.T) {
 	var log bytes.Buffer
 	dir := t.TempDir()
 	noise := strings.Repeat("all work and no play ", 50)
-	size := int64(len(mustPack(t, merge(record("shop-aaaaaa"), nil, evidenceOf(noise)))))
-	s := open(t, dir, Options{Quota: 3*size + size/2, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	probe := open(t, t.TempDir(), Options{})
+	write(t, probe, record("shop-aaaaaa"), nil, evidenceOf(noise))
+	kept, _ := probe.List(t.Context())
+	size := kept[0].Size
+	var said []model.ObjectsRemoved
+	opts := Options{Quota: 3*size + size/2, Log: slog.New(slog.NewTextHandler(&log, nil)), Announce: func(_ context.Context, r model.ObjectsRemoved) error {
+		for _, digest := range r.IDs {
+			if found, _ := filepath.Glob(filepath.Join(dir, "*."+strings.TrimPrefix(digest, "sha256:")+suffix)); len(found) != 1 {
+				t.Errorf("%s is gone before it is announced", digest)
+			}
+		}
+		said = append(said, r)
+		return errors.New("nobody listens") // which holds nothing up
+	}}
 	var digests []string
 	for i, id := range []string{"shop-aaaaaa", "shop-bbbbbb", "shop-cccccc", "shop-dddddd", "shop-eeeeee"} {
+		s := open(t, dir, opts)
 		digest := write(t, s, record(id), nil, evidenceOf(noise)).Evidence
 		at := time.Date(2026, 1, 1, 0, 0, i, 0, time.UTC)
-		if err := os.Chtimes(filepath.Join(dir, fileName(digest)), at, at); err != nil {
+		if err := os.Chtimes(pathOf(t, s, digest), at, at); err != nil {
 			t.Fatal(err)
 		}
 		digests = append(digests, digest)
 	}
-	archives, err := s.List(t.Context())
+	archives, err := open(t, dir, opts).List(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var kept []string
+	var left []string
 	for _, a := range archives {
-		kept = append(kept, a.Digest)
+		left = append(left, a.Digest)
 	}
-	if diff := cmp.Diff(digests[2:], kept); diff != "" {
+	if len(said) != 2 || said[1].Count != 1 || said[1].Bytes == 0 || said[1].Object != model.ObjectEvidence {
+		t.Errorf("announced: %+v", said)
+	}
+	if diff := cmp.Diff(digests[2:], left); diff != "" {
 		t.Fatalf("not the three newest are kept:\n%s", diff)
 	}
 	for _, digest := range digests[:2] {
@@ -185,13 +202,15 @@ func TestOldestMakesRoom(t *testing.T) {
 	}
 }
 
-func mustPack(t *testing.T, c Content) []byte {
+func pathOf(t *testing.T, s *Store, digest string) string {
 	t.Helper()
-	packed, _, err := pack(c)
-	if err != nil {
-		t.Fatal(err)
+	for _, a := range s.list() {
+		if a.Digest == digest {
+			return filepath.Join(s.dir, a.fileName())
+		}
 	}
-	return packed
+	t.Fatalf("there is no archive %s", digest)
+	return ""
 }
 
 func TestUnfinishedArchivesAreSwept(t *testing.T) {
@@ -257,6 +276,7 @@ func onFullDisk(t *testing.T, dir string) {
 	if err := unix.Mount("none", dir, "tmpfs", 0, "size=512k"); err != nil {
 		t.Fatal(err)
 	}
+	noisy := &logs{lines: 2000, text: noise(100)}
 	s := open(t, dir, Options{Reserve: 64 << 10})
 	first := write(t, s, record("shop-aaaaaa"), nil, evidenceOf("first"))
 	fillUp(t, dir)
@@ -265,9 +285,26 @@ func onFullDisk(t *testing.T, dir string) {
 		t.Fatalf("the reserve was no use: %+v", second)
 	}
 	fillUp(t, dir)
+	s.opts.Logs = noisy
 	third := write(t, s, record("shop-cccccc"), nil, evidenceOf("third"))
-	if third.Evidence != "" || !strings.HasSuffix(strings.Join(third.Missing, "\n"), "the disk is full") {
-		t.Fatalf("on a full disk without reserve: %+v", third)
+	if third.Evidence == "" || read(t, s, third.Evidence).Log[0].Text != "third" {
+		t.Fatalf("the newest did not take the place of the oldest: %+v", third)
+	}
+	if want := "the whole log (these are its last lines): the disk is full"; strings.Join(third.Missing, "") != want {
+		t.Fatalf("missing %q, want %q", third.Missing, want)
+	}
+	if _, err := s.Open(first.Evidence); model.CodeOf(err) != model.NotFound {
+		t.Fatalf("the oldest is still there: %v", err)
+	}
+	for _, a := range s.list() {
+		if err := s.remove(a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fillUp(t, dir)
+	fourth := write(t, s, record("shop-dddddd"), nil, evidenceOf("fourth"))
+	if fourth.Evidence != "" || !strings.HasSuffix(strings.Join(fourth.Missing, "\n"), "the disk is full") {
+		t.Fatalf("on a full disk without reserve: %+v", fourth)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*"+unfinished)); len(left) != 0 {
 		t.Fatalf("left behind: %v", left)
@@ -275,12 +312,11 @@ func onFullDisk(t *testing.T, dir string) {
 	if err := os.Remove(filepath.Join(dir, "filler")); err != nil {
 		t.Fatal(err)
 	}
-	fourth := write(t, s, record("shop-dddddd"), nil, evidenceOf("fourth"))
+	fifth := write(t, s, record("shop-eeeeee"), nil, evidenceOf("fifth"))
 	info, err := os.Stat(filepath.Join(dir, reserveName))
-	if fourth.Evidence == "" || err != nil || info.Sys().(*syscall.Stat_t).Blocks*512 != 64<<10 {
-		t.Fatalf("with room again: %+v, the reserve %v, %v", fourth, info, err)
+	if fifth.Evidence == "" || err != nil || info.Sys().(*syscall.Stat_t).Blocks*512 != 64<<10 {
+		t.Fatalf("with room again: %+v, the reserve %v, %v", fifth, info, err)
 	}
-	read(t, s, first.Evidence)
 }
 
 func fillUp(t *testing.T, dir string) {
