@@ -259,6 +259,9 @@ func neededImages(s *model.State) []api.BackupImage {
 			if r == nil {
 				continue
 			}
+			if known := s.Images[r.Template.Image]; known != nil && !known.RemovedAt.IsZero() {
+				continue // retention has removed it: the release cannot be rolled back to
+			}
 			img := found[r.Template.Image]
 			if img == nil {
 				img = &api.BackupImage{Image: r.Template.Image}

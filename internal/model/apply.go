@@ -51,7 +51,7 @@ func (s *State) fold(e Event) error {
 	case JournalRestored:
 		s.restore(e)
 	case ImageAdded:
-		s.addImage(p.Image)
+		s.addImage(p.Image, e.Elapsed)
 	case ReleaseCreated:
 		return s.addRelease(p.Release)
 	case TablePublished:
@@ -106,13 +106,13 @@ func (s *State) acknowledge(e Event, generation uint64) {
 	}
 }
 
-func (s *State) addImage(img Image) {
+func (s *State) addImage(img Image, at Instant) {
 	known, ok := s.Images[img.Digest]
 	if !ok {
 		s.Images[img.Digest] = &img
 		known = &img
 	}
-	known.RemovedAt = time.Time{} // its content is here, whatever became of it before
+	known.RemovedAt, known.LastUse = time.Time{}, at // its content is here, whatever became of it before
 	for _, name := range img.Names {
 		for d, other := range s.Images {
 			if d != img.Digest {
@@ -176,6 +176,7 @@ func (s *State) foldService(e Event) error {
 		if svc.Release(p.Release) == nil {
 			return fmt.Errorf("%s has no release %d", name, p.Release)
 		}
+		s.leave(svc, p.Release, e.Elapsed)
 		svc.InService, svc.Pending = p.Release, nil
 		if d := svc.DeploymentByID(p.Deployment); d != nil {
 			d.Switched = true
@@ -191,12 +192,28 @@ func (s *State) foldService(e Event) error {
 	case ServiceDestroying:
 		svc.Destroying = true
 	case ServiceDestroyed:
+		s.leave(svc, 0, e.Elapsed)
 		svc.Destroying, svc.Destroyed, svc.InService, svc.BackOff, svc.Pending = false, true, 0, BackOff{}, nil
 		svc.Meltdown, svc.Losses = nil, nil
 	default:
 		return fmt.Errorf("the fold does not know this kind")
 	}
 	return nil
+}
+
+// leave notes that the release in service gives way to another, or (0) to none.
+func (s *State) leave(svc *Service, to int, at Instant) {
+	old := svc.Release(svc.InService)
+	if old == nil || old.Number == to {
+		return
+	}
+	if svc.Left == nil {
+		svc.Left = map[int]Instant{}
+	}
+	svc.Left[old.Number] = at
+	if img := s.Images[old.Template.Image]; img != nil {
+		img.LastUse = at
+	}
 }
 
 func serviceOf(p Payload) string {

@@ -31,6 +31,7 @@ type Object struct {
 type Kept struct {
 	Object
 	Keep   bool   `json:"keep"`
+	Serves bool   `json:"serves"` // what runs, or is about to, needs it
 	Reason string `json:"reason"` // why it stays, or goes
 }
 

@@ -46,6 +46,7 @@ type Service struct {
 	Pending     *PendingSwitch       `json:"pending,omitempty"` // a switch whose verdict is unknown
 	Destroying  bool                 `json:"destroying"`
 	Destroyed   bool                 `json:"destroyed"`
+	Left        map[int]Instant      `json:"left,omitempty"`        // when each release last left service, by number
 	Recurrence  *DriftRecurrence     `json:"recurrence,omitempty"`  // drift that comes back
 	Sessions    []*Session           `json:"sessions,omitempty"`    // open and ended ones, oldest first, the newest 1,000
 	Experiment  *Experiment          `json:"experiment,omitempty"`  // the one that runs

@@ -54,6 +54,9 @@ func Deploy(s *model.State, req DeployRequest, now model.Now) ([]model.Payload, 
 	if err := deployable(s, req); err != nil {
 		return nil, DeployResult{}, err
 	}
+	if err := removed(s, req.Template.Image, "deploy "+req.Service); err != nil {
+		return nil, DeployResult{}, err
+	}
 	release := model.Release{
 		Service: req.Service, Number: 1, Template: req.Template, Policy: req.Policy,
 		CreatedAt: now.Wall, Author: req.Author, Reason: req.Reason, Provenance: req.Provenance,

@@ -43,6 +43,9 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 	case len(present.Policy.Routes) > 0 && old.Template.Port == 0:
 		return nil, DeployResult{}, model.Errorf(model.Precondition, "cannot roll %s back: release %d serves no port, and the service has a route", req.Service, to)
 	}
+	if err := removed(s, old.Template.Image, fmt.Sprintf("roll %s back to release %d", req.Service, to)); err != nil {
+		return nil, DeployResult{}, err
+	}
 	release := *present
 	release.Template, release.Provenance = old.Template, old.Provenance
 	release.Policy.Health, release.Policy.Validations = old.Policy.Health, old.Policy.Validations
@@ -96,6 +99,8 @@ func RollbackPossible(s *model.State, service string, number int) (bool, string)
 		return false, "no release is in service"
 	case current(svc).TemplateHash == svc.Release(number).TemplateHash:
 		return false, "its template is in service"
+	case removed(s, svc.Release(number).Template.Image, "") != nil:
+		return false, "its image was removed"
 	default:
 		return true, ""
 	}

@@ -24,6 +24,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", fmt.Sprintf("changed the machine's %s from %s to %s", p.Setting, p.From, p.To)
 	case model.ImageAdded:
 		return "", imageInWords(p.Image)
+	case model.ImagePinned, model.ImageRemoved, model.ObjectsRemoved, model.DiskChanged:
+		return "", retentionInWords(p)
 	case model.ReleaseCreated:
 		return p.Release.Service, releaseInWords(p.Release)
 	case model.TablePublished:
@@ -43,6 +45,46 @@ func imageInWords(img model.Image) string {
 		text += ", " + strings.Join(img.Names, ", ")
 	}
 	return text + ")"
+}
+
+// retentionInWords says what is kept, and what is not any more.
+func retentionInWords(p model.Payload) string {
+	switch p := p.(type) {
+	case model.ImagePinned:
+		if !p.Pinned {
+			return fmt.Sprintf("image %s is not pinned any more, by %s", p.Digest.Short(), p.By)
+		}
+		return because(fmt.Sprintf("image %s is pinned by %s", p.Digest.Short(), p.By), p.Reason)
+	case model.ImageRemoved:
+		return because(fmt.Sprintf("image %s is removed, %s", p.Digest.Short(), sizeText(p.Bytes)), p.Reason)
+	case model.ObjectsRemoved:
+		return because(fmt.Sprintf("%d of %s are removed, %s", p.Count, p.Object, sizeText(p.Bytes)), p.Reason)
+	case model.DiskChanged:
+		return fmt.Sprintf("the disk at %s is %s: %s of %s are free", p.Disk.Path, p.Disk.State, sizeText(p.Disk.Free), sizeText(p.Disk.Total))
+	default:
+		return string(p.Kind())
+	}
+}
+
+func because(text, reason string) string {
+	if reason == "" {
+		return text
+	}
+	return text + ": " + reason
+}
+
+// sizeText writes a number of bytes for people.
+func sizeText(n int64) string {
+	switch {
+	case n >= 1<<30:
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	case n >= 1<<20:
+		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+	case n >= 1<<10:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	default:
+		return fmt.Sprintf("%d B", n)
+	}
 }
 
 func releaseInWords(r model.Release) string {
