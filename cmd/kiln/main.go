@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+	_ "time/tzdata" // the zones of chaos windows, also where the machine has none
 
 	"kiln/internal/api"
 	"kiln/internal/buildcontext"

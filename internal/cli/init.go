@@ -59,6 +59,43 @@ service "{{.Name}}" {
   # ephemeral "/var/cache/{{.Name}}" {
   #   size = "64MiB"
   # }
+
+  # What outlives its servers; for files that several servers may write, access = "shared".
+  # volume "data" {
+  #   path   = "/var/lib/{{.Name}}"
+  #   access = "single-writer"
+  #   size   = "10GiB"
+  # }
+
+  # A server that is not its template any more is replaced, which is the default.
+  # drift {
+  #   response = "replace"
+  #   interval = "30s"
+  # }
+
+  # No server gets older than this; identical ones take their places, spread out.
+  # lifetime {
+  #   max_age = "24h"
+  #   jitter  = "10%"
+  # }
+
+  # Does the service survive the loss of a server? Find out while you are at work:
+  # chaos {
+  #   mean_between = "2d"
+  #   hours        = "09:00-15:00"
+  #   days         = ["mon", "tue", "wed", "thu", "fri"]
+  #   time_zone    = "Europe/Berlin"
+  #   kinds        = ["kill", "terminate", "freeze"]
+  #   lasts        = "30s"
+  # }
+
+  # What can be rolled back to, shells in its servers, failed servers for inspection:
+  # retention {
+  #   releases = 5
+  #   for      = "30d"
+  # }
+  # shell = "deny"
+  # park  = "15m"
 }
 `))
 

@@ -38,14 +38,14 @@ func (a *app) logsCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is written from now on")
 	cmd.Flags().IntVar(&tail, "tail", 0, "only the last so many lines")
-	cmd.Flags().StringVar(&since, "since", "", "only what is newer: 10m, or 2026-01-02T15:04:05Z")
+	cmd.Flags().StringVar(&since, "since", "", "only what is newer: 10m, 2d, or 2026-01-02T15:04:05Z")
 	return cmd
 }
 
 // moment reads a point in time, or how long ago it was.
 func (a *app) moment(text string) (time.Time, error) {
-	if d, err := time.ParseDuration(text); err == nil && d >= 0 {
-		return a.Now().Add(-d), nil
+	if d, err := model.ParseDuration(text); err == nil && d >= 0 {
+		return a.Now().Add(-d.D()), nil
 	}
 	if t, err := time.Parse(time.RFC3339, text); err == nil {
 		return t, nil

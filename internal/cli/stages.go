@@ -44,7 +44,7 @@ over it is aborted, and everything goes back to the old release.`,
 		}),
 	}
 	reasonFlag(cmd, &reason)
-	cmd.Flags().DurationVar(&long, "for", 0, "how long at most; then it is aborted (default 24h)")
+	lengthFlag(cmd, &long, "for", 0, "how long at most; then it is aborted (default 24h)")
 	return cmd
 }
 

@@ -1,6 +1,11 @@
 package model
 
-import "time"
+import (
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Instant is a point in kiln's elapsed time: nanoseconds that the instance's
 // machine has been running, suspended time included (CLOCK_BOOTTIME), carried
@@ -30,8 +35,20 @@ type Duration time.Duration
 // D returns d as the standard library's type.
 func (d Duration) D() time.Duration { return time.Duration(d) }
 
-// String formats d as time.Duration does, without empty units: "10m", not "10m0s".
+// day is 24 hours: durations are elapsed time and know no calendar.
+const day = 24 * time.Hour
+
+// String formats d as time.Duration does, without empty units ("10m", not
+// "10m0s"), and two whole days or more in days.
 func (d Duration) String() string {
+	if days := d.D() / day; days >= 2 && d.D()%day == 0 {
+		return strconv.Itoa(int(days)) + "d"
+	}
+	return d.hours()
+}
+
+// hours formats d in units that time.ParseDuration knows.
+func (d Duration) hours() string {
 	s := time.Duration(d).String()
 	if len(s) > 3 && s[len(s)-3:] == "m0s" {
 		s = s[:len(s)-2]
@@ -42,12 +59,39 @@ func (d Duration) String() string {
 	return s
 }
 
-// MarshalText implements encoding.TextMarshaler.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+// MarshalText implements encoding.TextMarshaler. What is written is part of
+// hashes and of the journal's format, so it has no days.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.hours()), nil }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	*d = Duration(v)
+	v, err := ParseDuration(string(b))
+	*d = v
 	return err
+}
+
+// ParseDuration reads what time.ParseDuration does, and days before it: "90d",
+// "1d12h".
+func ParseDuration(text string) (Duration, error) {
+	number, rest, found := strings.Cut(text, "d")
+	if !found || number == "" || strings.Trim(number, "0123456789.") != "" {
+		d, err := time.ParseDuration(text)
+		return Duration(d), err
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || n > float64(math.MaxInt64/2/int64(day)) {
+		return 0, Errorf(Invalid, "%q is longer than a duration can be", text)
+	}
+	d := time.Duration(n * float64(day))
+	if rest != "" {
+		more, err := time.ParseDuration(rest)
+		if err != nil {
+			return 0, err
+		}
+		if more < 0 || more > math.MaxInt64-d {
+			return 0, Errorf(Invalid, "%q is not a duration", text)
+		}
+		d += more
+	}
+	return Duration(d), nil
 }

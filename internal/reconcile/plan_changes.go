@@ -41,7 +41,8 @@ func templateChanges(a, b model.Template) []string {
 	lines = change(lines, "proxy_protocol", proxyText(a.ProxyProtocol), proxyText(b.ProxyProtocol))
 	lines = change(lines, "user_namespace", a.UserNamespace, b.UserNamespace)
 	lines = change(lines, "resources", resourcesText(a.Resources), resourcesText(b.Resources))
-	return change(lines, "ephemeral", ephemeralText(a.Ephemeral), ephemeralText(b.Ephemeral))
+	lines = change(lines, "ephemeral", ephemeralText(a.Ephemeral), ephemeralText(b.Ephemeral))
+	return change(lines, "volumes", volumesText(a.Volumes), volumesText(b.Volumes))
 }
 
 func merged(a, b map[string]string) map[string]string {
@@ -79,6 +80,9 @@ func applies(r *model.Release) []string {
 	lines = append(lines, fmt.Sprintf("user_namespace %t", r.Template.UserNamespace), "resources "+resourcesText(r.Template.Resources))
 	if e := ephemeralText(r.Template.Ephemeral); e != "" {
 		lines = append(lines, "ephemeral "+e)
+	}
+	if v := volumesText(r.Template.Volumes); v != "" {
+		lines = append(lines, "volumes "+v)
 	}
 	return append(lines, policyLines(r.Policy)...)
 }

@@ -27,6 +27,12 @@ func policyLines(p model.Policy) []string {
 		fmt.Sprintf("deploy %s%s, deadline %s, keep_warm %s, max_unavailable %s, overlap %t", d.Strategy, strategyText(d), d.Deadline, d.KeepWarm, d.MaxUnavailable, d.Overlap),
 		fmt.Sprintf("drain requests %s, streams %s, websockets %s", d.Drain.Requests, d.Drain.Streams, d.Drain.WebSockets),
 		fmt.Sprintf("stop signal %s, grace %s", cmp.Or(p.StopSignal, "of the image"), p.StopGrace),
+		driftText(p.Drift),
+		lifetimeText(p.Lifetime),
+		chaosText(p.Chaos),
+		retentionText(p.Retention),
+		"shell " + string(cmp.Or(p.Shell, model.ShellAllow)),
+		parkText(p.Upkeep),
 	}
 }
 

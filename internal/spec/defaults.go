@@ -79,7 +79,7 @@ func stepsText(steps []model.CanaryStep) string {
 // Defaults are the values of everything that need not be declared.
 func Defaults() []Default {
 	h, d := defaultHealth(model.CheckHTTP), defaultDeploy(true)
-	return []Default{
+	return append([]Default{
 		{"image.context", ".", "directory of the build context, from the declaration's directory", ""},
 		{"image.containerfile", defaultContainerfile, "from the context; Dockerfile where there is no Containerfile", ""},
 		{"servers", strconv.Itoa(defaultServers), "how many servers run", ""},
@@ -124,5 +124,27 @@ func Defaults() []Default {
 		{"resources.cpus", "unlimited", "", ""},
 		{"resources.pids", strconv.Itoa(defaultPIDs), "processes and threads", ""},
 		{"ephemeral.size", Size(defaultEphemeral), "of one writable place", ""},
+		{"volume.access", string(model.SingleWriter), "how many servers may have it at a time: one, or all of the service", ""},
+		{"volume.size", "unlimited", "bytes that it may hold", ""},
+	}, upkeepDefaults()...)
+}
+
+func upkeepDefaults() []Default {
+	drift, keep := model.DriftPolicy{}.WithDefaults(), model.RetentionPolicy{}.WithDefaults()
+	return []Default{
+		{"drift.response", string(drift.Response), "what is done about a server that is not its template any more", ""},
+		{"drift.interval", drift.Interval.String(), "how often is looked for what no event tells", ""},
+		{"lifetime", "none", "servers may live for ever", ""},
+		{"lifetime.jitter", strconv.Itoa(defaultJitter) + "%", "of max_age, over which servers are spread out", ""},
+		{"chaos", "none", "nothing is disturbed", ""},
+		{"chaos.hours", "all day", "when experiments begin", ""},
+		{"chaos.days", "every day", "on which the hours begin", ""},
+		{"chaos.time_zone", "UTC", "of hours and days", ""},
+		{"chaos.kinds", string(model.ChaosKill), "ways to disturb a server", ""},
+		{"chaos.lasts", model.DefaultChaosLasts.String(), "at most, of disturbances that last", ""},
+		{"retention.releases", strconv.Itoa(keep.Releases), "how many of the last ones can be rolled back to, whatever their age", ""},
+		{"retention.for", keep.For.String(), "how long since it left service any can be, if that is longer", ""},
+		{"shell", string(model.ShellAllow), "may shells and hotfixes be opened in its servers", ""},
+		{"park", model.DefaultPark.String(), "how long a server that failed to become healthy is kept for inspection", ""},
 	}
 }

@@ -39,7 +39,7 @@ func keptLimits() []Default {
 		{"server log", "8MiB", "of one file; two are kept for each server", "engine/local/logfile.maxFile"},
 		{"server log, line", "16KiB", "longer lines are split", "engine/local/logfile.MaxLine"},
 		{"build cache", "10GiB", "the least used goes first", "image/builder.defaultCacheLimit"},
-		{"build cache, age", "1440h", "what was not used for so long goes", "image/builder.cacheKept"},
+		{"build cache, age", "60d", "what was not used for so long goes", "image/builder.cacheKept"},
 		{"builder idle", "10m", "then its process ends; the next build starts it", "daemon.builderIdle"},
 	}
 }

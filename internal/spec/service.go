@@ -49,7 +49,10 @@ func (b *body) service(block *hclsyntax.Block) *Service {
 	s.connectsAt = in.at("connects")
 	in.resources(&s.Template.Resources)
 	in.ephemeral(&s.Template)
+	in.volumes(&s.Template)
 	in.policy(s)
+	in.upkeep(s)
+	in.oneWriter(s)
 	in.done()
 	return s
 }
@@ -240,7 +243,7 @@ func (b *body) ephemeral(t *model.Template) {
 		in := b.inside(block, "ephemeral \""+labels[0]+"\"")
 		in.size("size", minEphemeral, &e.Size)
 		in.done()
-		if message, hint := ephemeralProblem(labels[0], e.Path, t.Ephemeral); message != "" {
+		if message, hint := mountProblem(labels[0], e.Path, mountPoints(t)); message != "" {
 			b.errorf(at, hint, "ephemeral %q %s", labels[0], message)
 			continue
 		}
@@ -249,7 +252,7 @@ func (b *body) ephemeral(t *model.Template) {
 	slices.SortFunc(t.Ephemeral, func(a, b model.Ephemeral) int { return strings.Compare(a.Path, b.Path) })
 }
 
-func ephemeralProblem(label, clean string, others []model.Ephemeral) (message, hint string) {
+func mountProblem(label, clean string, others []mountPoint) (message, hint string) {
 	switch {
 	case !path.IsAbs(label):
 		return "is not an absolute path", "did you mean \"" + path.Clean("/"+label) + "\"?"
@@ -266,8 +269,8 @@ func ephemeralProblem(label, clean string, others []model.Ephemeral) (message, h
 		}
 	}
 	for _, o := range others {
-		if overlap(clean, o.Path) {
-			return "overlaps ephemeral \"" + o.Path + "\"", "declare one of them"
+		if overlap(clean, o.path) {
+			return "overlaps " + o.what, "declare one of them"
 		}
 	}
 	return "", ""

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+	_ "time/tzdata" // what the program has compiled in
 
 	"github.com/google/go-cmp/cmp"
 
@@ -116,12 +118,15 @@ func TestDesignExampleShowsTheDefaults(t *testing.T) {
 // Defaults is what people read; Parse is what happens.
 func TestDefaultsAreWhatParseGives(t *testing.T) {
 	f, diags := Parse("kiln.hcl", []byte("service \"a\" {\n  image {\n  }\n  port = 80\n  route {\n    listen = \":80\"\n  }\n  health \"http\" {\n  }\n  ephemeral \"/x\" {\n  }\n}\n"+
-		"service \"b\" {\n  image {\n  }\n  port = 80\n  route {\n    listen = \":81\"\n    host = \"b\"\n    tls {\n      acme {\n      }\n    }\n  }\n  deploy {\n    strategy = \"canary\"\n  }\n}"))
+		"service \"b\" {\n  image {\n  }\n  port = 80\n  route {\n    listen = \":81\"\n    host = \"b\"\n    tls {\n      acme {\n      }\n    }\n  }\n  deploy {\n    strategy = \"canary\"\n  }\n"+
+		"  volume \"v\" {\n    path = \"/v\"\n    access = \"shared\"\n  }\n  lifetime {\n    max_age = \"1h\"\n  }\n}\n"+
+		"service \"c\" {\n  image {\n  }\n  volume \"v\" {\n    path = \"/v\"\n  }\n}"))
 	if len(diags) > 0 {
 		t.Fatal(diags)
 	}
 	s := f.Services[0]
 	h, d := s.Policy.Health, s.Policy.Deploy
+	u, drift, keep := f.Services[1].Policy.Upkeep, s.Policy.Drift.WithDefaults(), s.Policy.Retention.WithDefaults()
 	rolling, canary := defaultSurge(), f.Services[1].Policy.Deploy.Canary
 	is := map[string]string{
 		"image.context": s.Build.Context, "protocol": string(s.Template.Protocol),
@@ -132,7 +137,9 @@ func TestDefaultsAreWhatParseGives(t *testing.T) {
 		"deploy.drain.websockets": d.Drain.WebSockets.String(), "deploy.keep_warm": d.KeepWarm.String(),
 		"deploy.max_surge": rolling.String(), "deploy.canary.step": stepsText(canary.Steps), "deploy.canary.step.hold": canary.Steps[0].Hold.String(),
 		"route.tls.acme.directory": f.Services[1].Policy.Routes[0].TLS.ACME.Directory, "user_namespace": strconv.FormatBool(s.Template.UserNamespace),
-		"ephemeral.size": Size(s.Template.Ephemeral[0].Size),
+		"ephemeral.size": Size(s.Template.Ephemeral[0].Size), "volume.access": string(f.Services[2].Template.Volumes[0].Access),
+		"drift.response": string(drift.Response), "drift.interval": drift.Interval.String(), "lifetime.jitter": strconv.Itoa(u.Lifetime.Jitter) + "%",
+		"retention.releases": strconv.Itoa(keep.Releases), "retention.for": keep.For.String(), "park": model.Duration(u.ParkFor()).String(),
 	}
 	for _, def := range Defaults() {
 		if got, ok := is[def.Key]; ok && got != def.Value {
@@ -232,11 +239,52 @@ func checkService(t *testing.T, s *Service) {
 		t.Fatalf("%s: a PROXY header over %s", s.Name, s.Template.Protocol)
 	}
 	checkStrategy(t, s)
+	checkUpkeep(t, s)
 	for _, r := range s.Policy.Routes {
 		checkRoute(t, s, r)
 	}
 	if slices.ContainsFunc(s.Template.Ephemeral, func(e model.Ephemeral) bool { return e.Size <= 0 || !filepath.IsAbs(e.Path) }) {
 		t.Fatalf("%s: ephemeral %v", s.Name, s.Template.Ephemeral)
+	}
+}
+
+func checkUpkeep(t *testing.T, s *Service) {
+	t.Helper()
+	u := s.Policy.Upkeep
+	switch {
+	case s.Template.SingleWriter() && (s.Policy.Servers > 1 || s.Policy.Deploy.KeepWarm > 0 || s.Policy.Deploy.Overlap || s.Policy.Deploy.Strategy != model.BlueGreen):
+		t.Fatalf("%s: two writers at once: %+v", s.Name, s.Policy)
+	case u.Lifetime.MaxAge < 0 || u.Lifetime.MaxAge > 0 && u.Lifetime.MaxAge < minAge || u.Lifetime.Jitter < 0 || u.Lifetime.Jitter > maxJitter:
+		t.Fatalf("%s: lifetime %+v", s.Name, u.Lifetime)
+	case u.Drift.Interval < 0 || u.Retention.Releases < 0 || u.Retention.For < 0 || u.Chaos.MeanBetween < 0 || u.Chaos.Lasts < 0:
+		t.Fatalf("%s: upkeep %+v", s.Name, u)
+	case u.Chaos.Hours != "" && !hoursForm.MatchString(u.Chaos.Hours) || len(u.Chaos.Hours) != 0 && len(u.Chaos.Hours) != len("09:00-15:00"):
+		t.Fatalf("%s: hours %q", s.Name, u.Chaos.Hours)
+	}
+	points := mountPoints(&s.Template)
+	for i, p := range points {
+		if slices.ContainsFunc(points[:i], func(o mountPoint) bool { return overlap(p.path, o.path) }) {
+			t.Fatalf("%s: %s is within another of %v", s.Name, p.what, points)
+		}
+	}
+}
+
+// Every zone that a declaration may name is in the database that is compiled
+// in, and none of the database is missing.
+func TestZones(t *testing.T) {
+	all := zones()
+	for _, name := range all {
+		if _, err := time.LoadLocation(name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(all) < 590 || !slices.Contains(all, "Europe/Berlin") || !slices.Contains(all, "America/Argentina/Ushuaia") || !slices.Contains(all, "UTC") {
+		t.Errorf("%d zones: %q", len(all), all)
+	}
+	for text, want := range map[string]string{"new york": "America/New_York", "europe/berlin": "Europe/Berlin", "Asia/Tokio": "Asia/Tokyo"} {
+		if hint := zoneHint(text); !strings.Contains(hint, `"`+want+`"`) {
+			t.Errorf("%q: %s", text, hint)
+		}
 	}
 }
 

@@ -59,17 +59,15 @@ func otherName(key string) string {
 		"cpu": "cpus", "mem": "memory", "tmpfs": "ephemeral", "limits": "resources",
 		"update": "deploy", "rollout": "deploy", "signal": "stop_signal", "stop_timeout": "stop_grace",
 		"prefix": "path", "hostname": "host", "domain": "host", "address": "listen",
+		"volumes": "volume", "mount": "volume", "recycle": "lifetime", "max_lifetime": "lifetime", "timezone": "time_zone", "zone": "time_zone",
+		"keep": "releases", "mode": "access", "quota": "size", "action": "response", "every": "interval", "duration": "lasts", "mean_time": "mean_between",
 		"retries": "fails", "start_period": "grace", "args_command": "command", "name": "",
 	}[key]
 }
 
 // notYet tells what a key of a later version is for.
 func notYet(key string) string {
-	return map[string]string{
-		"volume": "volumes", "secret": "secrets", "secrets": "secrets",
-		"lifetime": "recycling by age", "drift": "drift detection", "chaos": "chaos",
-		"schedule": "schedules", "retention": "retention",
-	}[key]
+	return map[string]string{"secret": "secrets", "secrets": "secrets", "schedule": "schedules"}[key]
 }
 
 // elsewhere tells how to write a key that was put into the wrong block.
@@ -84,6 +82,10 @@ func elsewhere(key string) string {
 		"cookie":  "deploy { canary { cookie = … } }",
 		"rolling": "deploy { strategy = \"rolling\" }", "memory": "resources { memory = … }", "cpus": "resources { cpus = … }",
 		"connects": "service \"…\" { connects = … }", "user_namespace": "service \"…\" { user_namespace = … }",
+		"max_age": "lifetime { max_age = … }", "jitter": "lifetime { jitter = … }",
+		"mean_between": "chaos { mean_between = … }", "hours": "chaos { hours = … }", "days": "chaos { days = … }", "kinds": "chaos { kinds = … }",
+		"response": "drift { response = … }", "access": "volume \"…\" { access = … }", "releases": "retention { releases = … }",
+		"shell": "service \"…\" { shell = … }", "park": "service \"…\" { park = … }",
 		"context": "image { context = … }", "containerfile": "image { containerfile = … }",
 	}[key]
 }

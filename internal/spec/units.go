@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
 
 	"kiln/internal/model"
 )
@@ -15,13 +14,13 @@ var quantity = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)$`)
 
 // parseDuration reads "1m30s". Where it cannot, the hint says what was meant.
 func parseDuration(text string) (d model.Duration, hint string, ok bool) {
-	v, err := time.ParseDuration(text)
+	v, err := model.ParseDuration(text)
 	if err == nil && v >= 0 {
-		return model.Duration(v), "", true
+		return v, "", true
 	}
 	m := quantity.FindStringSubmatch(text)
 	if m == nil {
-		return 0, `durations look like "500ms", "10s", "1m30s", "2h"`, false
+		return 0, `durations look like "500ms", "10s", "1m30s", "2h", "3d"`, false
 	}
 	switch unit := strings.ToLower(m[2]); unit {
 	case "":
@@ -32,17 +31,18 @@ func parseDuration(text string) (d model.Duration, hint string, ok bool) {
 		return 0, "did you mean " + strconv.Quote(m[1]+"m") + "?", false
 	case "hour", "hours", "hr", "hrs":
 		return 0, "did you mean " + strconv.Quote(m[1]+"h") + "?", false
-	case "d", "day", "days":
-		days, err := strconv.ParseFloat(m[1], 64)
-		if err == nil && days < 10000 {
-			return 0, "did you mean " + strconv.Quote(strconv.FormatFloat(days*24, 'f', -1, 64)+"h") + "?", false
+	case "day", "days":
+		return 0, "did you mean " + strconv.Quote(m[1]+"d") + "?", false
+	case "w", "week", "weeks":
+		if weeks, err := strconv.ParseFloat(m[1], 64); err == nil && weeks < 1000 {
+			return 0, "did you mean " + strconv.Quote(strconv.FormatFloat(weeks*7, 'f', -1, 64)+"d") + "?", false
 		}
-	case "s", "m", "h", "ms": // a right unit, or in capitals
+	case "s", "m", "h", "ms", "d": // a right unit, or in capitals
 		if unit != m[2] {
 			return 0, "did you mean " + strconv.Quote(m[1]+unit) + "?", false
 		}
 	}
-	return 0, `units are ms, s, m and h: "500ms", "10s", "1m30s", "2h"`, false
+	return 0, `units are ms, s, m, h and d: "500ms", "10s", "1m30s", "2h", "3d"`, false
 }
 
 // sizeUnit returns how many bytes a unit has.
