@@ -173,7 +173,9 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	}
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
-	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{Log: d.cfg.Log}); err != nil {
+	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{
+		Announce: d.announce, Logs: d.engine, History: chain{d.journal}, Log: d.cfg.Log,
+	}); err != nil {
 		return err
 	}
 	d.prober = probe.New(probe.Config{
@@ -249,6 +251,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.running.Go(func() { d.cfg.Manager.watch(work, d.cfg.Log, d.answers) })
 	d.running.Go(func() { keeper.NewCopies(d.runDir, d.ensureKeeper, d.cfg.Log).Run(work) })
 	d.running.Go(func() { d.handOver(work) })
+	d.running.Go(func() { d.trimEvidence(work) })
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
 			stop(err)

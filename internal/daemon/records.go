@@ -44,7 +44,7 @@ func (c chain) Chain(ctx context.Context, id model.ServerID) ([]evidence.Event, 
 			}
 			_, text := server.InWords(e.Event)
 			found = append(found, evidence.Event{Seq: e.Event.Seq, Hash: e.Hash.String(), Text: text, Event: e.Raw})
-			if made, ok := e.Event.Data.(model.ServerCreated); ok && made.Server.ID == id {
+			if made, ok := e.Event.Data.(model.ServerCreated); ok && made.ID == id {
 				return oldestFirst(found), nil
 			}
 		}

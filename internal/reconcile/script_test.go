@@ -217,6 +217,9 @@ func (w *world) request(service string, args map[string]string) DeployRequest {
 			},
 		},
 	}
+	if args["park"] != "" {
+		req.Policy.Park = span("park", "")
+	}
 	if args["strategy"] != "" {
 		req.Policy.Deploy.Strategy = model.Strategy(args["strategy"])
 		req.Policy.Deploy.MaxSurge, _ = model.ParseAmount(stdcmp.Or(args["surge"], "25%"))
