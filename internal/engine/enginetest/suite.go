@@ -92,6 +92,7 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"shell ends with its context", shellContext},
 		{"shell leaves nothing", shellLeaves},
 		{"shell refused", shellRefused},
+		{"disturber", disturbed},
 		{"reopen", reopen},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, s) })
