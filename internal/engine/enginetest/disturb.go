@@ -2,7 +2,6 @@ package enginetest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"testing"
@@ -61,63 +60,68 @@ func (s *suite) lasting(t *testing.T, d engine.Disturber, kind model.ChaosKind) 
 	template := s.template("serve", strconv.Itoa(servePort))
 	template.Resources.CPU = 200
 	template.Ephemeral = []model.Ephemeral{{Path: "/scratch", Size: 1 << 20}}
-	ref := s.server(t)
-	s.mustProvision(t, ref, template)
-	address := s.await(t, ref.ID, model.Running).Address
-	dialer, reachable := s.Engine.(engine.Dialer)
-	answers := func(within time.Duration) error {
-		ctx, cancel := context.WithTimeout(t.Context(), within)
-		defer cancel()
-		return get(ctx, dialer, ref.ID, address)
-	}
-	if reachable {
-		eventually(t, "the server answers", func() error { return answers(time.Second) })
-	}
-	disturb := func(lasts time.Duration) {
-		t.Helper()
-		err := d.Disturb(t.Context(), ref, model.Disturbance{Kind: kind, Lasts: model.Duration(lasts)})
-		if model.CodeOf(err) == model.Invalid {
-			t.Skipf("this engine cannot: %v", err)
-		}
-		if err != nil {
-			t.Fatalf("Disturb: %v", err)
-		}
-	}
-	silent := kind == model.ChaosFreeze || kind == model.ChaosLoss
-	felt := func() error {
-		switch err := answers(150 * time.Millisecond); {
-		case silent && err == nil:
-			return errors.New("it answers")
-		case kind == model.ChaosLatency && err == nil:
-			return errors.New("it answers at once")
-		}
-		return nil
-	}
-	disturb(2 * time.Second)
-	if reachable {
-		if err := felt(); err != nil {
-			t.Errorf("a server with %s: %v", kind, err)
-		}
-		eventually(t, fmt.Sprintf("%s ends by itself", kind), func() error { return answers(150 * time.Millisecond) })
-	}
-	disturb(time.Minute)
-	if reachable {
-		if err := felt(); err != nil {
-			t.Errorf("a server with %s, again: %v", kind, err)
-		}
-	}
-	if err := d.Calm(t.Context(), ref); err != nil {
+	v := &victim{kind: kind, engine: d, ref: s.server(t)}
+	s.mustProvision(t, v.ref, template)
+	v.address = s.await(t, v.ref.ID, model.Running).Address
+	v.dialer, _ = s.Engine.(engine.Dialer)
+	v.awaitAnswer(t, "it began")
+	v.disturb(t, 2*time.Second)
+	v.awaitAnswer(t, "its time was over")
+	v.disturb(t, time.Minute)
+	if err := d.Calm(t.Context(), v.ref); err != nil {
 		t.Fatalf("Calm: %v", err)
 	}
-	if reachable {
-		eventually(t, fmt.Sprintf("%s is undone", kind), func() error { return answers(150 * time.Millisecond) })
-	}
-	disturb(time.Minute)
+	v.awaitAnswer(t, "it was undone")
+	v.disturb(t, time.Minute)
 	begun := time.Now()
-	if err := s.Engine.Stop(t.Context(), ref, "", 5*time.Second); err != nil {
+	if err := s.Engine.Stop(t.Context(), v.ref, "", 5*time.Second); err != nil {
 		t.Errorf("a disturbed server cannot be stopped: %v", err)
 	}
 	if took := time.Since(begun); took > 4*time.Second {
 		t.Errorf("a disturbed server took %s to stop", took)
+	}
+}
+
+// victim is a server that is disturbed in one way.
+type victim struct {
+	kind    model.ChaosKind
+	engine  engine.Disturber
+	ref     engine.Ref
+	address string
+	dialer  engine.Dialer // nil: nothing of it can be felt
+}
+
+// atOnce is how soon a server that nothing disturbs answers.
+const atOnce = 200 * time.Millisecond
+
+func (v *victim) answers(t *testing.T) error {
+	ctx, cancel := context.WithTimeout(t.Context(), atOnce)
+	defer cancel()
+	return get(ctx, v.dialer, v.ref.ID, v.address)
+}
+
+func (v *victim) awaitAnswer(t *testing.T, when string) {
+	t.Helper()
+	if v.dialer != nil {
+		eventually(t, fmt.Sprintf("the server answers after %s (%s)", when, v.kind), func() error { return v.answers(t) })
+	}
+}
+
+// disturb disturbs the server and checks that it is felt.
+func (v *victim) disturb(t *testing.T, lasts time.Duration) {
+	t.Helper()
+	err := v.engine.Disturb(t.Context(), v.ref, model.Disturbance{Kind: v.kind, Lasts: model.Duration(lasts)})
+	if model.CodeOf(err) == model.Invalid {
+		t.Skipf("this engine cannot: %v", err)
+	}
+	if err != nil {
+		t.Fatalf("Disturb: %v", err)
+	}
+	switch v.kind {
+	case model.ChaosFreeze, model.ChaosLoss, model.ChaosLatency:
+		if v.dialer != nil && v.answers(t) == nil {
+			t.Errorf("a server with %s answers at once", v.kind)
+		}
+	default: // what it does to a server is up to that
 	}
 }
