@@ -91,11 +91,11 @@ type victim struct {
 	dialer  engine.Dialer // nil: nothing of it can be felt
 }
 
-// atOnce is how soon a server that nothing disturbs answers.
-const atOnce = 200 * time.Millisecond
+// promptly is how soon a server that nothing disturbs answers.
+const promptly = 200 * time.Millisecond
 
 func (v *victim) answers(t *testing.T) error {
-	ctx, cancel := context.WithTimeout(t.Context(), atOnce)
+	ctx, cancel := context.WithTimeout(t.Context(), promptly)
 	defer cancel()
 	return get(ctx, v.dialer, v.ref.ID, v.address)
 }
