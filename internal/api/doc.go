@@ -32,6 +32,10 @@ const (
 	PathImport     = "/v1/images/import"                    // POST ?name= body: archive → ImageResult
 	PathPull       = "/v1/images/pull"                      // POST PullRequest → ImageResult
 	PathBuild      = "/v1/builds"                           // POST BuildRequest → stream of BuildEvent; the last has Result or Error
+	PathMetrics    = "/metrics"                             // GET → the present values, in the text format of Prometheus
+	PathQueries    = "/api/v1/"                             // below it the API of Prometheus, for reading: query, query_range, labels, label/NAME/values, series, metadata
+	PathQuery      = "/api/v1/query"                        // GET ?query= &time= → MetricsAnswer in an envelope
+	PathQueryRange = "/api/v1/query_range"                  // GET ?query= &start= &end= &step= → the same
 	PathSession    = "/v1/builds/{build}/session"           // POST with Upgrade: kiln-build → the connection becomes the build's session
 )
 

@@ -80,6 +80,7 @@ type Config struct {
 	Builder  Builder
 	Evidence Evidence
 	Backups  Backups
+	Metrics  http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Log      *slog.Logger
 }
 
@@ -106,6 +107,10 @@ func New(cfg Config) *Server {
 	s.registerCommands(h)
 	s.registerStreams(h)
 	s.registerImages(h)
+	if cfg.Metrics != nil {
+		s.mux.Handle(api.PathMetrics, cfg.Metrics)
+		s.mux.Handle(api.PathQueries, cfg.Metrics)
+	}
 	return s
 }
 

@@ -52,8 +52,11 @@ type envelope struct {
 	Data     any      `json:"data,omitempty"`
 	Type     string   `json:"errorType,omitempty"`
 	Error    string   `json:"error,omitempty"`
-	Hint     string   `json:"hint,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
+	// The same as kiln's own API says it.
+	Code   model.Code `json:"code,omitempty"`
+	Detail string     `json:"detail,omitempty"`
+	Hint   string     `json:"hint,omitempty"`
 }
 
 // maxForm bounds what a question may be long.
@@ -73,7 +76,7 @@ func respond(w http.ResponseWriter, r *http.Request, answer func(*http.Request) 
 		out.Warnings = a.warnings
 	}
 	if err != nil {
-		out = envelope{Status: "error", Type: "internal", Error: err.Error(), Hint: model.HintOf(err)}
+		out = envelope{Status: "error", Type: "internal", Error: err.Error(), Code: model.CodeOf(err), Detail: err.Error(), Hint: model.HintOf(err)}
 		switch status = http.StatusInternalServerError; model.CodeOf(err) {
 		case model.Invalid:
 			out.Type, status = "bad_data", http.StatusBadRequest
