@@ -169,4 +169,5 @@ type VolumeObserved struct {
 	Servers   []model.ServerID
 	Snapshots []string // ids
 	CanCopy   bool     // snapshots can be made
+	Bounded   bool     // its size is enforced
 }
