@@ -27,6 +27,8 @@ const (
 	PathVerify     = "/v1/audit/verify"                     // GET → AuditReport
 	PathBackup     = "/v1/backup"                           // GET ?images= &evidence= → the archive; a trailer says what went wrong
 	PathDeath      = "/v1/servers/{server}/record"          // GET → DeathRecord with Evidence
+	PathEvidence   = "/v1/evidence"                         // GET ?service= → EvidenceList
+	PathArchive    = "/v1/evidence/{archive}"               // GET → the archive (tar.zst); of a server, a session, or with a digest
 	PathImages     = "/v1/images"                           // GET → Images
 	PathImage      = "/v1/images/{image}"                   // GET → Image; a digest, its beginning, or a name (escaped)
 	PathImport     = "/v1/images/import"                    // POST ?name= body: archive → ImageResult

@@ -181,7 +181,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
 	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{
-		Announce: d.announce, Logs: d.engine, History: chain{d.journal}, Log: d.cfg.Log,
+		Announce: d.announce, Logs: d.engine, History: chain{d.journal}, Metrics: hour{d}, Log: d.cfg.Log,
 	}); err != nil {
 		return err
 	}
@@ -291,7 +291,8 @@ func (d *daemon) handler() http.Handler {
 	return server.New(server.Config{
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
-		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Backups: backups{d.source(d.journal)}, Metrics: d.metrics.Handler(), Log: d.cfg.Log,
+		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence},
+		Backups: backups{d.source(d.journal)}, Metrics: d.metrics.Handler(), Log: d.cfg.Log,
 	})
 }
 

@@ -3,10 +3,14 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"errors"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
+	"kiln/internal/api"
+	"kiln/internal/engine"
 	"kiln/internal/evidence"
 	"kiln/internal/journal"
 	"kiln/internal/model"
@@ -73,6 +77,15 @@ func concerns(e journal.Entry, id model.ServerID) bool {
 	}
 }
 
+// hour is the last hour of a server, from the metrics that are there once the
+// daemon decides.
+type hour struct{ d *daemon }
+
+// Hour implements evidence.Metrics.
+func (h hour) Hour(ctx context.Context, id model.ServerID) ([]byte, error) {
+	return h.d.metrics.Hour(ctx, id)
+}
+
 // announce writes down that evidence is going to be removed.
 func (d *daemon) announce(ctx context.Context, removed model.ObjectsRemoved) error {
 	return d.control.Do(ctx, "kiln", func(*model.State, *model.Snapshot, model.Now) ([]model.Payload, error) {
@@ -101,4 +114,40 @@ func (d *daemon) trimEvidence(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// archives shows the evidence to the API.
+type archives struct{ s *evidence.Store }
+
+// List implements server.Archives.
+func (a archives) List(ctx context.Context) ([]api.Archive, error) {
+	kept, err := a.s.List(ctx)
+	out := make([]api.Archive, len(kept))
+	for i, k := range kept {
+		out[i] = api.Archive{Name: k.Name, Digest: k.Digest, Size: k.Size, At: k.At}
+	}
+	return out, err
+}
+
+// Raw implements server.Archives.
+func (a archives) Raw(_ context.Context, digest string) (io.ReadCloser, error) {
+	files, err := a.s.Open(digest)
+	if err != nil {
+		return nil, err
+	}
+	return rawArchive{files.Raw(), files}, nil
+}
+
+type rawArchive struct {
+	*io.SectionReader
+	io.Closer
+}
+
+// Log implements server.Archives.
+func (a archives) Log(ctx context.Context, digest string, opts engine.LogOptions, sink func(engine.LogLine) error) error {
+	files, err := a.s.Open(digest)
+	if err != nil {
+		return err
+	}
+	return errors.Join(files.Log(ctx, opts, sink), files.Close())
 }
