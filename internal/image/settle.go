@@ -76,7 +76,7 @@ func (s *Store) inherited(ctx context.Context, m ocispec.Manifest, bases []model
 // settledLabel is the label by which a layer refers to what it became. It is a
 // reference that containerd's collector follows.
 func settledLabel(epoch time.Time) string {
-	return fmt.Sprintf("containerd.io/gc.ref.content.kiln-at-%d", epoch.Unix())
+	return fmt.Sprintf("%s%d", settledPrefix, epoch.Unix())
 }
 
 // settleLayer returns the layer that desc becomes, which is written once.

@@ -56,16 +56,15 @@ type image struct {
 }
 
 type server struct {
-	id        model.ServerID
-	epoch     uint64
-	template  model.Template
-	hash      string
-	program   Program
-	address   string
-	accepted  time.Time
-	exit      *model.Exit // set when it has ended by anything but its own time
-	busy      bool        // a mutation is under way
-	disturbed disturbance
+	id       model.ServerID
+	epoch    uint64
+	template model.Template
+	hash     string
+	program  Program
+	address  string
+	accepted time.Time
+	exit     *model.Exit // set when it has ended by anything but its own time
+	busy     bool        // a mutation is under way
 }
 
 // NewWorld returns a world without images and servers whose machine has so

@@ -106,6 +106,8 @@ func (s *server) answer(ctx context.Context, conn net.Conn) {
 	switch {
 	case h.Session:
 		s.lend(ctx, h.ID, rest)
+	case h.Cache != nil:
+		s.cache(ctx, *h.Cache, rest)
 	case h.Build != nil:
 		s.build(ctx, h.ID, *h.Build, rest)
 	}

@@ -55,17 +55,25 @@ type Event struct {
 // beside the id is set. After Session, the connection is the one that
 // buildcontext.Serve speaks. After Build, the builder sends replies.
 type hello struct {
-	ID      string   `json:"id"` // joins the two connections of a build
-	Session bool     `json:"session,omitempty"`
-	Build   *Request `json:"build,omitempty"`
+	ID      string        `json:"id"` // joins the two connections of a build
+	Session bool          `json:"session,omitempty"`
+	Build   *Request      `json:"build,omitempty"`
+	Cache   *cacheRequest `json:"cache,omitempty"`
 }
 
-// reply is one line from the builder; exactly one field is set. The last one is
-// a result or a failure.
+// cacheRequest is about the build cache: the answer is one reply.
+type cacheRequest struct {
+	Remove []string `json:"remove,omitempty"` // ids of records; none: list them
+}
+
+// reply is one line from the builder. The last one is a result, a failure or, of
+// what is asked about the cache, the only one.
 type reply struct {
-	Event   *Event   `json:"event,omitempty"`
-	Result  *Result  `json:"result,omitempty"`
-	Failure *failure `json:"failure,omitempty"`
+	Event   *Event         `json:"event,omitempty"`
+	Result  *Result        `json:"result,omitempty"`
+	Failure *failure       `json:"failure,omitempty"`
+	Cache   []model.Object `json:"cache,omitempty"` // the answer to a cacheRequest that lists
+	Done    bool           `json:"done,omitempty"`  // the answer to a cacheRequest
 }
 
 // failure is a model.Error on the wire.
@@ -108,8 +116,13 @@ func (l *lines) send(v any) error {
 	return err
 }
 
+// maxCache bounds the answer about the build cache.
+const maxCache = 64 << 20
+
 // receive reads one line into v.
-func receive(r *bufio.Reader, v any) error {
+func receive(r *bufio.Reader, v any) error { return receiveAtMost(r, v, maxLine) }
+
+func receiveAtMost(r *bufio.Reader, v any, most int) error {
 	var line []byte
 	for {
 		part, err := r.ReadSlice('\n')
@@ -120,7 +133,7 @@ func receive(r *bufio.Reader, v any) error {
 		if !errors.Is(err, bufio.ErrBufferFull) {
 			return err
 		}
-		if len(line) > maxLine {
+		if len(line) > most {
 			return errors.New("a line is too long")
 		}
 	}
