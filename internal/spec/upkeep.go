@@ -14,6 +14,7 @@ import (
 // Bounds of upkeep.
 const (
 	minAge      = model.Duration(time.Minute) // a server has to have been observed before it is replaced by another
+	minKeep     = model.Duration(time.Second) // the newest releases stay whatever their age
 	maxJitter   = 90                          // per cent
 	maxReleases = 1000
 )
@@ -132,7 +133,7 @@ func (b *body) retention(r *model.RetentionPolicy) {
 	}
 	releases, keep := model.DefaultKeepReleases, model.DefaultKeepFor
 	in.integer("releases", 1, maxReleases, &releases)
-	in.duration("for", minAge, &keep)
+	in.duration("for", minKeep, &keep)
 	in.done()
 	if releases != model.DefaultKeepReleases {
 		r.Releases = releases
