@@ -27,6 +27,7 @@ type Version struct {
 // Status is the answer to "what runs?".
 type Status struct {
 	Services []ServiceStatus `json:"services"`
+	Storage  *Storage        `json:"storage,omitempty"` // as it was seen last; null: not yet
 }
 
 // ServiceStatus is one service.

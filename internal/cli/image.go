@@ -128,12 +128,14 @@ func (a *app) refer(ctx context.Context, ref string) (*made, error) {
 		return err
 	})
 	switch {
-	case err == nil && (local.Source == "import" || local.Source == "build" || strings.Contains(ref, "sha256:")):
+	case err == nil && local.RemovedAt.IsZero() && (local.Source == "import" || local.Source == "build" || strings.Contains(ref, "sha256:")):
 		return &made{local.Digest, local.Provenance, api.ImageResult{Image: local.Digest, Name: ref, Size: local.Size}}, nil
 	case err != nil && model.CodeOf(err) != model.NotFound:
 		return nil, err
 	case err != nil && model.ValidDigest(ref):
 		return nil, err
+	case err == nil && strings.HasPrefix(ref, "sha256:"): // removed: the daemon says when, and how to get it again
+		return &made{local.Digest, local.Provenance, api.ImageResult{Image: local.Digest, Name: ref, Size: local.Size}}, nil
 	}
 	a.progressf("asking for %s", ref)
 	began := a.Now()

@@ -45,6 +45,7 @@ func (a *app) imagesCommand() *cobra.Command {
 			}),
 		},
 		a.importCommand(),
+		a.pinCommand(true), a.pinCommand(false), a.outdatedCommand(),
 		&cobra.Command{
 			Use: "pull REFERENCE", Short: "Fetch an image of a registry and record its digest",
 			Example: "  kiln images pull registry.example.com/shop:1.4",
@@ -102,6 +103,12 @@ func (a *app) showImage(i *api.Image) {
 	field("names", strings.Join(i.Names, " "))
 	field("size", bytesText(i.Size))
 	field("created", stamp(i.CreatedAt))
+	if !i.RemovedAt.IsZero() {
+		field("removed", stamp(i.RemovedAt)+", for nothing held it any more")
+	}
+	if i.Pinned != nil {
+		field("pinned by", strings.TrimSuffix(i.Pinned.By+": "+i.Pinned.Reason, ": "))
+	}
 	field("source", i.Source)
 	field("author", i.Author)
 	field("reason", i.Reason)

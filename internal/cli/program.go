@@ -61,13 +61,9 @@ type DaemonOptions struct {
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
 	BuildMemory int64
-	// MetricsListen is an address on which metrics are served; "": none.
-	MetricsListen    string
-	MetricsRetention time.Duration // 0: the default
-	MetricsSize      int64         // bytes; 0: the default
-	Debug            bool          // log more
-	JSON             bool          // log JSON
-	Version          string
+	Debug       bool // log more
+	JSON        bool // log JSON
+	Version     string
 }
 
 // app is the state of one run.
@@ -152,7 +148,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 	f.StringVarP(&a.opts.message, "message", "m", "", "the reason, for the history")
 	f.BoolVarP(&a.opts.verbose, "verbose", "v", false, "show the output of build steps")
 	for _, cmd := range []*cobra.Command{
-		a.initCommand(), a.validateCommand(), a.planCommand(), a.buildCommand(), a.deployCommand(), a.doctorCommand(),
+		a.initCommand(), a.validateCommand(), a.planCommand(), a.buildCommand(), a.deployCommand(), a.rebuildCommand(), a.doctorCommand(),
 	} {
 		// Only these read the declaration; elsewhere -f follows.
 		cmd.Flags().StringVarP(&a.opts.file, "file", "f", defaultFile, "the declaration")
@@ -161,7 +157,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 	root.AddCommand(
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
-		a.evidenceCommand(), a.metricsCommand(), a.imagesCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
+		a.evidenceCommand(), a.imagesCommand(), a.gcCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
 		manCommand(),
 	)

@@ -36,6 +36,9 @@ func (a *app) statusCommand() *cobra.Command {
 				}
 				a.service(s)
 			}
+			if len(names) == 0 {
+				a.storage(status.Storage)
+			}
 			return nil
 		}),
 	}

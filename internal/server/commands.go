@@ -50,6 +50,12 @@ func capacity(snap *model.Snapshot) *model.Capacity {
 }
 
 func (s *Server) deploy(ctx context.Context, in *deployInput) (*reply[api.DeployAccepted], error) {
+	err := s.fits("deploy "+in.Service, func(st *model.State, snap *model.Snapshot) int64 {
+		return reconcile.DeployNeed(st, snap, in.Body.Template.Image)
+	})
+	if err != nil {
+		return nil, s.refuse(err)
+	}
 	return s.deployed(ctx, in.Service, in.Body.Author, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		if st.Images[in.Body.Template.Image] == nil {
 			return nil, reconcile.DeployResult{}, model.Errorf(model.NotFound, "cannot deploy %s: no image %s is here", in.Service, in.Body.Template.Image).

@@ -16,6 +16,7 @@ import (
 
 	"kiln/internal/api"
 	"kiln/internal/model"
+	"kiln/internal/reconcile"
 )
 
 // sessionTimeout is how long a build waits for its client's context.
@@ -36,6 +37,9 @@ func (s *Server) images(context.Context, *struct{}) (*reply[api.Images], error) 
 	out := &reply[api.Images]{api.Images{Images: []model.Image{}}}
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
 		for _, img := range st.Images {
+			if !img.RemovedAt.IsZero() {
+				continue // it is not here any more
+			}
 			out.Body.Images = append(out.Body.Images, copyOf(img))
 		}
 	})
@@ -74,6 +78,9 @@ func (s *Server) image(ctx context.Context, in *imageInput) (*reply[api.Image], 
 		return nil, s.refuse(err)
 	}
 	shown, err := s.cfg.Images.Show(ctx, known.Digest)
+	if model.CodeOf(err) == model.NotFound && !known.RemovedAt.IsZero() {
+		shown, err = api.Image{Layers: []api.Layer{}}, nil // what is known of it is all there is
+	}
 	if err != nil {
 		return nil, s.refuse(err)
 	}
@@ -122,19 +129,24 @@ func users(st *model.State, digest model.Digest) []string {
 	return out
 }
 
+// usedAgain is how old the last use of an image may be that is made again
+// without being journalled again.
+const usedAgain = 10 * time.Minute
+
 // added journals an image. What is not in the journal does not exist for kiln,
 // so this comes before the answer.
 func (s *Server) added(ctx context.Context, img model.Image) error {
-	return s.cfg.Control.Do(ctx, img.Author, func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
+	return s.cfg.Admission.Admit(ctx, img.Author, func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
 		img.CreatedAt = now.Wall
 		if known := st.Images[img.Digest]; known != nil {
 			fresh := slices.DeleteFunc(slices.Clone(img.Names), func(n string) bool { return slices.Contains(known.Names, n) })
-			if len(fresh) == 0 {
+			lately := known.RemovedAt.IsZero() && now.Elapsed.Sub(known.LastUse) < usedAgain
+			if len(fresh) == 0 && lately {
 				return nil, nil
 			}
 		}
 		return []model.Payload{model.ImageAdded{Image: img}}, nil
-	})
+	}, func() bool { return s.present(ctx, img.Digest) })
 }
 
 type pullInput struct{ Body api.PullRequest }
@@ -148,6 +160,9 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 	}
 	if local != nil {
 		return &reply[api.ImageResult]{api.ImageResult{Image: local.Digest, Name: in.Body.Ref, Size: local.Size}}, nil
+	}
+	if err := s.fits("pull "+in.Body.Ref, nothing); err != nil {
+		return nil, s.refuse(err)
 	}
 	img, err := s.cfg.Images.Pull(ctx, in.Body.Ref)
 	if err != nil {
@@ -169,7 +184,11 @@ func (s *Server) present(ctx context.Context, digest model.Digest) bool {
 func (s *Server) importImage(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	query := r.URL.Query()
-	img, err := s.cfg.Images.Import(r.Context(), r.Body, query.Get("name"))
+	var img model.Image
+	err := s.fits("import "+query.Get("name"), func(*model.State, *model.Snapshot) int64 { return max(0, r.ContentLength) })
+	if err == nil {
+		img, err = s.cfg.Images.Import(r.Context(), r.Body, query.Get("name"))
+	}
 	if err == nil {
 		img.Author, img.Reason, img.Source = query.Get("author"), query.Get("reason"), "import"
 		err = s.added(r.Context(), img)
@@ -190,6 +209,10 @@ type buildInput struct{ Body api.BuildRequest }
 // build streams a build's progress. Its first line names the build, so that
 // the client can bring its context.
 func (s *Server) build(_ context.Context, in *buildInput) (*huma.StreamResponse, error) {
+	err := s.fits("build "+in.Body.Service, func(st *model.State, _ *model.Snapshot) int64 { return reconcile.BuildNeed(st, in.Body.Service) })
+	if err != nil {
+		return nil, s.refuse(err)
+	}
 	id := strings.ToLower(rand.Text())
 	waiting := make(chan net.Conn, 1)
 	s.mu.Lock()

@@ -68,32 +68,22 @@ type Evidence interface {
 	Read(ctx context.Context, digest string) (json.RawMessage, error)
 }
 
-// Archives are what Evidence is read from.
-type Archives interface {
-	// List returns all that are kept, oldest first.
-	List(ctx context.Context) ([]api.Archive, error)
-	// Raw returns the bytes of one. Whoever asked closes them.
-	Raw(ctx context.Context, digest string) (io.ReadCloser, error)
-	// Log passes the lines that a server wrote to sink, as Logs does for those
-	// that are there.
-	Log(ctx context.Context, digest string, opts engine.LogOptions, sink func(engine.LogLine) error) error
-}
-
 // Config is what a Server works with.
 type Config struct {
-	Version  api.Version
-	Control  Control
-	Clock    Clock
-	Engine   engine.Engine
-	Logs     engine.Logger
-	History  History
-	Images   Images
-	Builder  Builder
-	Evidence Evidence
-	Archives Archives
-	Backups  Backups
-	Metrics  http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
-	Log      *slog.Logger
+	Version   api.Version
+	Control   Control
+	Clock     Clock
+	Engine    engine.Engine
+	Logs      engine.Logger
+	History   History
+	Images    Images
+	Builder   Builder
+	Evidence  Evidence
+	Backups   Backups
+	Retention Retention
+	Admission Admission
+	Rooms     control.Rooms
+	Log       *slog.Logger
 }
 
 // Server is the API of one instance.
@@ -119,11 +109,7 @@ func New(cfg Config) *Server {
 	s.registerCommands(h)
 	s.registerStreams(h)
 	s.registerImages(h)
-	s.registerEvidence(h)
-	if cfg.Metrics != nil {
-		s.mux.Handle(api.PathMetrics, cfg.Metrics)
-		s.mux.Handle(api.PathQueries, cfg.Metrics)
-	}
+	s.registerRetention(h)
 	return s
 }
 

@@ -74,7 +74,6 @@ func wanted() [][2]string {
 			}
 		}
 	}
-	list = append(list, chaosWanted()...)
 	for _, f := range faults() {
 		list = append(list, [2]string{kindFault, f})
 	}

@@ -136,9 +136,7 @@ const guardWindow = time.Minute
 
 func (w *world) noteHealth(p model.ServerHealth, s *model.State) {
 	if srv := s.Server(p.ID); srv != nil && srv.Phase == model.PhaseServing && p.Status == model.Unhealthy {
-		if x := s.Services[srv.Service].Experiment; x == nil || x.Server != srv.ID {
-			w.fact(p.ID).lost = w.now
-		}
+		w.fact(p.ID).lost = w.now
 		w.noteLoss(srv, s)
 	}
 }
