@@ -6,12 +6,14 @@ import (
 	"time"
 )
 
-// The polite close of websockets is spread over the window so that their
-// clients do not all come back at once. The last tenth is left for the answers.
-const (
-	spreadParts = 10
-	spreadUsed  = 9
-)
+// spreadOver returns the part of a window over which the polite close of
+// websockets is spread, so that their clients do not all come back at once. The
+// rest, a tenth or what an answer may take, is for frames under way to end and
+// for the answers; where the window is short, half of it.
+func spreadOver(window int64) int64 {
+	window = max(0, window)
+	return window - min(window/2, max(window/10, int64(closeWait)))
+}
 
 // spreadLocked gives every websocket of a draining server the time of its
 // polite close, evenly between now and the deadline.
@@ -33,8 +35,7 @@ func (s *server) spreadLocked() {
 		}
 		x.closeAt = 0
 		if s.drain != nil {
-			window := max(0, s.drain.WebSockets-now) / spreadParts * spreadUsed
-			x.closeAt = now + window/(2*n)*(2*i+1)
+			x.closeAt = now + spreadOver(s.drain.WebSockets-now)/(2*n)*(2*i+1)
 		}
 		i++
 	}
@@ -50,8 +51,7 @@ func (x *exchange) becomeWebSocket(t *webSocket) {
 	x.tunnel.Store(t)
 	if s.drain != nil {
 		now := boottime()
-		window := max(1, s.drain.WebSockets-now)
-		x.closeAt = now + rand.Int64N(window/spreadParts*spreadUsed+1)
+		x.closeAt = now + rand.Int64N(spreadOver(s.drain.WebSockets-now)+1)
 	}
 }
 
@@ -83,6 +83,9 @@ func (s *server) endDue(wall time.Time, now int64) (next int64) {
 	for x := s.open; x != nil; x = x.next {
 		cutAt, closeAt := s.dueLocked(x, wall)
 		if cutAt <= now {
+			if t := x.tunnel.Load(); t != nil {
+				t.lastWord()
+			}
 			x.cut()
 			continue
 		}

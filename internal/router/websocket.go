@@ -15,6 +15,10 @@ import (
 // closeWait is how long the other end may take to answer a polite close.
 const closeWait = 5 * time.Second
 
+// lastWordLimit is how long a close may take to be written that comes with the
+// cut: nothing, as long as the end reads.
+const lastWordLimit = 5 * time.Millisecond
+
 // serviceRestart is the close code that tells a client to come back soon.
 const serviceRestart = 1012
 
@@ -49,6 +53,24 @@ func (t *webSocket) beginClose() {
 			// hold them.
 			go f.sayGoodbye()
 		}
+	}
+}
+
+// lastWord tells both ends that the service restarts, right before they are cut,
+// where that was not said before and is possible at once. It hardly waits.
+func (t *webSocket) lastWord() {
+	for _, f := range []*flow{&t.toServer, &t.toClient} {
+		if !f.mu.TryLock() {
+			continue // a frame is being written: no other may begin
+		}
+		if !f.said && f.frames.boundary() {
+			f.said = true
+			_ = f.dst.SetWriteDeadline(time.Now().Add(lastWordLimit))
+			if n, err := f.dst.Write(f.goodbye); err == nil {
+				f.passed.Add(int64(n))
+			}
+		}
+		f.mu.Unlock()
 	}
 }
 
