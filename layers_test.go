@@ -151,6 +151,7 @@ var fences = map[string][]string{
 	"github.com/moby/buildkit":         {"image", "buildcontext"}, // both sides of a build speak its protocol
 	"k8s.io":                           {"engine/kube"},
 	"github.com/spf13/cobra":           {"cli"},
+	"github.com/prometheus/prometheus": {"telemetry"},
 	"database/sql":                     {"journal"},
 	"modernc.org/sqlite":               {"journal"},
 	"github.com/caddyserver/certmagic": {"router"},

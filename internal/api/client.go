@@ -155,7 +155,8 @@ func (c *Client) do(ctx context.Context, in call) (*http.Response, error) {
 func problem(resp *http.Response) error {
 	raw, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	var p Problem
-	if err := json.Unmarshal(raw, &p); err != nil || p.Code == "" {
+	// The errors of Prometheus' API have another status, and kiln's code as well.
+	if _ = json.Unmarshal(raw, &p); p.Code == "" {
 		code := model.Internal
 		if resp.StatusCode < 500 {
 			code = model.Invalid

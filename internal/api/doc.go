@@ -27,6 +27,8 @@ const (
 	PathVerify     = "/v1/audit/verify"                     // GET → AuditReport
 	PathBackup     = "/v1/backup"                           // GET ?images= &evidence= → the archive; a trailer says what went wrong
 	PathDeath      = "/v1/servers/{server}/record"          // GET → DeathRecord with Evidence
+	PathEvidence   = "/v1/evidence"                         // GET ?service= → EvidenceList
+	PathArchive    = "/v1/evidence/{archive}"               // GET → the archive (tar.zst); of a server, a session, or with a digest
 	PathImages     = "/v1/images"                           // GET → Images
 	PathImage      = "/v1/images/{image}"                   // GET → Image; a digest, its beginning, or a name (escaped)
 	PathImport     = "/v1/images/import"                    // POST ?name= body: archive → ImageResult
@@ -35,6 +37,10 @@ const (
 	PathOutdated   = "/v1/images/outdated"                  // GET → Outdated
 	PathPin        = "/v1/images/{image}/pin"               // POST PinRequest → Image
 	PathRetention  = "/v1/retention"                        // GET → Survey: what would be removed; POST SweepRequest → Survey: what was
+	PathMetrics    = "/metrics"                             // GET → the present values, in the text format of Prometheus
+	PathQueries    = "/api/v1/"                             // below it the API of Prometheus, for reading: query, query_range, labels, label/NAME/values, series, metadata
+	PathQuery      = "/api/v1/query"                        // GET ?query= &time= → MetricsAnswer in an envelope
+	PathQueryRange = "/api/v1/query_range"                  // GET ?query= &start= &end= &step= → the same
 	PathSession    = "/v1/builds/{build}/session"           // POST with Upgrade: kiln-build → the connection becomes the build's session
 )
 

@@ -2,8 +2,10 @@ package cli
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +19,7 @@ const defaultServerNet = "198.18.0.0/16"
 
 func (a *app) daemonCommand() *cobra.Command {
 	var o DaemonOptions
-	var network, names, memory string
+	var network, names, memory, metricsSize string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon",
@@ -47,6 +49,9 @@ instance and leaves nothing behind. It has to run as root.`,
 					return usagef("--build-memory: %s", err)
 				}
 			}
+			if err := o.checkMetrics(metricsSize); err != nil {
+				return err
+			}
 			o.DataDir, o.Socket, o.Version, o.JSON = dir, socket, a.Version, a.opts.json
 			return a.Roles.Daemon(ctx, o)
 		}),
@@ -55,6 +60,9 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&names, "service-net", model.DefaultServiceNet, "where the names of services have their addresses")
 	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "another OCI runtime than the embedded runc, as /usr/bin/crun")
 	cmd.Flags().StringVar(&memory, "build-memory", "", "the most memory that builds take together, as 2GiB (default half of the machine's)")
+	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
+	cmd.Flags().DurationVar(&o.MetricsRetention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
+	cmd.Flags().StringVar(&metricsSize, "metrics-size", defaultMetricsSize, "how much room metrics may take")
 	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
 	return cmd
 }
@@ -71,4 +79,31 @@ func serviceNet(text string, servers netip.Prefix) (netip.Prefix, error) {
 		return network, usagef("--service-net: %s and --server-net %s overlap", network, servers)
 	}
 	return network.Masked(), nil
+}
+
+// The bounds of metrics.
+const (
+	defaultMetricsRetention = 15 * 24 * time.Hour
+	defaultMetricsSize      = "1GiB"
+	leastMetrics            = 24 * time.Hour
+	leastMetricsSize        = 16 << 20
+)
+
+// checkMetrics reads and checks what the daemon is told about metrics.
+func (o *DaemonOptions) checkMetrics(size string) (err error) {
+	if o.MetricsSize, err = spec.ParseSize(size); err != nil {
+		return usagef("--metrics-size: %s", err)
+	}
+	if o.MetricsSize < leastMetricsSize {
+		return usagef("--metrics-size: %s is too little; at least 16MiB are needed", size)
+	}
+	if o.MetricsRetention < leastMetrics {
+		return usagef("--metrics-retention: %s is too short; at least %s", o.MetricsRetention, leastMetrics)
+	}
+	if o.MetricsListen != "" {
+		if _, _, err := net.SplitHostPort(o.MetricsListen); err != nil {
+			return usagef("--metrics-listen: %q is not an address like 127.0.0.1:9090", o.MetricsListen)
+		}
+	}
+	return nil
 }

@@ -1,15 +1,31 @@
 package cli
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
 
 	"kiln/internal/api"
+	"kiln/internal/model"
 )
 
 // evidence is the part of what was collected that is shown to people; --json
 // gives all of it.
 type evidence struct {
-	Log []struct {
+	Events []struct {
+		Seq  uint64 `json:"seq"`
+		Text string `json:"text"`
+	} `json:"events"`
+	Kernel []string `json:"kernel"`
+	Log    []struct {
 		Text string `json:"text"`
 	} `json:"log"`
 	Changes []struct {
@@ -35,6 +51,9 @@ func (a *app) record(r *api.DeathRecord) {
 	if r.Exit != nil {
 		a.printf("  process  %s\n", r.Exit)
 	}
+	if r.Evidence != "" {
+		a.printf("  archive  %s\n", r.Evidence)
+	}
 	for _, m := range r.Missing {
 		a.printf("  missing  %s\n", m)
 	}
@@ -46,6 +65,8 @@ func (a *app) record(r *api.DeathRecord) {
 		a.printf("  what was collected cannot be read: %s\n", err)
 		return
 	}
+	section(a, "what led there", e.Events, func(i int) string { return fmt.Sprintf("%6d %s", e.Events[i].Seq, e.Events[i].Text) })
+	section(a, "the kernel said", e.Kernel, func(i int) string { return e.Kernel[i] })
 	section(a, "changed", e.Changes, func(i int) string { return e.Changes[i].Kind + " " + e.Changes[i].Path })
 	section(a, "listened", e.Listening, func(i int) string { return e.Listening[i].Network + " " + e.Listening[i].Address })
 	section(a, "processes", e.Processes, func(i int) string { return e.Processes[i].Command })
@@ -64,4 +85,147 @@ func section[T any](a *app, title string, items []T, text func(int) string) {
 	for i := from; i < len(items); i++ {
 		a.printf("    %s\n", printable(text(i)))
 	}
+}
+
+func (a *app) evidenceCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "evidence",
+		Short:   "What ended servers left for the root cause",
+		Example: "  kiln evidence ls shop\n  kiln evidence show shop-ab2c3d\n  kiln evidence export shop-ab2c3d",
+		Args:    knownCommand,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.evidenceList(), a.evidenceShow(), a.evidenceExport())
+	return cmd
+}
+
+func (a *app) evidenceList() *cobra.Command {
+	return &cobra.Command{
+		Use:     "ls [SERVICE]",
+		Short:   "What is kept of ended servers and of sessions in them",
+		Example: "  kiln evidence ls shop\n  kiln evidence ls --json",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			service := ""
+			if len(args) == 1 {
+				service = args[0]
+			}
+			list, err := a.api().Evidence(ctx, service)
+			if err != nil {
+				return err
+			}
+			if a.opts.json {
+				return a.document(list)
+			}
+			for _, e := range list.Evidence {
+				a.evidenceLine(e)
+			}
+			a.printf("%d archives, %s\n", list.Archives, bytesText(list.Bytes))
+			return nil
+		}),
+	}
+}
+
+func (a *app) evidenceLine(e api.EvidenceEntry) {
+	name, size := string(e.Server), bytesText(e.Size)
+	if e.Session != "" {
+		name = string(e.Session)
+	}
+	switch {
+	case e.Digest == "":
+		size = "none"
+	case !e.Kept:
+		size = "removed"
+	}
+	reason := e.Reason
+	if e.Exit != nil && e.Exit.OOM {
+		reason += " (out of memory)"
+	}
+	a.printf("%s  %-20s %9s  %s\n", stamp(e.At), name, size, printable(reason))
+}
+
+func (a *app) evidenceShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show SERVER",
+		Short:   "The death record of a server",
+		Example: "  kiln evidence show shop-ab2c3d --json",
+		Args:    cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			if !model.ValidServerID(args[0]) {
+				return usagef("%q is not the id of a server: those are SERVICE-xxxxxx", args[0])
+			}
+			record, err := a.api().Record(ctx, model.ServerID(args[0]))
+			if err != nil {
+				return err
+			}
+			if a.opts.json {
+				return a.document(record)
+			}
+			a.record(record)
+			return nil
+		}),
+	}
+}
+
+func (a *app) evidenceExport() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "export SERVER|SESSION|DIGEST",
+		Short: "The whole archive of a server or a session, as a file",
+		Long: `Writes the archive (tar, compressed with zstd) as it was kept, and checks that it has the digest that the
+journal names. Its name is that of the server or session with .tar.zst, unless -o says otherwise; -o - is standard output.`,
+		Example: "  kiln evidence export shop-ab2c3d\n  kiln evidence export shop-ab2c3d -o - | tar --zstd -tvf -",
+		Args:    cobra.ExactArgs(1),
+		RunE:    a.run(func(ctx context.Context, args []string) error { return a.export(ctx, args[0], output) }),
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "", "where to; - is standard output")
+	return cmd
+}
+
+// exported is what --json says of an archive that was written.
+type exported struct {
+	File   string `json:"file"`
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"`
+}
+
+// export writes an archive to a file that is there whole or not at all.
+func (a *app) export(ctx context.Context, name, output string) error {
+	sum := sha256.New()
+	if output == "-" {
+		digest, err := a.api().Archive(ctx, name, io.MultiWriter(a.Stdout, sum))
+		return errors.Join(err, matches(sum.Sum(nil), digest))
+	}
+	if output == "" {
+		output = filepath.Base(name) + ".tar.zst"
+	}
+	f, err := os.CreateTemp(filepath.Dir(output), ".kiln-evidence-*")
+	if err != nil {
+		return model.Errorf(model.Unavailable, "cannot write the archive: %w", err)
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // where it has its name it is not there any more
+	digest, err := a.api().Archive(ctx, name, io.MultiWriter(f, sum))
+	size, _ := f.Seek(0, io.SeekCurrent)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := matches(sum.Sum(nil), digest); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), output); err != nil {
+		return model.Errorf(model.Unavailable, "cannot write the archive: %w", err)
+	}
+	if a.opts.json {
+		return a.document(exported{output, digest, size})
+	}
+	a.printf("%s  %s  %s\n", output, bytesText(size), digest)
+	return nil
+}
+
+// matches tells whether what came is what the daemon said it would be.
+func matches(sum []byte, digest string) error {
+	if got := "sha256:" + hex.EncodeToString(sum); digest != "" && got != digest {
+		return model.Errorf(model.Unavailable, "cannot write the archive: what came has the digest %s instead of %s", got, digest).WithHint("ask again")
+	}
+	return nil
 }

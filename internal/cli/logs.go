@@ -205,34 +205,3 @@ func (a *app) verify(ctx context.Context) error {
 	}
 	return exit(code)
 }
-
-func (a *app) evidenceCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "evidence",
-		Short:   "What ended servers left for the root cause",
-		Example: "  kiln evidence show shop-ab2c3d",
-		Args:    knownCommand,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(&cobra.Command{
-		Use:     "show SERVER",
-		Short:   "The death record of a server",
-		Example: "  kiln evidence show shop-ab2c3d --json",
-		Args:    cobra.ExactArgs(1),
-		RunE: a.run(func(ctx context.Context, args []string) error {
-			if !model.ValidServerID(args[0]) {
-				return usagef("%q is not the id of a server: those are SERVICE-xxxxxx", args[0])
-			}
-			record, err := a.api().Record(ctx, model.ServerID(args[0]))
-			if err != nil {
-				return err
-			}
-			if a.opts.json {
-				return a.document(record)
-			}
-			a.record(record)
-			return nil
-		}),
-	})
-	return cmd
-}

@@ -61,9 +61,13 @@ type DaemonOptions struct {
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
 	BuildMemory int64
-	Debug       bool // log more
-	JSON        bool // log JSON
-	Version     string
+	// MetricsListen is an address on which metrics are served; "": none.
+	MetricsListen    string
+	MetricsRetention time.Duration // 0: the default
+	MetricsSize      int64         // bytes; 0: the default
+	Debug            bool          // log more
+	JSON             bool          // log JSON
+	Version          string
 }
 
 // app is the state of one run.
@@ -157,7 +161,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 	root.AddCommand(
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
-		a.evidenceCommand(), a.imagesCommand(), a.gcCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
+		a.evidenceCommand(), a.metricsCommand(), a.imagesCommand(), a.gcCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
 		manCommand(),
 	)

@@ -27,6 +27,7 @@ import (
 	"kiln/internal/model"
 	"kiln/internal/probe"
 	"kiln/internal/server"
+	"kiln/internal/telemetry"
 )
 
 // Config says where a daemon lives.
@@ -41,8 +42,13 @@ type Config struct {
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
 	BuildMemory int64
-	Manager     Manager // that hears when the daemon is ready
-	BootIDFile  string  // names the machine's boot; "": the kernel's
+	// MetricsListen is an address on which metrics are served, for reading
+	// only; "": on the API's socket alone.
+	MetricsListen    string
+	MetricsRetention time.Duration // 0: telemetry's default
+	MetricsSize      int64         // bytes; 0: telemetry's default
+	Manager          Manager       // that hears when the daemon is ready
+	BootIDFile       string        // names the machine's boot; "": the kernel's
 	// HandOver asks for the router to be handed over to a new process. That of
 	// another build is without being asked.
 	HandOver <-chan struct{}
@@ -71,6 +77,7 @@ type daemon struct {
 	builds   *builds
 	control  *control.Control
 	retain   *control.Retention
+	metrics  *telemetry.Telemetry
 	running  sync.WaitGroup // actions, loops
 }
 
@@ -174,7 +181,9 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	}
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
-	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{Log: d.cfg.Log}); err != nil {
+	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{
+		Announce: d.announce, Logs: d.engine, History: chain{d.journal}, Metrics: hour{d}, Log: d.cfg.Log,
+	}); err != nil {
 		return err
 	}
 	d.prober = probe.New(probe.Config{
@@ -234,12 +243,16 @@ func (d *daemon) takeOver(ctx context.Context) error {
 func (d *daemon) serve(ctx context.Context, ready func()) error {
 	work, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	failed := &failures{}
 	d.control = control.New(control.Config{
 		Engine: d.engine, Journal: d.journal, Router: newRouters(d.runDir), Prober: prober{d.prober, d.epoch},
 		Validator: validator{d.engine}, Recorder: d.evidence, Clock: d.clock,
 		Spawn: func(f func()) { d.running.Go(f) }, Context: work, State: d.state, Epoch: d.epoch, Log: d.cfg.Log,
+		Failed: failed,
 	})
 	d.retain = d.newRetention()
+	d.metrics = d.newMetrics(d.control)
+	failed.metrics = d.metrics
 	listener, err := listen(d.cfg.Socket)
 	if err != nil {
 		return err
@@ -252,6 +265,8 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.running.Go(func() { keeper.NewCopies(d.runDir, d.ensureKeeper, d.cfg.Log).Run(work) })
 	d.running.Go(func() { d.handOver(work) })
 	d.running.Go(func() { d.retain.Run(work) })
+	d.running.Go(func() { d.trimEvidence(work) })
+	d.startMetrics(work)
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
 			stop(err)
@@ -279,8 +294,9 @@ func (d *daemon) handler() http.Handler {
 	return server.New(server.Config{
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
-		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Backups: backups{d.source(d.journal)}, Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir),
-		Log: d.cfg.Log,
+		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence},
+		Backups: backups{d.source(d.journal)}, Metrics: d.metrics.Handler(),
+		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,
 	})
 }
 

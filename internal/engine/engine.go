@@ -107,7 +107,7 @@ type Evidence struct {
 	// Environment is that of its processes, NAME=VALUE, secrets included: it is
 	// for whoever redacts the rest, and is itself kept redacted only.
 	Environment []string `json:"environment,omitempty"`
-	Missing   []string       `json:"missing,omitempty"`
+	Missing     []string `json:"missing,omitempty"`
 }
 
 // Stats is a sample of what a server uses.

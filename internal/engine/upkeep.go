@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"io"
+	"io/fs"
 	"time"
 
 	"kiln/internal/model"
@@ -57,10 +58,11 @@ type Disturber interface {
 // Shells is implemented by engines that can give a person a terminal in a
 // running server.
 type Shells interface {
-	// Shell runs a command in the server, with its user, environment and
-	// limits, and returns its exit status when it has ended or ctx has; it
-	// then leaves no process of it behind. Precondition: the server does not
-	// run. Invalid: there is no such command.
+	// Shell runs a command in the server, with its environment and limits, and
+	// returns its exit status when it has ended or ctx has; it then leaves no
+	// process of it behind. Nor does it where the engine's own process ends.
+	// What it started is in a control group of its own, named after the session.
+	// Precondition: the server does not run. Invalid: there is no such command.
 	Shell(ctx context.Context, ref Ref, sh Shell) (code int, err error)
 }
 
@@ -69,6 +71,7 @@ type Shell struct {
 	Session  model.SessionID // what its processes are marked with
 	Command  []string        // empty: the first of bash, sh that there is
 	Writable bool            // it sees the server's root writable, in a mount namespace of its own
+	Root     bool            // as the server's user 0; else as whom its own processes run
 	TTY      bool
 	Term     string // of the person's terminal: TERM
 	Size     WindowSize
@@ -77,6 +80,29 @@ type Shell struct {
 	Stdin    io.Reader     // read until its end, or the command's
 	Stdout   io.Writer
 	Stderr   io.Writer // nil with TTY
+}
+
+// Differ is implemented by engines that can tell how a server's root differs
+// from its image, down to what is in the files.
+type Differ interface {
+	// Differences lists them in the order of their paths, at most limit of them;
+	// more says how many there are beyond. NotFound: the server is absent.
+	Differences(ctx context.Context, id model.ServerID, limit int) (found []Difference, more int, err error)
+}
+
+// Difference is one path in a server that is not what it is in its image.
+type Difference struct {
+	Change
+	Mode   fs.FileMode // with its type; 0: it was removed
+	UID    uint32      // as the server sees it
+	GID    uint32
+	Target string // of a symbolic link
+	// Stamp is another one whenever the path was changed again.
+	Stamp string
+	// Open reads what the file holds, Before what it holds in the image; nil
+	// where it is no regular file there, or is not there at all.
+	Open   func() (io.ReadCloser, error)
+	Before func() (io.ReadCloser, error)
 }
 
 // WindowSize is that of a terminal, in characters.
@@ -143,4 +169,5 @@ type VolumeObserved struct {
 	Servers   []model.ServerID
 	Snapshots []string // ids
 	CanCopy   bool     // snapshots can be made
+	Bounded   bool     // its size is enforced
 }

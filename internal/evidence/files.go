@@ -29,6 +29,9 @@ type Files struct {
 	legacy bool // of the first kilns
 }
 
+// Raw returns the archive's bytes.
+func (x *Files) Raw() *io.SectionReader { return io.NewSectionReader(x.f, 0, x.size) }
+
 // Close closes the archive, not the files that were opened in it.
 func (x *Files) Close() error { return x.f.Close() }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -56,7 +57,7 @@ type Event struct {
 // Metrics are measured while a server runs.
 type Metrics interface {
 	// Hour returns the last hour of what was measured of the server, as JSON.
-	Hour(ctx context.Context, id model.ServerID) (json.RawMessage, error)
+	Hour(ctx context.Context, id model.ServerID) ([]byte, error)
 }
 
 // Content is what the archive of a death record holds. What a server was given
@@ -89,7 +90,7 @@ func merge(record model.DeathRecord, alive, dead *engine.Evidence) Content {
 		c.Observed = dead.Observed
 		c.Log = longer(dead.Log, c.Log)
 		c.Changes = longer(dead.Changes, c.Changes)
-		c.Kernel = longer(dead.Kernel, c.Kernel)
+		c.Kernel = joined(c.Kernel, dead.Kernel)
 		c.Environment = longer(dead.Environment, c.Environment)
 		c.Processes = longer(c.Processes, dead.Processes)
 		c.Listening = longer(c.Listening, dead.Listening)
@@ -110,6 +111,18 @@ func (c *Content) miss(when string, what []string) {
 	for _, m := range what {
 		c.Missing = append(c.Missing, when+m)
 	}
+}
+
+// joined returns the lines of a, then those of b that are not among them. Both
+// are of one log, of which either may have lost the beginning.
+func joined(a, b []string) []string {
+	out := slices.Clone(a)
+	for _, l := range b {
+		if !slices.Contains(a, l) {
+			out = append(out, l)
+		}
+	}
+	return out
 }
 
 // longer returns a, or b where a is empty.
@@ -155,16 +168,25 @@ func (s *Store) Write(ctx context.Context, record model.DeathRecord, alive, dead
 
 // ask adds what others than the engine know of the server.
 func (s *Store) ask(ctx context.Context, c *Content) {
-	var err error
-	if s.opts.History != nil {
-		if c.Events, err = s.opts.History.Chain(ctx, c.Record.Server); err != nil {
-			c.miss("", []string{"the events that led there: " + err.Error()})
+	const patience = 5 * time.Second // of each: an end waits for neither
+	within := func(part string, f func(context.Context) error) {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		if err := f(ctx); err != nil {
+			c.miss("", []string{part + ": " + err.Error()})
 		}
 	}
+	if s.opts.History != nil {
+		within("the events that led there", func(ctx context.Context) (err error) {
+			c.Events, err = s.opts.History.Chain(ctx, c.Record.Server)
+			return err
+		})
+	}
 	if s.opts.Metrics != nil {
-		if c.Metrics, err = s.opts.Metrics.Hour(ctx, c.Record.Server); err != nil {
-			c.miss("", []string{"the last hour of metrics: " + err.Error()})
-		}
+		within("the last hour of metrics", func(ctx context.Context) (err error) {
+			c.Metrics, err = s.opts.Metrics.Hour(ctx, c.Record.Server)
+			return err
+		})
 	}
 }
 

@@ -28,8 +28,12 @@ func (s *State) Apply(e Event) error {
 	if e.Epoch < s.Epoch {
 		return fmt.Errorf("event %d is of epoch %d, but epoch %d has written already", e.Seq, e.Epoch, s.Epoch)
 	}
+	boot := s.BootID
 	if err := s.fold(e); err != nil {
 		return fmt.Errorf("event %d (%s): %w", e.Seq, e.Data.Kind(), err)
+	}
+	if d, started := e.Data.(DaemonStarted); (!started || d.BootID == boot) && s.ClockJump(e.At, e.Elapsed) != 0 {
+		s.ClockJumped = e.Elapsed
 	}
 	s.Seq, s.Epoch, s.Wall = e.Seq, e.Epoch, e.At
 	s.Elapsed = max(s.Elapsed, e.Elapsed)

@@ -29,6 +29,24 @@ type Now struct {
 	BootID  string    // changes with each boot of the machine
 }
 
+// clockJump is how far the wall clock and the elapsed time may part between two
+// looks. Both are slewed alike; only a clock that is set makes them part.
+const clockJump = time.Minute
+
+// ClockJump returns how far the wall clock went another way than the elapsed
+// time since the last event: forward, or back where it is negative; 0: it did
+// not.
+func (s *State) ClockJump(wall time.Time, elapsed Instant) time.Duration {
+	if s.Wall.IsZero() || s.Elapsed == 0 {
+		return 0
+	}
+	by := wall.Sub(s.Wall) - elapsed.Sub(s.Elapsed)
+	if by.Abs() < clockJump {
+		return 0
+	}
+	return by
+}
+
 // Duration is a time.Duration that travels as text ("1m30s") in JSON.
 type Duration time.Duration
 

@@ -19,6 +19,7 @@ func (st *step) act() {
 		v.giveDisturbance()
 	}
 	st.giveOrphans()
+	st.giveMend()
 }
 
 // givePrepare has the image made ready that a deployment waits for.

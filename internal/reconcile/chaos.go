@@ -159,7 +159,9 @@ func (v *service) experiment() {
 	if len(kinds) == 0 {
 		kinds = []model.ChaosKind{model.ChaosKill}
 	}
-	draw := func(what string, n int) int { return int(fraction(string(v.s.Instance), string(id), what) * float64(n)) }
+	draw := func(what string, n int) int {
+		return int(fraction(string(v.s.Instance), string(id), what) * float64(n))
+	}
 	v.emit(begun(v.svc, id, victims[draw("server", len(victims))], kinds[draw("kind", len(kinds))], 0, "kiln", v.obs))
 }
 

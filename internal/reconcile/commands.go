@@ -71,6 +71,9 @@ func Scale(s *model.State, req ScaleRequest, now model.Now) ([]model.Payload, De
 	if err != nil {
 		return nil, DeployResult{}, err
 	}
+	if req.Servers > 1 && current.Template.SingleWriter() {
+		return nil, DeployResult{}, oneWriter("scale", req.Service)
+	}
 	if req.Servers < 0 {
 		return nil, DeployResult{}, model.Errorf(model.Invalid, "cannot scale %s to %d servers", req.Service, req.Servers)
 	}
@@ -175,6 +178,8 @@ func deployable(s *model.State, req DeployRequest) error {
 		return model.Errorf(model.Invalid, "cannot deploy %s: %q is not an image's digest", req.Service, req.Template.Image)
 	case req.Policy.Servers < 0:
 		return model.Errorf(model.Invalid, "cannot deploy %s: %d servers", req.Service, req.Policy.Servers)
+	case req.Policy.Servers > 1 && req.Template.SingleWriter():
+		return oneWriter("deploy", req.Service)
 	case len(req.Policy.Routes) > 0 && req.Template.Port == 0:
 		return model.Errorf(model.Invalid, "cannot deploy %s: it has a route, but no port", req.Service)
 	}
@@ -190,6 +195,11 @@ func deployable(s *model.State, req DeployRequest) error {
 		return err
 	}
 	return routesFree(s, req)
+}
+
+func oneWriter(verb, service string) error {
+	return model.Errorf(model.Invalid, "cannot %s %s: it has a volume that one server at a time may have, and more than one server", verb, service).
+		WithHint("servers = 1, or access = \"shared\" for the volume")
 }
 
 // samePolicy compares what is stored, so that absent and empty are the same.

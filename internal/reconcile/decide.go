@@ -64,6 +64,8 @@ func (v *service) spoke() bool { return len(v.events) > v.mark }
 // something else was to be written down first.
 func (st *step) news() {
 	st.acknowledge()
+	st.noteClock()
+	st.noteFleet()
 	for _, name := range sortedNames(st.s) {
 		v := &service{step: st, svc: st.s.Services[name], mark: len(st.events)}
 		v.noteOutcomes()
@@ -77,8 +79,8 @@ func (st *step) news() {
 func (st *step) service(svc *model.Service) {
 	v := &service{step: st, svc: svc, mark: len(st.events)}
 	rules := []func(){
-		v.noteLife, v.adopt, v.noteHealth, v.noteDrains,
-		v.endServers, v.destroy, v.proveServers, v.dequeue, v.deploy, v.resolvePending, v.melt, v.keepUp, v.experiment, v.settle,
+		v.noteLife, v.adopt, v.noteHealth, v.noteDrift, v.noteDrains, v.endServers, v.destroy, v.proveServers, v.dequeue, v.deploy,
+		v.resolvePending, v.melt, v.outlive, v.keepUp, v.experiment, v.overdueServers, v.settle,
 	}
 	for _, rule := range rules {
 		rule()

@@ -115,6 +115,8 @@ func (v *service) judgeWarm() bool {
 		h := v.health(srv)
 		fresh := v.now.Elapsed.Sub(h.At) <= 2*check.Interval.D()
 		switch {
+		case srv.Condemned != nil:
+			v.emit(v.becomeDraining(srv, "it cannot take over, for it is to be replaced itself: "+srv.Condemned.Reason, 0, ""))
 		case h.Status == model.Healthy && fresh:
 		case h.Status == model.Unhealthy:
 			v.emit(v.becomeDraining(srv, "unhealthy, so it cannot take over: "+h.Detail, 0, ""))
@@ -157,21 +159,21 @@ func (v *service) create(release *model.Release, cause string) {
 	})
 }
 
-// stopOld ends the old set of a service that allows no overlap, before the new
-// one is made. It reports whether it is not done.
+// stopOld ends the servers that may not run beside the new ones, before these
+// are made. It reports whether it is not done.
 func (v *service) stopOld() bool {
-	if !v.stopsFirst() {
-		return false
-	}
+	t := v.target()
 	var left []string
 	for _, srv := range v.servers() {
-		if srv.TemplateHash == v.target().TemplateHash || srv.Phase == model.PhaseParked || !srv.Phase.Alive() {
+		if !v.stopsBefore(srv, t) {
 			continue
 		}
 		left = append(left, string(srv.ID))
 		switch srv.Phase {
 		case model.PhaseServing:
 			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", v.leavingGeneration(srv), v.svc.Deployment.ID))
+		case model.PhaseWarm:
+			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", 0, ""))
 		case model.PhaseCreated, model.PhaseRunning, model.PhaseReady:
 			v.emit(v.becomeStopping(srv, "stopped before its successor starts: no overlap is allowed"))
 		default:
@@ -183,6 +185,17 @@ func (v *service) stopOld() bool {
 	return len(left) > 0
 }
 
+// stopsBefore reports whether the server has to end before one of the release
+// is made: they may not run at once, or it is on its way out with what that one
+// needs.
+func (v *service) stopsBefore(srv *model.Server, t *model.Release) bool {
+	if srv.Phase == model.PhaseParked || !srv.Phase.Alive() {
+		return false
+	}
+	leaves := srv.Phase == model.PhaseDraining || srv.Phase == model.PhaseStopping
+	return stopFirst(v.release(srv), t) || leaves && contend(v.release(srv), t)
+}
+
 // stopsFirst reports whether the running deployment has to end the old set
 // before it makes the new one.
 func (v *service) stopsFirst() bool {
@@ -192,18 +205,28 @@ func (v *service) stopsFirst() bool {
 	return stopFirst(v.inService(), v.target())
 }
 
-// stopFirst reports whether the two releases may not run at once: neither has a
-// route, the template changes, and no overlap is declared.
+// stopFirst reports whether the two releases may not run at once: the template
+// changes, and they have a volume in common that one server at a time may have,
+// or neither has a route and no overlap is declared.
 func stopFirst(from, to *model.Release) bool {
-	return from != nil && from.TemplateHash != to.TemplateHash && !routed(from, to) && !to.Policy.Deploy.Overlap
+	if from == nil || from.TemplateHash == to.TemplateHash {
+		return false
+	}
+	return contend(from, to) || !routed(from, to) && !to.Policy.Deploy.Overlap
 }
 
 // stopTime is how long the old set may take to end where it has to end first.
 func (v *service) stopTime() time.Duration {
-	if !v.stopsFirst() {
-		return 0
+	most := time.Duration(0)
+	for _, srv := range v.servers() {
+		if v.stopsBefore(srv, v.target()) {
+			most = max(most, stopTimeOf(v.release(srv)))
+		}
 	}
-	return stopTimeOf(v.inService())
+	if v.stopsFirst() {
+		most = max(most, stopTimeOf(v.inService()))
+	}
+	return most
 }
 
 func stopTimeOf(old *model.Release) time.Duration {

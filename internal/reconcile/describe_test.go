@@ -57,6 +57,8 @@ func describe(p model.Payload) string {
 		return fmt.Sprintf("%s switch abandoned: %s", p.Service, p.Reason)
 	case model.ServiceBackedOff:
 		return fmt.Sprintf("%s back-off %d: %s", p.Service, p.Failures, p.Reason)
+	case model.ExperimentStarted, model.ExperimentAdvanced, model.ExperimentEnded:
+		return describeExperiment(p)
 	case model.DeploymentQueued:
 		return fmt.Sprintf("%s deployment %s of release %d waits for %s", p.Deployment.Service, p.Deployment.ID, p.Deployment.To, p.Deployment.WaitingFor)
 	case model.DeploymentPaused:

@@ -72,15 +72,23 @@ func (v *service) endServers() {
 	for _, srv := range v.servers() {
 		switch srv.Phase {
 		case model.PhaseWarm:
-			if !v.wanted(srv) && v.due(srv.Until) {
+			switch {
+			case v.wanted(srv):
+			case v.due(srv.Until):
 				v.emit(v.becomeDraining(srv, "kept warm for long enough", 0, ""))
+			case v.leaves(srv):
+				v.emit(v.becomeDraining(srv, srv.Condemned.Reason, 0, ""))
 			}
 		case model.PhaseDraining:
-			if srv.Drained {
+			switch {
+			case !srv.Drained:
+			case v.aside(srv) && !v.svc.Destroying:
+				v.emit(v.becomeAside(srv))
+			default:
 				v.emit(v.becomeStopping(srv, srv.Reason))
 			}
 		case model.PhaseParked:
-			if v.due(srv.Until) || v.supersedes(srv) || v.svc.Destroying {
+			if v.parkedEnough(srv) {
 				v.emit(v.unpark(srv))
 			}
 		case model.PhaseStopping:
@@ -107,6 +115,14 @@ func (v *service) wanted(srv *model.Server) bool {
 func (v *service) supersedes(srv *model.Server) bool {
 	d := v.svc.Deployment
 	return d != nil && d.To > srv.Release
+}
+
+// parkedEnough reports whether the time for inspection is over. One that waits
+// for a session does so until that one's time is up, or somebody has it
+// recycled.
+func (v *service) parkedEnough(srv *model.Server) bool {
+	recycled := srv.Condemned != nil && srv.Condemned.Cause == model.CondemnedByRequest
+	return v.due(max(srv.Until, srv.Aside)) || v.supersedes(srv) && !v.aside(srv) || v.svc.Destroying || recycled
 }
 
 // unpark ends the time for inspection. A server that died while it was parked

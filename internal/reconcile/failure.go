@@ -64,7 +64,8 @@ func (v *service) lay(f failure, made bool) model.Payload {
 	unproven := srv.Phase == model.PhaseRunning || srv.Phase == model.PhaseReady ||
 		srv.Phase == model.PhaseCreated && f.exit != nil
 	inTable := v.leavingGeneration(srv) != 0
-	park := unproven && !inTable && !f.gone && !f.excused && (made || f.unfit && !v.hasParked())
+	keep := v.release(srv).Policy.ParkFor() > 0 && !v.release(srv).Template.SingleWriter() // which would keep its volume, too
+	park := keep && unproven && !inTable && !f.gone && !f.excused && (made || f.unfit && !v.hasParked())
 	switch {
 	case park:
 		return v.becomeParked(srv, f.reason, f.exit)
@@ -79,7 +80,7 @@ func (v *service) lay(f failure, made bool) model.Payload {
 
 func (v *service) hasParked() bool {
 	for _, srv := range v.svc.Servers {
-		if srv.Phase == model.PhaseParked {
+		if srv.Phase == model.PhaseParked && srv.Aside == 0 {
 			return true
 		}
 	}

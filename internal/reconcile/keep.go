@@ -13,6 +13,8 @@ type crew struct {
 	sick   []*model.Server // serve, unhealthy
 	ready  []*model.Server // may join at once
 	coming []*model.Server // being made or checked
+
+	leaving []*model.Server // of fit: condemned, and their time has come
 }
 
 func (v *service) crew(t *model.Release) crew {
@@ -27,6 +29,9 @@ func (v *service) crew(t *model.Release) crew {
 				c.sick = append(c.sick, srv)
 			} else {
 				c.fit = append(c.fit, srv)
+				if v.leaves(srv) {
+					c.leaving = append(c.leaving, srv)
+				}
 			}
 		case model.PhaseReady:
 			c.ready = append(c.ready, srv)
@@ -54,7 +59,7 @@ func (v *service) keepUp() {
 	case len(c.fit)+len(c.sick) > want:
 		v.shed(c, want)
 	case v.sendHome(c, strays, want):
-	case len(c.fit)+len(c.sick)+len(c.coming) > want+min(1, len(c.sick)):
+	case len(c.fit)+len(c.sick)+len(c.coming) > want+min(1, len(c.sick)+len(c.leaving)):
 		newest := c.coming[len(c.coming)-1]
 		v.emit(v.becomeStopping(newest, "not needed any more"))
 	default:
@@ -100,7 +105,7 @@ func (v *service) keptByOther(t *model.Release) bool {
 
 // join puts proven replacements in service, as far as they are wanted.
 func (v *service) join(c crew, t *model.Release, want int) {
-	room := want - len(c.fit)
+	room := want - len(c.fit) + len(c.leaving) // these go when their successors have come
 	for _, srv := range c.ready {
 		switch {
 		case srv.Health == model.Unhealthy || srv.Checks != t.ChecksHash:
@@ -115,20 +120,27 @@ func (v *service) join(c crew, t *model.Release, want int) {
 }
 
 // shed drains one server of a set that is larger than wanted: an unhealthy one
-// where there is one, else the newest, if the budget allows.
+// where there is one, else a condemned one, else the newest, if the budget
+// allows.
 func (v *service) shed(c crew, want int) {
 	if len(c.sick) > 0 {
 		srv := c.sick[0]
 		v.emit(v.becomeDraining(srv, "unhealthy, and replaced: "+srv.HealthDetail, v.leavingGeneration(srv), ""))
 		return
 	}
-	if Budget(v.svc) > 0 {
-		srv, by, reason := c.fit[len(c.fit)-1], model.DeploymentID(""), fmt.Sprintf("more servers than the %d wanted", want)
-		if staged(v.svc) {
-			by, reason = v.svc.Deployment.ID, fmt.Sprintf("makes room for release %d", v.svc.Deployment.To)
-		}
-		v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
+	if Budget(v.svc) <= 0 || len(c.leaving) > 0 && v.svc.Experiment != nil {
+		return // one disturbance at a time
 	}
+	if len(c.leaving) > 0 {
+		srv := firstToLeave(c.leaving)
+		v.emit(v.becomeDraining(srv, "replaced: "+srv.Condemned.Reason, v.leavingGeneration(srv), ""))
+		return
+	}
+	srv, by, reason := c.fit[len(c.fit)-1], model.DeploymentID(""), fmt.Sprintf("more servers than the %d wanted", want)
+	if staged(v.svc) {
+		by, reason = v.svc.Deployment.ID, fmt.Sprintf("makes room for release %d", v.svc.Deployment.To)
+	}
+	v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
 }
 
 // replace makes servers for those that are missing, and one at a time for
@@ -139,7 +151,10 @@ func (v *service) replace(c crew, t *model.Release, want, atOnce int) {
 	ill := slices.DeleteFunc(slices.Clone(c.sick), func(srv *model.Server) bool {
 		return !v.due(max(srv.HealthSince, v.s.DaemonSince).Add(t.Policy.Health.Grace.D()))
 	})
-	if gone <= 0 && (len(ill) == 0 || len(c.coming) > 0) {
+	switch {
+	case gone <= 0 && (len(ill)+len(c.leaving) == 0 || len(c.coming) > 0):
+		return
+	case gone > 0 && v.occupied(t):
 		return
 	}
 	if b := v.svc.BackOff; b.Failures > 0 && !v.due(b.Until) {
@@ -148,7 +163,13 @@ func (v *service) replace(c crew, t *model.Release, want, atOnce int) {
 	for range gone {
 		v.create(t, "replaces a server that ended")
 	}
-	if gone <= 0 {
+	switch {
+	case gone > 0:
+	case len(ill) == 0:
+		v.recycle(c, t, want)
+	case t.Template.SingleWriter():
+		v.emit(v.becomeDraining(ill[0], "unhealthy, and stopped before its successor starts: "+ill[0].HealthDetail, v.leavingGeneration(ill[0]), ""))
+	default:
 		v.create(t, fmt.Sprintf("replaces %s, unhealthy: %s", ill[0].ID, ill[0].HealthDetail))
 	}
 }

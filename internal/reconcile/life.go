@@ -64,7 +64,14 @@ func (v *service) becomeStopping(srv *model.Server, reason string) model.Payload
 
 func (v *service) becomeParked(srv *model.Server, reason string, exit *model.Exit) model.Payload {
 	return become(srv, model.ServerAdvanced{
-		Phase: model.PhaseParked, Reason: reason, Exit: exit, Until: v.now.Elapsed.Add(parkTime),
+		Phase: model.PhaseParked, Reason: reason, Exit: exit, Until: v.now.Elapsed.Add(v.release(srv).Policy.ParkFor()),
+	})
+}
+
+// becomeAside lets a drained server wait out of rotation for its session.
+func (v *service) becomeAside(srv *model.Server) model.Payload {
+	return become(srv, model.ServerAdvanced{
+		Phase: model.PhaseParked, Reason: "waits out of rotation for its session: " + srv.Taint.Reason, Until: srv.Aside,
 	})
 }
 

@@ -101,6 +101,8 @@ func (w *world) command(words []string) error {
 			return err
 		}
 		w.wait(d)
+	case "chaos", "calm":
+		return w.experiment(words[0], plain[0], args)
 	default:
 		return w.happen(words[0], plain, args)
 	}
@@ -217,6 +219,9 @@ func (w *world) request(service string, args map[string]string) DeployRequest {
 			},
 		},
 	}
+	if args["park"] != "" {
+		req.Policy.Park = span("park", "")
+	}
 	if args["strategy"] != "" {
 		req.Policy.Deploy.Strategy = model.Strategy(args["strategy"])
 		req.Policy.Deploy.MaxSurge, _ = model.ParseAmount(stdcmp.Or(args["surge"], "25%"))
@@ -240,6 +245,7 @@ func (w *world) request(service string, args map[string]string) DeployRequest {
 		req.Policy.Routes, req.Template.Port, req.Template.Protocol = nil, 0, ""
 		req.Policy.Health.Kind = model.CheckNone
 	}
+	req.Policy.Chaos = chaosPolicy(args)
 	if args["validate"] != "" {
 		req.Policy.Validations = []model.Validation{{Name: args["validate"], Kind: model.CheckHTTP, Path: "/", Timeout: span("validate_timeout", "30s")}}
 	}

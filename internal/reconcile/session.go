@@ -58,7 +58,7 @@ func OpenSession(s *model.State, req SessionRequest, obs Observation, now model.
 	}
 	from := now.Elapsed
 	if !x.OutOfRotation {
-		from = startBy(svc.Release(srv.Release), now.Elapsed, until)
+		from = startBy(svc.Release(srv.Release), 1, now.Elapsed, until)
 	}
 	return []model.Payload{model.SessionOpened{Session: x, From: from}}, x, nil
 }
@@ -159,7 +159,7 @@ func ExtendSession(s *model.State, req ExtendRequest, now model.Now) ([]model.Pa
 	if until <= x.Until {
 		return nil, refuse(model.Precondition, "its lifetime ends then, too")
 	}
-	from := startBy(svc.Release(srv.Release), now.Elapsed, until)
+	from := startBy(svc.Release(srv.Release), 1, now.Elapsed, until)
 	if srv.Aside != 0 {
 		from = srv.Condemned.From
 	}
@@ -286,11 +286,11 @@ func replaceTime(r *model.Release) time.Duration {
 		r.Policy.Deploy.Drain.Longest().D() + inspectTimeout + r.Policy.StopGrace.D()
 }
 
-// startBy returns when the replacement of a server has to begin so that it is
-// gone by the given time; never in the first three quarters of the time that
-// it has.
-func startBy(r *model.Release, since, until model.Instant) model.Instant {
-	return until.Add(-min(replaceTime(r), until.Sub(since)/4))
+// startBy returns when the replacement of n servers, one after the other, has
+// to begin so that the last is gone by the given time; never in the first three
+// quarters of the time that they have.
+func startBy(r *model.Release, n int, since, until model.Instant) model.Instant {
+	return until.Add(-min(replaceTime(r)*time.Duration(n), until.Sub(since)/4))
 }
 
 // lifeEnds returns when the server reaches its own bound of the lifetime: within

@@ -105,7 +105,7 @@ func (v *service) retire(srv *model.Server, t *model.Release, by model.Deploymen
 		if d != nil && d.Strategy == model.Rolling || srv.TemplateHash != v.hashInService() {
 			keep = 0
 		}
-		if keep > 0 && generation != 0 && routed(v.release(srv)) && srv.Health != model.Unhealthy && srv.TemplateHash != t.TemplateHash {
+		if keep > 0 && generation != 0 && routed(v.release(srv)) && srv.Health != model.Unhealthy && srv.Condemned == nil && srv.TemplateHash != t.TemplateHash {
 			v.emit(become(srv, v.leaving(srv, model.ServerAdvanced{
 				Phase: model.PhaseWarm, Reason: reason, Until: v.now.Elapsed.Add(keep), DrainGen: generation, Retired: by,
 			})))

@@ -12,7 +12,6 @@ const (
 	recordTimeout    = 60 * time.Second // after it the journal says what evidence could not be had
 	validateSlack    = 10 * time.Second // over the sum of the validations' own time-outs
 	drainSlack       = 30 * time.Second // after the last drain deadline, until what is left is taken as cut
-	parkTime         = 15 * time.Minute // a failed server kept for inspection
 	earlyDeath       = 10 * time.Second // a death sooner than this (or than the grace) holds replacements back
 	backOffFirst     = 1 * time.Second
 	backOffLongest   = 5 * time.Minute
@@ -21,4 +20,8 @@ const (
 	chaosPatience    = 10 * time.Minute // an experiment's start and time, until the service must be whole again
 	chaosLongest     = time.Hour        // a disturbance
 	chaosClockRest   = time.Hour        // after a jump of the wall clock, until calendars are gone by again
+	driftSoon        = 5 * time.Minute  // drift sooner after a start than this (or than three intervals) may come with the image
+	driftChain       = time.Hour        // drift of a younger server within it is counted on
+
+	driftReplacements = 3 // of one template for drift that comes back, until that is given up
 )

@@ -31,6 +31,8 @@ type world struct {
 	passed   map[model.ServerID]map[string]bool // the checks that each server has ever passed
 	out      strings.Builder
 	nextIP   int
+	frozen   map[model.ServerID]bool
+	zones    map[string]*time.Location
 	saved    *model.State                          // of a backup
 	refused  map[Key]bool                          // actions that failed the last time
 	check    func(before *model.State, d Decision) // called for each decision
@@ -52,6 +54,7 @@ func newWorld() *world {
 		started: map[model.ServerID]model.Instant{}, refused: map[Key]bool{}, passed: map[model.ServerID]map[string]bool{}, free: 8 << 30, check: func(*model.State, Decision) {},
 	}
 	w.now = model.Now{Elapsed: model.Instant(time.Hour), Wall: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), BootID: "boot-1"}
+	w.frozen, w.zones = map[model.ServerID]bool{}, testZones()
 	w.addRouter("r1")
 	w.append("kiln", model.InstanceCreated{Instance: "abcdef"})
 	w.restart("boot-1")
@@ -151,7 +154,7 @@ func (w *world) wait(d time.Duration) {
 }
 
 func (w *world) observe() Observation {
-	obs := Observation{Health: w.health, Outcomes: w.outcomes, UnderWay: map[Key]bool{}}
+	obs := Observation{Zones: w.zones, Health: w.health, Outcomes: w.outcomes, UnderWay: map[Key]bool{}}
 	if w.noProbes {
 		obs.Health = nil
 	}
@@ -212,6 +215,9 @@ func (w *world) probe() {
 		case w.now.Elapsed >= target.Since.Add(time.Second):
 			h.Status, h.Detail = model.Healthy, "200"
 		}
+		if w.frozen[target.Server] {
+			h.Status, h.Detail = model.Unhealthy, "no answer"
+		}
 		if forced, ok := w.health[target.Server]; ok && strings.HasPrefix(forced.Detail, "told") {
 			h.Status, h.Detail = forced.Status, forced.Detail
 		}
@@ -244,6 +250,8 @@ func (w *world) do(a Action) {
 		if srv := w.servers[a.Server]; srv != nil && srv.State != model.Exited {
 			w.exit(a.Server, model.Exit{Known: true, Code: 143, Signal: "SIGTERM"})
 		}
+	case Disturb, Calm:
+		o.Err = w.disturb(a)
 	case Inspect:
 	case Record:
 		record := *a.Record

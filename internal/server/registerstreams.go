@@ -103,8 +103,11 @@ type logsInput struct {
 }
 
 // logs streams what one server, or the present servers of a service, write.
-func (s *Server) logs(_ context.Context, in *logsInput) (*huma.StreamResponse, error) {
-	sources, err := s.logSources(in)
+func (s *Server) logs(ctx context.Context, in *logsInput) (*huma.StreamResponse, error) {
+	sources, gone, err := s.logSources(in)
+	if err == nil && gone { // what hinders is told before the answer begins
+		err = s.readable(ctx, in.Server)
+	}
 	if err != nil {
 		return nil, s.refuse(err)
 	}
@@ -134,10 +137,9 @@ func (s *Server) logs(_ context.Context, in *logsInput) (*huma.StreamResponse, e
 	}), nil
 }
 
-// logSources returns the label of each server whose lines are asked for.
-func (s *Server) logSources(in *logsInput) ([]api.LogLine, error) {
-	var sources []api.LogLine
-	var failed error
+// logSources returns the label of each server whose lines are asked for; gone
+// says that it is one that is not there any more.
+func (s *Server) logSources(in *logsInput) (sources []api.LogLine, gone bool, failed error) {
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
 		name := in.Service
 		if in.Server != "" {
@@ -160,17 +162,28 @@ func (s *Server) logSources(in *logsInput) ([]api.LogLine, error) {
 			sources = append(sources, label)
 		}
 		if in.Server != "" && len(sources) == 0 {
-			failed = model.Errorf(model.NotFound, "cannot read the log of %q: there is no such server any more", in.Server).
-				WithHint("if it ended, its last lines are in its death record: kiln evidence show %s", in.Server)
+			sources, gone = append(sources, labelOfDead(svc, in.Server)), true
 		}
 	})
-	return sources, failed
+	return sources, gone, failed
 }
 
+// sendLogs sends what the server writes, or wrote if it is gone.
 func (s *Server) sendLogs(ctx context.Context, label api.LogLine, opts engine.LogOptions, send func(any) error) error {
-	return s.cfg.Logs.Logs(ctx, label.Server, opts, func(l engine.LogLine) error {
+	sent := false
+	sink := func(l engine.LogLine) error {
 		line := label
 		line.At, line.Stream, line.Text = l.At, l.Stream, l.Text
+		sent = true
 		return send(line)
-	})
+	}
+	err := s.cfg.Logs.Logs(ctx, label.Server, opts, sink)
+	if model.CodeOf(err) != model.NotFound || sent {
+		return err
+	}
+	digest, err := s.archiveOf(ctx, string(label.Server))
+	if err != nil {
+		return err
+	}
+	return s.cfg.Archives.Log(ctx, digest, opts, sink)
 }

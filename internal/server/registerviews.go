@@ -98,9 +98,11 @@ func (s *Server) deathRecord(ctx context.Context, in *serverInput) (*reply[api.D
 	case found == nil && alive:
 		return nil, s.refuse(model.Errorf(model.Precondition, "cannot show the death record of %s: it has not ended yet", in.Server).
 			WithHint("kiln logs %s shows what it writes", in.Server))
-	case found == nil:
-		return nil, s.refuse(model.Errorf(model.NotFound, "cannot find a death record of %q", in.Server).
-			WithHint("kiln events lists every server that ended"))
+	case found == nil: // the state remembers the newest only
+		if found = s.archivedRecord(ctx, in.Server); found == nil {
+			return nil, s.refuse(model.Errorf(model.NotFound, "cannot find a death record of %q", in.Server).
+				WithHint("kiln events lists every server that ended"))
+		}
 	}
 	out := &reply[api.DeathRecord]{api.DeathRecord{DeathRecord: *found}}
 	if found.Evidence != "" {

@@ -68,6 +68,17 @@ type Evidence interface {
 	Read(ctx context.Context, digest string) (json.RawMessage, error)
 }
 
+// Archives are what Evidence is read from.
+type Archives interface {
+	// List returns all that are kept, oldest first.
+	List(ctx context.Context) ([]api.Archive, error)
+	// Raw returns the bytes of one. Whoever asked closes them.
+	Raw(ctx context.Context, digest string) (io.ReadCloser, error)
+	// Log passes the lines that a server wrote to sink, as Logs does for those
+	// that are there.
+	Log(ctx context.Context, digest string, opts engine.LogOptions, sink func(engine.LogLine) error) error
+}
+
 // Config is what a Server works with.
 type Config struct {
 	Version   api.Version
@@ -79,7 +90,9 @@ type Config struct {
 	Images    Images
 	Builder   Builder
 	Evidence  Evidence
+	Archives  Archives
 	Backups   Backups
+	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
 	Admission Admission
 	Rooms     control.Rooms
@@ -110,6 +123,11 @@ func New(cfg Config) *Server {
 	s.registerStreams(h)
 	s.registerImages(h)
 	s.registerRetention(h)
+	s.registerEvidence(h)
+	if cfg.Metrics != nil {
+		s.mux.Handle(api.PathMetrics, cfg.Metrics)
+		s.mux.Handle(api.PathQueries, cfg.Metrics)
+	}
 	return s
 }
 

@@ -74,6 +74,7 @@ func wanted() [][2]string {
 			}
 		}
 	}
+	list = append(list, chaosWanted()...)
 	for _, f := range faults() {
 		list = append(list, [2]string{kindFault, f})
 	}

@@ -71,7 +71,7 @@ func (w *world) startDaemon() {
 	d.control = control.New(control.Config{
 		Engine: w.newEngine(), Journal: w.journal, Router: &w.routers, Prober: &prober{w: w, d: d, targets: map[model.ServerID]*probe{}},
 		Validator: validator{w}, Recorder: recorder{w}, Clock: d, Spawn: d.spawn,
-		State: state, Epoch: d.epoch, Log: slog.New(slog.DiscardHandler),
+		Zones: zones{w}, State: state, Epoch: d.epoch, Log: slog.New(slog.DiscardHandler),
 	})
 	w.daemon, d.due = d, w.now
 }
@@ -97,6 +97,7 @@ func (w *world) step() {
 	}
 	if err == nil {
 		w.judgeStep(d, wake)
+		w.judgeChaos()
 		return
 	}
 	switch model.CodeOf(err) {

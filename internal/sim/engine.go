@@ -66,6 +66,8 @@ func (w *world) engineFault(op enginemem.Op, _ model.ServerID) enginemem.Fault {
 		f.Err = model.Errorf(model.Unavailable, "cannot %s: the engine does not answer", name)
 	case name + " hangs":
 		f.Before = hang
+	case name + " refused":
+		f.Err = model.Errorf(model.Invalid, "cannot %s: this machine has no such thing", name)
 	case name + " lies":
 		f.Err, f.Happens = model.Errorf(model.Internal, "cannot tell what became of %s", name), true
 	case name + " hangs after":
@@ -80,6 +82,8 @@ var engineFaults = map[string][]string{
 	"provision": {"provision fails", "provision hangs", "provision lies", "provision hangs after", "provision late"},
 	"stop":      {"stop fails", "stop hangs", "stop lies", "stop hangs after"},
 	"collect":   {"collect fails", "collect hangs"},
+	"disturb":   {"disturb fails", "disturb hangs", "disturb lies", "disturb hangs after", "disturb refused"},
+	"calm":      {"calm fails", "calm hangs", "calm lies"},
 	"destroy":   {"destroy fails", "destroy hangs", "destroy lies", "destroy hangs after"},
 }
 

@@ -107,6 +107,8 @@ func (w *world) noted(e model.Event, s *model.State) {
 		w.noteStages(p, s)
 	case model.ServiceMelting, model.ServiceRecovered:
 		w.cover.met(kindGuard, string(p.Kind()))
+	case model.ExperimentStarted, model.ExperimentEnded:
+		w.noteExperiment(e, s)
 	case model.DeploymentEnded:
 		w.noteVerdict(p, s)
 	case model.ServiceSwitched:
@@ -139,8 +141,10 @@ func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {
 	}
 	f := w.fact(p.ID)
 	if srv.Phase == model.PhaseServing && p.Phase == model.PhaseEnded && srv.BootID == s.BootID {
-		f.lost = w.now
 		w.noteLoss(srv, s)
+		if x := s.Services[srv.Service].Experiment; x == nil || x.Server != srv.ID {
+			f.lost = w.now
+		}
 	}
 	switch p.Phase {
 	case model.PhaseReady, model.PhaseServing:

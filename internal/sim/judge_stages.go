@@ -136,7 +136,9 @@ const guardWindow = time.Minute
 
 func (w *world) noteHealth(p model.ServerHealth, s *model.State) {
 	if srv := s.Server(p.ID); srv != nil && srv.Phase == model.PhaseServing && p.Status == model.Unhealthy {
-		w.fact(p.ID).lost = w.now
+		if x := s.Services[srv.Service].Experiment; x == nil || x.Server != srv.ID {
+			w.fact(p.ID).lost = w.now
+		}
 		w.noteLoss(srv, s)
 	}
 }

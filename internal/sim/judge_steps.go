@@ -267,6 +267,8 @@ func (w *world) unsettledService(svc *model.Service) string {
 		return svc.Name + " has an open switch"
 	case len(svc.Queue) > 0:
 		return svc.Name + " has a queued deployment"
+	case svc.Experiment != nil:
+		return "experiment " + string(svc.Experiment.ID) + " runs"
 	case svc.Destroying:
 		return svc.Name + " is being destroyed"
 	}

@@ -77,7 +77,7 @@ func verbs() []verb {
 			}})
 		}
 	}
-	for _, call := range []string{"prepare", "provision", "stop", "collect", "destroy"} {
+	for _, call := range []string{"prepare", "provision", "stop", "collect", "destroy", "disturb", "calm"} {
 		arm(call, engineFaults[call], 2)
 	}
 	arm("router", routerFaults, 3)

@@ -107,6 +107,7 @@ func (w *world) play(until time.Duration) {
 // calm ends everything that goes wrong, and lets kiln finish.
 func (w *world) calm() {
 	clear(w.armed)
+	w.calmed = true
 	w.blind = 0
 	for _, f := range w.facts {
 		f.sick = 0

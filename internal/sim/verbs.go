@@ -23,6 +23,8 @@ func commandVerbs() []verb {
 		{name: "pause", weight: 20, do: (*world).pause},
 		{name: "resume", weight: 40, do: (*world).resume},
 		{name: "finish", weight: 12, do: (*world).finish},
+		{name: "chaos run", weight: 30, do: (*world).chaosRun},
+		{name: "chaos stop", weight: 8, do: (*world).chaosStop},
 		{name: "destroy", weight: 1, do: (*world).destroy},
 		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
 	}
@@ -52,6 +54,7 @@ func policyOf(service string, n uint64) model.Policy {
 		StopGrace: pick(30, time.Second, 2*time.Second, 5*time.Second),
 	}
 	strategyOf(service, n>>48, &p.Deploy)
+	p.Chaos = chaosOf(n * 0x9e3779b97f4a7c15 >> 40) // its own bits of the same number
 	if n>>40%8 == 0 {
 		p.Health.Kind = model.CheckNone
 	}

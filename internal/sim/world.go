@@ -45,6 +45,7 @@ type world struct {
 	ghosts []enginemem.Remains // vanished, and may return
 	acks   []promise           // what was promised to clients
 	doomed model.DeploymentID  // the last deployment of which a server failed in service
+	calmed bool                // nothing goes wrong any more
 	pulse  time.Duration       // how long the daemon waits for hints
 }
 
@@ -175,7 +176,7 @@ func (w *world) runs(id model.ServerID) bool {
 // fit is the truth about the health of a server.
 func (w *world) fit(id model.ServerID) bool {
 	o := w.observed(id)
-	if o == nil || o.State != model.Running || w.now < w.fact(id).sick {
+	if o == nil || o.State != model.Running || w.now < w.fact(id).sick || w.suffers(id) {
 		return false
 	}
 	t, _ := w.machine.Template(id)

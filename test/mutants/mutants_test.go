@@ -23,7 +23,7 @@ const (
 // parts are what the simulation is built from.
 var parts = []string{
 	"go.mod", "go.sum", "internal/model", "internal/reconcile", "internal/control",
-	"internal/engine/engine.go", "internal/engine/enginemem", "internal/sim",
+	"internal/engine/engine.go", "internal/engine/upkeep.go", "internal/engine/enginemem", "internal/sim",
 }
 
 func TestMutants(t *testing.T) {

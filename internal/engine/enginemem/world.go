@@ -56,15 +56,16 @@ type image struct {
 }
 
 type server struct {
-	id       model.ServerID
-	epoch    uint64
-	template model.Template
-	hash     string
-	program  Program
-	address  string
-	accepted time.Time
-	exit     *model.Exit // set when it has ended by anything but its own time
-	busy     bool        // a mutation is under way
+	id        model.ServerID
+	epoch     uint64
+	template  model.Template
+	hash      string
+	program   Program
+	address   string
+	accepted  time.Time
+	exit      *model.Exit // set when it has ended by anything but its own time
+	busy      bool        // a mutation is under way
+	disturbed disturbance
 }
 
 // NewWorld returns a world without images and servers whose machine has so

@@ -86,6 +86,13 @@ func Run(t *testing.T, open func(t *testing.T) Subject) {
 		{"dialer", dialer},
 		{"meter", meter},
 		{"logger", logger},
+		{"shell", shellRuns},
+		{"shell writes", shellWrites},
+		{"shell on a terminal", shellTerminal},
+		{"shell ends with its context", shellContext},
+		{"shell leaves nothing", shellLeaves},
+		{"shell refused", shellRefused},
+		{"disturber", disturbed},
 		{"reopen", reopen},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.check(t, s) })

@@ -1,18 +1,13 @@
 package local
 
 import (
-	"cmp"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +22,8 @@ const (
 	evidenceLines   = 1000
 	evidenceBytes   = 256 << 10
 	evidenceChanges = 10000
+	evidenceSockets = 1000
+	evidenceCommand = 4 << 10 // bytes of one command line
 )
 
 // Collect implements engine.Engine.
@@ -47,14 +44,23 @@ func (e *Engine) Collect(ctx context.Context, ref engine.Ref) (*engine.Evidence,
 	if evidence.Changes, err = changes(r); err != nil {
 		evidence.Missing = append(evidence.Missing, fmt.Sprintf("changes: %v", err))
 	}
+	evidence.Environment = r.Env
+	pids := []int{r.Process.PID}
 	if r.state() == model.Running {
-		evidence.Processes = processes(e.cgroupDir(execController(), r.ID))
-		if evidence.Listening, err = listening(r.Process.PID); err != nil {
-			evidence.Missing = append(evidence.Missing, fmt.Sprintf("listening sockets: %v", err))
+		group := e.cgroupDir(execController(), r.ID)
+		pids = append(pids, processesIn(group)...)
+		evidence.Processes = processes(group)
+		if evidence.Sockets, err = socketsOf(r.Process.PID); err != nil {
+			evidence.Missing = append(evidence.Missing, fmt.Sprintf("sockets: %v", err))
 		}
+		evidence.Listening = listeningAmong(evidence.Sockets)
+		evidence.Sockets = evidence.Sockets[:min(len(evidence.Sockets), evidenceSockets)]
 		e.keepSample(s, r, time.Now())
 	} else {
-		evidence.Missing = append(evidence.Missing, "processes and listening sockets: the server had ended")
+		evidence.Missing = append(evidence.Missing, "processes and sockets: the server had ended")
+	}
+	if evidence.Kernel, err = kernelLines(naming{id: string(ref.ID), link: e.link(ref.ID), pids: pids, since: r.CreatedAt}); err != nil {
+		evidence.Missing = append(evidence.Missing, fmt.Sprintf("messages of the kernel: %v", err))
 	}
 	e.mu.Lock()
 	evidence.Stats = s.stats
@@ -140,90 +146,4 @@ func inImage(lowers []string, path string) bool {
 		_, err := os.Lstat(filepath.Join(lower, path))
 		return err == nil
 	})
-}
-
-// processes lists the processes of a control group as the server sees them.
-func processes(group string) []engine.Process {
-	var found []engine.Process
-	for _, pid := range processesIn(group) {
-		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		if err != nil {
-			continue // it has just ended
-		}
-		text := strings.TrimSpace(strings.ReplaceAll(string(command), "\x00", " "))
-		found = append(found, engine.Process{PID: insidePID(pid), Command: text})
-	}
-	slices.SortFunc(found, func(a, b engine.Process) int { return cmp.Compare(a.PID, b.PID) })
-	return found
-}
-
-// insidePID returns the number that the process has in its innermost namespace.
-func insidePID(pid int) int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		if numbers, ok := strings.CutPrefix(line, "NSpid:"); ok {
-			words := strings.Fields(numbers)
-			if len(words) == 0 {
-				return 0
-			}
-			n, _ := strconv.Atoi(words[len(words)-1])
-			return n
-		}
-	}
-	return 0
-}
-
-// listening lists the sockets on which the network namespace of the process
-// waits for others.
-func listening(pid int) ([]engine.Socket, error) {
-	// States as the kernel writes them: TCP_LISTEN, and for UDP not connected.
-	tables := map[string]string{"tcp": "0A", "tcp6": "0A", "udp": "07", "udp6": "07"}
-	found := []engine.Socket{}
-	for table, state := range tables {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, table))
-		if errors.Is(err, fs.ErrNotExist) && strings.HasSuffix(table, "6") {
-			continue // a machine without IPv6
-		}
-		if err != nil {
-			return nil, err
-		}
-		for line := range strings.Lines(string(b)) {
-			words := strings.Fields(line)
-			if len(words) < 4 || words[3] != state {
-				continue
-			}
-			if address, err := parseSocketAddress(words[1]); err == nil {
-				found = append(found, engine.Socket{Network: strings.TrimSuffix(table, "6"), Address: address.String()})
-			}
-		}
-	}
-	slices.SortFunc(found, func(a, b engine.Socket) int {
-		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.Address, b.Address))
-	})
-	return slices.Compact(found), nil
-}
-
-// parseSocketAddress reads ADDRESS:PORT as in /proc/net/tcp: words of four bytes
-// in the machine's order, in hexadecimal.
-func parseSocketAddress(s string) (netip.AddrPort, error) {
-	address, port, ok := strings.Cut(s, ":")
-	if !ok {
-		return netip.AddrPort{}, fmt.Errorf("cannot understand %q", s)
-	}
-	b, err := hex.DecodeString(address)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	for i := 0; i+4 <= len(b); i += 4 {
-		binary.NativeEndian.PutUint32(b[i:], binary.BigEndian.Uint32(b[i:]))
-	}
-	ip, ok := netip.AddrFromSlice(b)
-	if !ok {
-		return netip.AddrPort{}, fmt.Errorf("cannot understand %q", s)
-	}
-	n, err := strconv.ParseUint(port, 16, 16)
-	return netip.AddrPortFrom(ip, uint16(n)), err
 }

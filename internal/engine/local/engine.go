@@ -27,6 +27,8 @@ var (
 	_ engine.Dialer  = (*Engine)(nil)
 	_ engine.Logger  = (*Engine)(nil)
 	_ engine.Closer  = (*Engine)(nil)
+	_ engine.Shells  = (*Engine)(nil)
+	_ engine.Differ  = (*Engine)(nil)
 )
 
 // Engine runs servers on this machine.

@@ -176,7 +176,7 @@ func (e *Engine) killLeftoverExecs() {
 	}
 	files, _ := filepath.Glob(filepath.Join(e.execDir(), execGroup+"*"))
 	for _, file := range files {
-		_ = os.Remove(file)
+		_ = os.RemoveAll(file) // of a session it is a directory
 	}
 }
 

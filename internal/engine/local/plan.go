@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	securejoin "github.com/cyphar/filepath-securejoin"
@@ -29,6 +30,7 @@ type plan struct {
 	user       execUser
 	stopSignal string
 	modes      map[string]uint32 // of the image's directories at ephemeral places
+	owners     map[string]owner  // of the image's directories at volumes
 }
 
 // planCache keeps the plans of the last templates.
@@ -78,7 +80,7 @@ func (e *Engine) plan(ctx context.Context, t model.Template) (*plan, error) {
 		return nil, model.Errorf(model.Invalid, "image %s declares no command", t.Image.Short()).
 			WithHint("declare one: command = [\"/app\"]")
 	}
-	places, err := ephemeralPlaces(t)
+	places, err := writablePlaces(t)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +116,13 @@ func (p *plan) resolve(t model.Template, config ocispec.Image, root string, plac
 		return model.Errorf(model.Invalid, "image %s cannot run %q: %w", t.Image.Short(), p.args[0], err).
 			WithHint("see what the image holds: kiln images show %s", t.Image.Short())
 	}
-	p.modes = map[string]uint32{}
+	p.modes, p.owners = map[string]uint32{}, map[string]owner{}
 	for _, place := range places {
 		if resolved, err := securejoin.SecureJoin(root, place); err == nil {
 			if info, err := os.Stat(resolved); err == nil {
+				st := info.Sys().(*syscall.Stat_t) //nolint:errcheck,forcetypeassert // it is, on Linux
 				p.modes[place] = uint32(info.Mode().Perm())
+				p.owners[place] = owner{st.Uid, st.Gid, info.Mode().Perm() | info.Mode()&(os.ModeSticky|os.ModeSetgid)}
 			}
 		}
 	}
@@ -181,20 +185,35 @@ func variable(env []string, name string) string {
 	return ""
 }
 
-// ephemeralPlaces returns the paths of the template's writable places.
-func ephemeralPlaces(t model.Template) ([]string, error) {
+// writablePlaces returns the paths of the template's ephemeral places and
+// volumes.
+func writablePlaces(t model.Template) ([]string, error) {
 	var places []string
-	for _, place := range t.Ephemeral {
-		p := path.Clean(place.Path)
+	add := func(what, at string) error {
+		p := path.Clean(at)
 		if !path.IsAbs(p) || p == "/" {
-			return nil, model.Errorf(model.Invalid, "ephemeral place %q is not an absolute path below /", place.Path)
+			return model.Errorf(model.Invalid, "%s %q is not an absolute path below /", what, at)
 		}
 		for _, own := range []string{"/proc", "/sys", "/dev"} {
 			if p == own || strings.HasPrefix(p, own+"/") {
-				return nil, model.Errorf(model.Invalid, "ephemeral place %q lies in %s, which is the kernel's", place.Path, own)
+				return model.Errorf(model.Invalid, "%s %q lies in %s, which is the kernel's", what, at, own)
 			}
 		}
 		places = append(places, p)
+		return nil
+	}
+	for _, place := range t.Ephemeral {
+		if err := add("ephemeral place", place.Path); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range t.Volumes {
+		if !model.ValidServiceName(m.Volume) {
+			return nil, model.Errorf(model.Invalid, "%q cannot be a volume's name", m.Volume)
+		}
+		if err := add("volume "+m.Volume+":", m.Path); err != nil {
+			return nil, err
+		}
 	}
 	return places, nil
 }

@@ -48,6 +48,10 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 	r := &record{ID: ref.ID, Epoch: ref.Epoch, Template: t, Hash: hash, StopSignal: p.stopSignal, CreatedAt: time.Now().UTC()}
 	s := &server{record: r, exited: make(chan struct{}), reaped: make(chan struct{})}
 	e.mu.Lock()
+	if err := e.mayHaveLocked(ref.ID, t); err != nil {
+		e.mu.Unlock()
+		return startError(ref.ID, err)
+	}
 	r.IDs = e.idsLocked(ref.ID, t)
 	e.servers[ref.ID] = s
 	e.mu.Unlock()
@@ -130,6 +134,11 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 		return err
 	}
 	defer release()
+	releaseVolumes, err := e.giveVolumes(ctx, r, p)
+	if err != nil {
+		return err
+	}
+	defer releaseVolumes()
 	return e.startTask(ctx, s, r, mounts)
 }
 

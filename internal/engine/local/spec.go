@@ -128,6 +128,7 @@ func (e *Engine) mounts(r *record, p *plan) []specs.Mount {
 		}
 		mounts = append(mounts, tmpfs(at, place.Size, mode, p.user))
 	}
+	mounts = append(mounts, e.volumeMounts(r)...)
 	for _, file := range ownFiles {
 		mounts = append(mounts, specs.Mount{
 			Destination: file, Type: "bind", Source: filepath.Join(dir, filepath.Base(file)),

@@ -11,16 +11,23 @@
 //	program hostname         print the host name, then end
 //	program id               print user and group id, then end
 //	program write PATH       write a file; status 1 if that is refused
+//	program echo             copy standard input to standard output, and say "end" on standard error
+//	program size             print the terminal's size, and again whenever it changes, until SIGTERM
+//	program leave            start "ignore-term", print "left" and end
 package main
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -50,8 +57,40 @@ func main() {
 		for i := range number(argument) {
 			fmt.Printf("line %d\n", i+1)
 		}
+	case "echo", "size", "leave":
+		attend(os.Args[1])
 	default:
 		look(os.Args[1], argument)
+	}
+}
+
+// attend does what a person at a terminal would see.
+func attend(what string) {
+	switch what {
+	case "echo":
+		if _, err := io.Copy(os.Stdout, os.Stdin); err != nil {
+			fail(err.Error())
+		}
+		fmt.Fprintln(os.Stderr, "end")
+	case "size":
+		changes := make(chan os.Signal, 1)
+		signal.Notify(changes, unix.SIGWINCH)
+		go untilSignal()
+		for {
+			size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
+			if err != nil {
+				fail(err.Error())
+			}
+			fmt.Printf("%d by %d\n", size.Col, size.Row)
+			<-changes
+		}
+	case "leave":
+		child := exec.Command("/proc/self/exe", "ignore-term")
+		child.Stdout = os.Stdout
+		if err := child.Start(); err != nil {
+			fail(err.Error())
+		}
+		fmt.Println("left")
 	}
 }
 

@@ -1,18 +1,29 @@
 // Command logger keeps what one server writes; see package logfile. It is a
 // program of its own, and not the shim under another name, because there is one
 // for each server: alone it takes 1 MB of memory and a millisecond to start.
+//
+// For the same reason it is also what holds the mount namespace of a session in
+// a server; see package holder.
 package main
 
 import (
 	"fmt"
 	"os"
 
+	"kiln/internal/engine/local/holder"
 	"kiln/internal/engine/local/logfile"
 )
 
 func main() {
-	if err := logfile.RunLogger(os.Args[1:]); err != nil {
+	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+func run(arguments []string) error {
+	if len(arguments) > 0 && arguments[0] == holder.Command {
+		return holder.Run(arguments[1:])
+	}
+	return logfile.RunLogger(arguments)
 }

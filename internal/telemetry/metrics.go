@@ -1,0 +1,48 @@
+package telemetry
+
+// table is every metric that there is, in the order in which /metrics shows them.
+// docs/metrics.md describes each; a test holds the two together.
+func table() []metric {
+	return []metric{
+		{"kiln_build_info", gauge, "Always 1; its labels say which kiln answers."},
+		{"kiln_server_info", gauge, "Always 1 for each server; its labels say what it is."},
+		{"kiln_server_start_time_seconds", gauge, "When the server's process started, in seconds since 1970."},
+		{"kiln_server_healthy", gauge, "1 where the server was last decided to be healthy."},
+		{"kiln_server_cpu_seconds_total", counter, "Processor time that the server has used."},
+		{"kiln_server_cpu_throttled_seconds_total", counter, "Time that the server has waited because of its processor limit."},
+		{"kiln_server_memory_bytes", gauge, "Memory that the server uses; page cache that could be dropped is not counted."},
+		{"kiln_server_memory_limit_bytes", gauge, "Memory that the server may use; absent where there is no limit."},
+		{"kiln_server_oom_kills_total", counter, "Processes of the server that were killed at its memory limit."},
+		{"kiln_server_processes", gauge, "Processes and threads of the server."},
+		{"kiln_server_disk_read_bytes_total", counter, "What the server has read from block devices."},
+		{"kiln_server_disk_written_bytes_total", counter, "What the server has written to block devices."},
+		{"kiln_server_network_received_bytes_total", counter, "What the server has received over its link."},
+		{"kiln_server_network_sent_bytes_total", counter, "What the server has sent over its link."},
+		{"kiln_requests_total", counter, "Requests that the router sent to the server, by the class of the answer; code is none where no answer was begun, and for TCP."},
+		{"kiln_requests_failed_total", counter, "Requests without a good answer: 5xx, or broken off by the server."},
+		{"kiln_request_duration_seconds", histogram, "From the request's arrival at the router to the end of the answer."},
+		{"kiln_request_received_bytes_total", counter, "Bodies of requests, or what a TCP client sent."},
+		{"kiln_request_sent_bytes_total", counter, "Bodies of answers, or what a TCP client received."},
+		{"kiln_router_no_route_total", counter, "Requests that no route is for: answered 404 by the router."},
+		{"kiln_router_no_server_total", counter, "Requests for a service without a server: answered 503 by the router."},
+		{"kiln_router_retried_total", counter, "Requests that were sent to another server after one could not be reached."},
+		{"kiln_servers", gauge, "Servers by phase."},
+		{"kiln_servers_wanted", gauge, "Servers that the release in service asks for."},
+		{"kiln_healthy_servers", gauge, "Servers in service that are healthy."},
+		{"kiln_drifted_servers", gauge, "Servers that are not their template any more."},
+		{"kiln_tainted_servers", gauge, "Servers in which somebody has or had a terminal."},
+		{"kiln_condemned_servers", gauge, "Servers that are to be replaced though they may be healthy."},
+		{"kiln_release", gauge, "The number of the release in service; 0 for none."},
+		{"kiln_deployments_total", counter, "Ended deployments by verdict."},
+		{"kiln_deployment_running", gauge, "1 while a deployment runs."},
+		{"kiln_server_deaths_total", counter, "Servers that have ended and have a death record."},
+		{"kiln_experiments_total", counter, "Ended chaos experiments by kind and outcome."},
+		{"kiln_fleet_findings", gauge, "Things on the machine that are kiln's and were changed, or are not and should not be there."},
+		{"kiln_disk_free_bytes", gauge, "Room where kiln writes, while it is watched because it is short."},
+		{"kiln_journal_events_total", counter, "Events in the journal."},
+		{"kiln_scrape_duration_seconds", gauge, "How long the last collection of these metrics took."},
+		{"process_cpu_seconds_total", counter, "Processor time that the daemon has used."},
+		{"process_resident_memory_bytes", gauge, "Memory of the daemon."},
+		{"process_start_time_seconds", gauge, "When the daemon started, in seconds since 1970."},
+	}
+}
