@@ -14,7 +14,7 @@ const (
 	ChaosTerminate ChaosKind = "terminate"       // its stop signal, and SIGKILL after the grace
 	ChaosFreeze    ChaosKind = "freeze"          // its control group is frozen
 	ChaosLoss      ChaosKind = "network-loss"    // packets to and from it are dropped
-	ChaosLatency   ChaosKind = "network-latency" // packets to it come late
+	ChaosLatency   ChaosKind = "network-latency" // what it sends comes ChaosDelay late
 	ChaosCPU       ChaosKind = "cpu"             // a process in its control group burns what it may
 	ChaosMemory    ChaosKind = "memory"          // a process in its control group fills its memory
 	ChaosDiskFull  ChaosKind = "disk-full"       // its writable places are filled
@@ -52,6 +52,9 @@ func (p ChaosPolicy) Minutes() (first, last int, ok bool) {
 	ok = h1 >= 0 && m1 >= 0 && h2 >= 0 && m2 >= 0 && m1 < 60 && m2 < 60 && first < hours*60 && last <= hours*60
 	return first, last, ok && first != last
 }
+
+// ChaosDelay is how late packets come: a way around the world, and back.
+const ChaosDelay = 300 * time.Millisecond
 
 // DefaultChaosLasts is how long a disturbance that lasts is kept up at most.
 const DefaultChaosLasts = Duration(30 * time.Second)

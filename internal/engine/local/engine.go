@@ -48,6 +48,8 @@ type Engine struct {
 	locks  keyedLocks    // one mutation of a server at a time
 	starts chan struct{} // holds one for each server that is being started
 
+	disturbances disturbances
+
 	mu      sync.Mutex
 	epoch   uint64
 	servers map[model.ServerID]*server
@@ -158,6 +160,7 @@ func (e *Engine) connect(ctx context.Context) (*client.Client, error) {
 func (e *Engine) Close() error {
 	e.end()
 	e.watchers.Wait()
+	e.undisturbAll()
 	if e.client == nil {
 		return nil
 	}
@@ -168,6 +171,9 @@ func (e *Engine) Close() error {
 func (e *Engine) recover(ctx context.Context, records []*record, strays []string) error {
 	e.unmountLeftovers()
 	e.killLeftoverExecs()
+	if err := e.undisturbLeftovers(records); err != nil {
+		return err
+	}
 	for _, r := range records {
 		if r.StartedAt.IsZero() {
 			// The engine ended while it made this one; nobody was told of it.

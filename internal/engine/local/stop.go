@@ -42,6 +42,7 @@ func (e *Engine) Stop(ctx context.Context, ref engine.Ref, signal string, grace 
 	if r.Exit != nil {
 		return nil
 	}
+	e.undisturb(ref.ID) // one that is frozen ends by no signal
 	number, err := parseSignal(signal, r.StopSignal)
 	if err != nil {
 		return model.Errorf(model.Invalid, "cannot stop %s: %w", ref.ID, err)

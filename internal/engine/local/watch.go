@@ -27,6 +27,7 @@ func (e *Engine) watch(s *server) {
 		if !e.awaitEnd(r.Process) {
 			return // the engine is closed
 		}
+		e.undisturb(r.ID) // what disturbs it would keep its control groups
 		exit := e.awaitExitFile(r)
 		if exit == nil {
 			return

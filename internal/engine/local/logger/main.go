@@ -3,13 +3,14 @@
 // for each server: alone it takes 1 MB of memory and a millisecond to start.
 //
 // For the same reason it is also what holds the mount namespace of a session in
-// a server; see package holder.
+// a server, and what disturbs one; see packages holder and disturb.
 package main
 
 import (
 	"fmt"
 	"os"
 
+	"kiln/internal/engine/local/disturb"
 	"kiln/internal/engine/local/holder"
 	"kiln/internal/engine/local/logfile"
 )
@@ -24,6 +25,9 @@ func main() {
 func run(arguments []string) error {
 	if len(arguments) > 0 && arguments[0] == holder.Command {
 		return holder.Run(arguments[1:])
+	}
+	if len(arguments) > 0 && arguments[0] == disturb.Command {
+		return disturb.Run(arguments[1:])
 	}
 	return logfile.RunLogger(arguments)
 }
