@@ -232,8 +232,8 @@ func (e *Engine) setApart(o *disturb.Order) (release func(), err error) {
 // killLimit is how long a disturbing process may take to let go.
 const killLimit = 8 * time.Second
 
-// writablePlaces are the places of a server that have a size.
-func writablePlaces(r *record) []string {
+// placesToFill are the places of a server that have a size.
+func placesToFill(r *record) []string {
 	places := []string{"/tmp", "/run", "/dev/shm"}
 	for _, p := range r.Template.Ephemeral {
 		if p.Size > 0 {

@@ -52,7 +52,7 @@ func (e *Engine) fillPlaces(r *record) (undo func(), err error) {
 					return err
 				}
 			}
-			for _, place := range writablePlaces(r) {
+			for _, place := range placesToFill(r) {
 				f, err := fillPlace(root, place)
 				if errors.Is(err, unix.EACCES) {
 					continue // the server's user cannot write there either
