@@ -76,6 +76,6 @@ func describe(p model.Payload) string {
 	case model.ServiceDestroyed:
 		return p.Service + " destroyed"
 	default:
-		return string(p.Kind())
+		return describeUpkeep(p)
 	}
 }

@@ -129,7 +129,7 @@ func (v *service) recurs(srv *model.Server, before *model.DriftRecurrence) *mode
 	}
 	next := model.DriftRecurrence{TemplateHash: srv.TemplateHash, Count: 1, Since: v.now.Elapsed}
 	if b := before; b != nil && b.TemplateHash == srv.TemplateHash && (b.Halted || v.now.Elapsed.Sub(b.Since) < driftChain) {
-		if b.Halted || srv.Created <= b.Since {
+		if b.Halted || srv.Created < b.Since {
 			return before
 		}
 		next.Count = b.Count + 1

@@ -176,7 +176,7 @@ func (v *service) replace(c crew, t *model.Release, want, atOnce int) {
 
 // calmDown ends the back-off when all has been well for a while.
 func (v *service) calmDown(c crew, want int) {
-	if v.svc.BackOff.Failures == 0 || len(c.fit) < want || len(c.fit) == 0 {
+	if v.svc.BackOff.Failures == 0 || len(c.fit) < want || len(c.fit) == 0 || len(c.leaving) > 0 {
 		return
 	}
 	youngest := c.fit[0]

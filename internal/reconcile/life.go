@@ -71,7 +71,7 @@ func (v *service) becomeParked(srv *model.Server, reason string, exit *model.Exi
 // becomeAside lets a drained server wait out of rotation for its session.
 func (v *service) becomeAside(srv *model.Server) model.Payload {
 	return become(srv, model.ServerAdvanced{
-		Phase: model.PhaseParked, Reason: "waits out of rotation for its session: " + srv.Taint.Reason, Until: srv.Aside,
+		Phase: model.PhaseParked, Reason: "replaced, and out of rotation for its session: " + srv.Condemned.Reason, Until: srv.Aside,
 	})
 }
 

@@ -145,9 +145,24 @@ func (p *Plan) moves(svc *model.Service, from, to *model.Release) {
 		}
 	}
 	if n := missing(svc, to); from != nil && stopFirst(from, to) && n > 0 {
-		p.Outage = fmt.Sprintf("the old servers end before the new ones start (no route, and deploy.overlap is false): nothing of %s runs for up to %s",
-			p.Service, model.Duration(inspectTimeout)+from.Policy.StopGrace+model.Duration(provisionTimeout)+to.Policy.Health.Grace)
+		p.Outage = outage(from, to)
 	}
+}
+
+// outage says why nothing runs while one release takes the place of the other,
+// and for how long at most.
+func outage(from, to *model.Release) string {
+	why := "no route, and deploy.overlap is false"
+	for _, m := range to.Template.Volumes {
+		if contend(from, to) && m.Access != model.Shared {
+			why = fmt.Sprintf("one server at a time may have the volume %q", m.Volume)
+		}
+	}
+	most := stopTimeOf(from) + provisionTimeout + to.Policy.Health.Grace.D()
+	if listed(from, to) {
+		most += validationTime(to.Policy) + switchTimeout
+	}
+	return fmt.Sprintf("the old servers end before the new ones start (%s): nothing of %s runs for up to %s", why, to.Service, model.Duration(most))
 }
 
 // leaves says what becomes of a server that is not in the new set; "" if the
@@ -199,7 +214,7 @@ func (p *Plan) wayBack(from, to *model.Release) {
 		p.Rollback = "nothing changes"
 	case from.TemplateHash == to.TemplateHash:
 		p.Rollback = fmt.Sprintf("not needed: release %d has the same template; deploy the former declaration", from.Number)
-	case routed(to) && to.Policy.Deploy.KeepWarm > 0 && p.Strategy != model.Rolling:
+	case routed(to) && to.Policy.Deploy.KeepWarm > 0 && p.Strategy != model.Rolling && !stopFirst(from, to):
 		p.RollbackTo = from.Number
 		p.Rollback = fmt.Sprintf("possible, to release %d: one switch within %s, then with new servers", from.Number, to.Policy.Deploy.KeepWarm)
 	default:

@@ -89,6 +89,8 @@ func (w *world) command(words []string) error {
 	switch words[0] {
 	case "deploy", "rollback", "scale", "abort", "destroy", "plan", "pause", "resume", "finish":
 		return w.order(words[0], plain, args)
+	case "recycle", "hotfix", "shell", "extend", "leave", "drift", "fleet", "clock":
+		return w.upkeep(words[0], plain, args)
 	case "run":
 		w.run()
 	case "backup":
@@ -232,6 +234,11 @@ func (w *world) request(service string, args map[string]string) DeployRequest {
 	if args["route"] == "name" { // a port that other services reach by its name
 		req.Policy.Routes = nil
 	}
+	if args["volume"] != "" { // volume=single-writer
+		req.Template.Volumes = []model.Mount{{Volume: "data", Path: "/data", Access: model.VolumeAccess(args["volume"])}}
+	}
+	req.Policy.Lifetime = model.Lifetime{MaxAge: span("max_age", "0s"), Jitter: number("jitter", 0)}
+	req.Policy.Drift.Response, req.Policy.Shell, req.Policy.Park = model.DriftResponse(args["drift"]), model.ShellRule(args["shell"]), span("park", "0s")
 	if args["connects"] != "" {
 		req.Template.Connects = []string{args["connects"]}
 	}

@@ -53,7 +53,7 @@ func OpenSession(s *model.State, req SessionRequest, obs Observation, now model.
 	until := sooner(svc, srv, now.Elapsed.Add(ttl.D()), now)
 	x := model.Session{
 		ID: model.SessionID("s-" + model.Sixes(s.Instance, s.NextID)), Server: srv.ID, Kind: req.Kind, By: cmp.Or(req.By, "somebody"),
-		Reason: strings.TrimSpace(req.Reason), Command: req.Command, OutOfRotation: req.OutOfRotation || srv.Phase == model.PhaseParked,
+		Reason: cmp.Or(strings.TrimSpace(req.Reason), "no reason given"), Command: req.Command, OutOfRotation: req.OutOfRotation || srv.Phase == model.PhaseParked,
 		OpenedAt: now.Wall, Opened: now.Elapsed, Until: until,
 	}
 	from := now.Elapsed

@@ -33,7 +33,9 @@ type world struct {
 	nextIP   int
 	frozen   map[model.ServerID]bool
 	zones    map[string]*time.Location
-	saved    *model.State                          // of a backup
+	saved    *model.State                       // of a backup
+	drift    map[model.ServerID][]model.Finding // what inspections find
+	fleet    *FleetObserved
 	refused  map[Key]bool                          // actions that failed the last time
 	check    func(before *model.State, d Decision) // called for each decision
 }
@@ -51,7 +53,7 @@ func newWorld() *world {
 	w := &world{
 		s: model.NewState(), servers: map[model.ServerID]*model.Observed{}, images: map[model.Digest]string{},
 		behaves: map[model.Digest]string{}, health: map[model.ServerID]model.HealthObserved{},
-		started: map[model.ServerID]model.Instant{}, refused: map[Key]bool{}, passed: map[model.ServerID]map[string]bool{}, free: 8 << 30, check: func(*model.State, Decision) {},
+		started: map[model.ServerID]model.Instant{}, refused: map[Key]bool{}, passed: map[model.ServerID]map[string]bool{}, drift: map[model.ServerID][]model.Finding{}, free: 8 << 30, check: func(*model.State, Decision) {},
 	}
 	w.now = model.Now{Elapsed: model.Instant(time.Hour), Wall: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), BootID: "boot-1"}
 	w.frozen, w.zones = map[model.ServerID]bool{}, testZones()
@@ -166,6 +168,7 @@ func (w *world) observe() Observation {
 		snap.Images = slices.Sorted(maps.Keys(w.images))
 		obs.Snapshot = snap
 	}
+	w.inspect(&obs)
 	for _, r := range w.routers {
 		if r.silent {
 			obs.RoutersSilent++
@@ -253,6 +256,9 @@ func (w *world) do(a Action) {
 	case Disturb, Calm:
 		o.Err = w.disturb(a)
 	case Inspect:
+	case Mend:
+		fmt.Fprintln(&w.out, "          firewall and links are mended")
+		w.fleet = nil
 	case Record:
 		record := *a.Record
 		record.Evidence = "sha256:e"
