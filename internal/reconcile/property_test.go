@@ -36,7 +36,7 @@ func TestPromises(t *testing.T) {
 			if err := w.command(strings.Fields(line)); err != nil {
 				fmt.Fprintf(&w.out, "refused: %v\n", err)
 			}
-			if err := w.deadlines(); err != nil {
+			if err := cmp.Or(w.deadlines(), w.condemned()); err != nil {
 				t.Fatalf("%v\n%s", err, w.out.String())
 			}
 		}
@@ -54,13 +54,22 @@ func drawCommand(t *rapid.T) string {
 	pick := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(t, label) }
 	n := func(label string, most int) string { return fmt.Sprint(rapid.IntRange(0, most).Draw(t, label)) }
 	mode := func() string { return pick("mode", "", "", " mode=queue", " mode=supersede") }
-	switch rapid.IntRange(0, 22).Draw(t, "what") {
+	switch rapid.IntRange(0, 28).Draw(t, "what") {
+	case 23:
+		return pick("recycle", "recycle shop", "recycle shop "+n("server", 3))
+	case 24, 25:
+		return "drift shop " + n("server", 3) + pick("found", " f:1", " f:1 f:2", " f:2", "")
+	case 26:
+		return pick("kind", "hotfix", "shell") + " shop " + n("server", 3) + " reason=why ttl=" + pick("ttl", "5s", "2m", "8m") + pick("aside", "", " aside=true")
+	case 27:
+		return pick("session", "extend shop "+n("server", 3)+" reason=more by=1m", "clock 25h", "clock -25h")
 	case 20, 21:
 		return pick("stage", "pause shop", "pause shop for=40s", "resume shop", "finish shop") + pick("wait", "", " wait=no")
 	case 0, 1, 2, 3:
-		return "deploy shop image=" + pick("image", "1", "2", "3", "4-sick", "5-crash", "6-wrong", "7-impossible", "8-missing", "9-sickening", "a-hanging") +
+		return "deploy shop image=" + pick("image", "1", "2", "3", "4-sick", "5-crash", "6-wrong", "7-impossible", "8-missing", "9-sickening", "a-hanging", "b-drifting") +
 			" servers=" + pick("servers", "1", "2", "3", "4") + pick("checks", "", " validate=home") +
 			pick("warm", "", " keep_warm=0s", " keep_warm=20s") + pick("wait", "", " wait=no") + pick("route", "", "", "", "", " route=none", " route=name", " overlap=true route=name") + mode() +
+			pick("upkeep", "", "", "", " max_age=20m jitter=50", " drift=alert", " shell=deny", " park=-1s", " volume=single-writer servers=1") +
 			pick("strategy", "", "", " strategy=rolling", " strategy=rolling surge=0 unavailable=1", " strategy=rolling surge=1 unavailable=50%", " strategy=canary", " strategy=canary steps=30/0s,60/2s")
 	case 4:
 		return "scale shop servers=" + n("servers", 4) + mode()
@@ -94,7 +103,7 @@ func drawCommand(t *rapid.T) string {
 }
 
 func needsServer(line string) bool {
-	for _, verb := range []string{"kill", "vanish", "health", "flight"} {
+	for _, verb := range []string{"kill", "vanish", "health", "flight", "drift", "hotfix", "shell", "extend", "recycle shop "} {
 		if strings.HasPrefix(line, verb) {
 			return true
 		}
@@ -162,6 +171,7 @@ func (w *world) promisesOfAction(a Action) error {
 		if srv == nil || a.Template.Hash() != srv.TemplateHash {
 			return fmt.Errorf("promise 6: %s gets another template", a.Server)
 		}
+		return w.alone(a)
 	}
 	return nil
 }
@@ -232,8 +242,44 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 		return fmt.Errorf("promise 4: a failed deployment changed the release in service")
 	}
 	v := &service{step: &step{s: w.s}, svc: before}
-	if taken && !svc.Destroying && !(v.stopsFirst() && !switched) && Budget(svc) < 0 {
+	if taken && !svc.Destroying && !(v.stopsFirst() && !switched) && Budget(svc) < w.handedOver(svc) {
 		return fmt.Errorf("promise 2: ready servers were taken, and %d are missing now", -Budget(svc))
+	}
+	return nil
+}
+
+// handedOver returns what the budget is at least: one server may be missing
+// where it is stopped before its successor starts.
+func (w *world) handedOver(svc *model.Service) int {
+	r := svc.Release(svc.InService)
+	if r != nil && (r.Template.SingleWriter() || len(r.Policy.Routes) == 0 && !r.Policy.Deploy.Overlap) {
+		return -1
+	}
+	return 0
+}
+
+// condemned: a server whose time is up does not serve any more, or the journal
+// says why it does.
+func (w *world) condemned() error {
+	for _, svc := range w.s.Services {
+		for _, srv := range svc.Servers {
+			c := srv.Condemned
+			if c != nil && c.Until != 0 && c.Until < w.now.Elapsed.Add(-time.Second) && srv.Phase == model.PhaseServing && !c.Late && !svc.Destroying && !w.blind {
+				return fmt.Errorf("server %s serves %s after its time (%s), and nothing says why", srv.ID, w.now.Elapsed.Sub(c.Until), c.Reason)
+			}
+		}
+	}
+	return nil
+}
+
+// alone: a volume that one server at a time may have is had by one at a time.
+func (w *world) alone(a Action) error {
+	for id, o := range w.servers {
+		srv := w.s.Server(id)
+		if id != a.Server && o.State == model.Running && srv != nil && a.Template.SingleWriter() &&
+			w.s.Services[srv.Service].Release(srv.Release).Template.SingleWriter() && srv.Service == a.Service {
+			return fmt.Errorf("%s is made while %s has the volume", a.Server, id)
+		}
 	}
 	return nil
 }
@@ -322,6 +368,7 @@ func (w *world) heal() {
 	for d := range w.behaves {
 		w.behaves[d] = ""
 	}
+	w.drift = map[model.ServerID][]model.Finding{}
 	for id := range w.health {
 		delete(w.health, id)
 	}
@@ -355,12 +402,15 @@ func (w *world) rests() error {
 		}
 		for _, srv := range svc.Servers {
 			delete(left, srv.ID)
+			if svc.Release(svc.InService) != nil && svc.Release(svc.InService).Policy.Lifetime.MaxAge > 0 && srv.Phase != model.PhaseServing {
+				continue // its servers come and go
+			}
 			if srv.Phase != model.PhaseServing || srv.TemplateHash != svc.Release(svc.InService).TemplateHash {
 				return fmt.Errorf("promise 8: server %s is left, %s", srv.ID, srv.Phase)
 			}
 			want--
 		}
-		if want != 0 {
+		if aged := svc.Release(svc.InService); want != 0 && (aged == nil || aged.Policy.Lifetime.MaxAge == 0 || want > 1) {
 			return fmt.Errorf("%s lacks %d servers", name, want)
 		}
 	}
