@@ -18,6 +18,7 @@ import (
 
 	"kiln/internal/api"
 	"kiln/internal/control"
+	"kiln/internal/drift"
 	"kiln/internal/engine/local"
 	"kiln/internal/evidence"
 	"kiln/internal/image"
@@ -78,6 +79,7 @@ type daemon struct {
 	control  *control.Control
 	retain   *control.Retention
 	metrics  *telemetry.Telemetry
+	drift    *drift.Watcher
 	running  sync.WaitGroup // actions, loops
 }
 
@@ -244,11 +246,12 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	work, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	failed := &failures{}
+	d.drift = d.newDrift()
 	d.control = control.New(control.Config{
 		Engine: d.engine, Journal: d.journal, Router: newRouters(d.runDir), Prober: prober{d.prober, d.epoch},
 		Validator: validator{d.engine}, Recorder: d.evidence, Clock: d.clock,
 		Spawn: func(f func()) { d.running.Go(f) }, Context: work, State: d.state, Epoch: d.epoch, Log: d.cfg.Log,
-		Failed: failed,
+		Failed: failed, Drift: d.drift,
 	})
 	d.retain = d.newRetention()
 	d.metrics = d.newMetrics(d.control)
@@ -267,6 +270,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.running.Go(func() { d.retain.Run(work) })
 	d.running.Go(func() { d.trimEvidence(work) })
 	d.startMetrics(work)
+	d.running.Go(func() { d.drift.Run(work) })
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
 			stop(err)
@@ -294,7 +298,7 @@ func (d *daemon) handler() http.Handler {
 	return server.New(server.Config{
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
-		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence},
+		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Metrics: d.metrics.Handler(),
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,
 	})
@@ -309,7 +313,7 @@ func (d *daemon) hints(ctx context.Context) <-chan struct{} {
 		default:
 		}
 	}
-	for _, source := range []<-chan struct{}{d.engine.Watch(ctx), d.prober.Changes()} {
+	for _, source := range []<-chan struct{}{d.engine.Watch(ctx), d.prober.Changes(), d.drift.Changes()} {
 		d.running.Go(func() {
 			for {
 				select {

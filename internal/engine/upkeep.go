@@ -27,8 +27,9 @@ type Depth int
 
 // The depths.
 const (
-	Glance Depth = iota // what events have told, processes, configuration; the layers by stat
-	Whole               // every byte of the layers as well
+	Glance  Depth = iota // what events have told, processes, configuration; the layers by stat
+	Whole                // every byte of the layers as well
+	Patient              // the same, read so slowly that nobody notices
 )
 
 // Sentinel is implemented by engines that hear of some drift at once. A value on

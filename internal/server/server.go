@@ -119,6 +119,7 @@ func New(cfg Config) *Server {
 	hc.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[model.Amount](), reflect.TypeFor[amount]())
 	h := humago.New(s.mux, hc)
 	s.registerViews(h)
+	s.registerDrift(h)
 	s.registerCommands(h)
 	s.registerStreams(h)
 	s.registerImages(h)

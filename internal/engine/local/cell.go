@@ -19,6 +19,7 @@ import (
 
 	"kiln/internal/engine"
 	"kiln/internal/engine/local/holder"
+	"kiln/internal/model"
 )
 
 // cell is what a session has for itself in a server: a mount namespace, in which
@@ -41,6 +42,10 @@ type cell struct {
 	input  io.Closer       // of the holder
 	gone   context.Context // ends when the holder has
 	waited chan struct{}
+
+	session string
+	writes  bool     // its root is writable
+	leave   []func() // what is called when nothing of it is left
 }
 
 // The runtime's states of the server that the cell's processes are run by.
@@ -62,6 +67,7 @@ func (e *Engine) openCell(ctx context.Context, r *record, sh engine.Shell) (*cel
 	c := &cell{
 		e: e, server: r, name: name, group: filepath.Join(e.cgroupDir(execController(), r.ID), name),
 		dir: filepath.Join(e.execDir(), name), waited: make(chan struct{}),
+		session: string(sh.Session), writes: sh.Writable,
 	}
 	if err := os.Mkdir(c.group, 0o755); err != nil {
 		return nil, err
@@ -73,6 +79,11 @@ func (e *Engine) openCell(ctx context.Context, r *record, sh engine.Shell) (*cel
 }
 
 func (c *cell) open(ctx context.Context, write bool) error {
+	if write {
+		if err := c.e.noteWriting(c.server.ID, model.SessionID(c.session), true); err != nil {
+			return fmt.Errorf("cannot note that its root is writable: %w", err)
+		}
+	}
 	if err := c.writeState(holderState, c.server.Process, true); err != nil {
 		return err
 	}
@@ -198,7 +209,7 @@ func (c *cell) startHolder(ctx context.Context, write bool) error {
 	}
 	defer output.Close()
 	cmd.Stdout = outputEnd
-	err = cmd.Start()
+	err = c.start(cmd)
 	_ = outputEnd.Close()
 	if err != nil {
 		return err
@@ -249,6 +260,15 @@ func sealedCopy(path string) (*os.File, error) {
 	return to, nil
 }
 
+// start starts the command, as what the session has put into the server.
+func (c *cell) start(cmd *exec.Cmd) error {
+	done, err := c.e.own.start(cmd, c.name)
+	if err == nil {
+		c.leave = append(c.leave, done)
+	}
+	return err
+}
+
 // end kills what runs in the cell, the holder last.
 func (c *cell) end() error {
 	if c.holder == nil {
@@ -269,6 +289,12 @@ func (c *cell) end() error {
 // close ends the cell and leaves nothing of it.
 func (c *cell) close() error {
 	err := c.end()
+	for _, leave := range c.leave {
+		leave()
+	}
+	if c.writes {
+		err = errors.Join(err, c.e.noteWriting(c.server.ID, model.SessionID(c.session), false))
+	}
 	if removing := removeEmptyGroup(c.group); err == nil {
 		err = removing
 	}

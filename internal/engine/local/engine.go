@@ -29,6 +29,10 @@ var (
 	_ engine.Closer  = (*Engine)(nil)
 	_ engine.Shells  = (*Engine)(nil)
 	_ engine.Differ  = (*Engine)(nil)
+
+	_ engine.Inspector = (*Engine)(nil)
+	_ engine.Sentinel  = (*Engine)(nil)
+	_ engine.Mender    = (*Engine)(nil)
 )
 
 // Engine runs servers on this machine.
@@ -40,6 +44,8 @@ type Engine struct {
 	network  *network
 	hints    hints
 	plans    planCache
+	own      own
+	drift    drift
 
 	lifetime context.Context // of the goroutines that watch servers
 	end      context.CancelFunc
@@ -200,6 +206,9 @@ func (e *Engine) recover(ctx context.Context, records []*record, strays []string
 // adopt takes over a server that was started, by this engine or one before it.
 func (e *Engine) adopt(r *record) {
 	s := &server{record: r, exited: make(chan struct{}), reaped: make(chan struct{})}
+	if err := e.endWritings(r.ID); err != nil {
+		e.Log.Warn("cannot note that a session has ended", "server", r.ID, "error", err)
+	}
 	e.mu.Lock()
 	e.servers[r.ID] = s
 	e.mu.Unlock()

@@ -86,7 +86,7 @@ func (e *Engine) exec(ctx context.Context, r *record, x engine.Exec) (engine.Exe
 	if out.limit <= 0 {
 		out.limit = defaultOutput
 	}
-	err := runGroup(ctx, cmd, out, group)
+	err := e.runGroup(ctx, cmd, out, group)
 	if said := runtimeFailure(failures); said != "" && ctx.Err() == nil {
 		return engine.ExecResult{}, model.Errorf(model.Internal, "the runtime says: %s", said)
 	}
@@ -98,18 +98,19 @@ func (e *Engine) exec(ctx context.Context, r *record, x engine.Exec) (engine.Exe
 
 // runGroup runs the command until it has ended or the context has, and leaves
 // no process in the group.
-func runGroup(ctx context.Context, cmd *exec.Cmd, out io.Writer, group string) error {
+func (e *Engine) runGroup(ctx context.Context, cmd *exec.Cmd, out io.Writer, group string) error {
 	pr, pw, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer pr.Close()
 	cmd.Stdout, cmd.Stderr = pw, pw // one pipe: what is written stays in order
-	err = cmd.Start()
+	done, err := e.own.start(cmd, filepath.Base(group))
 	_ = pw.Close()
 	if err != nil {
 		return err
 	}
+	defer done()
 	var reading sync.WaitGroup
 	reading.Go(func() { _, _ = io.Copy(out, pr) })
 	ended := make(chan error, 1)

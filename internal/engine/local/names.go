@@ -30,6 +30,7 @@ type names struct {
 	have    map[netip.Addr]bool // local routes
 	members map[member]bool     // elements of the filter's set
 	ruled   bool                // the filter has the rule for them
+	wall    map[string][]string // the whole filter, as the kernel had it when kiln last changed it
 }
 
 // member says that what comes by the link may reach the address.
@@ -66,18 +67,27 @@ func openNames(c Config, records []*record) (*names, error) {
 	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); err != nil && !absent {
 		return nil, fmt.Errorf("cannot look for link %s: %w", c.namesLink(), err)
 	}
-	if err == nil {
-		routes, err := localRoutes(link)
-		if err != nil {
-			return nil, err
-		}
-		for _, r := range routes {
-			if a, ok := netip.AddrFromSlice(r.Dst.IP.To4()); ok {
-				n.have[a] = true
-			}
+	if n.wall, err = readFirewall(c); err != nil {
+		return nil, err
+	}
+	if link == nil {
+		return n, nil
+	}
+	return n, n.findLocked(link)
+}
+
+// findLocked notes which addresses the link has.
+func (n *names) findLocked(link netlink.Link) error {
+	routes, err := localRoutes(link)
+	if err != nil {
+		return err
+	}
+	for _, r := range routes {
+		if a, ok := netip.AddrFromSlice(r.Dst.IP.To4()); ok {
+			n.have[a] = true
 		}
 	}
-	return n, nil
+	return nil
 }
 
 func localRoutes(link netlink.Link) ([]netlink.Route, error) {
@@ -218,6 +228,13 @@ func (n *names) admitLocked(wanted map[member]bool) error {
 		return fmt.Errorf("cannot let a server reach a service's name (nftables, with its socket expression): %w", err)
 	}
 	n.members, n.ruled = wanted, true
+	now, err := readFirewall(n.config)
+	if err != nil {
+		return err
+	}
+	// Only this chain has changed: what else is there now and was not before
+	// somebody else did.
+	n.wall[namesChain] = now[namesChain]
 	return nil
 }
 

@@ -253,6 +253,9 @@ func (e *Engine) startTask(ctx context.Context, s *server, r *record, mounts []m
 	if err != nil {
 		return fmt.Errorf("cannot find the server's process: %w", err)
 	}
+	if err := e.takeBaseline(r.ID, main.PID); err != nil {
+		return fmt.Errorf("cannot write down what the server was made with: %w", err)
+	}
 	parent, err := parentOf(main.PID)
 	if err != nil {
 		return fmt.Errorf("cannot find the server's shim: %w", err)

@@ -130,7 +130,7 @@ func (c *cell) run(ctx context.Context, p *specs.Process, sh engine.Shell) (int,
 	if err != nil {
 		return 0, err
 	}
-	err = cmd.Start()
+	err = c.start(cmd)
 	io.started()
 	if err != nil {
 		io.close()

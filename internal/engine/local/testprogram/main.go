@@ -12,6 +12,10 @@
 //	flood                 write numbered lines without end, and serve port 8080
 //	children N            start N children that wait, then wait
 //	wait                  wait for ever
+//	orphan                leave a process that waits, and end
+//	replicate FROM        run this program from a place outside the image
+//	                      (memfd, tmpfs, deleted) and wait
+//	escape                try to get out; see escape.go
 package main
 
 import (
@@ -22,9 +26,12 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -77,6 +84,10 @@ func run(what, argument, second string) error {
 		time.Sleep(time.Hour)
 	case "wait":
 		time.Sleep(time.Hour)
+	case "orphan":
+		return exec.Command("/proc/self/exe", "wait").Start()
+	case "replicate":
+		return replicate(argument)
 	default:
 		return fmt.Errorf("cannot %q", what)
 	}
@@ -127,4 +138,37 @@ func number(s string) int {
 		os.Exit(2)
 	}
 	return n
+}
+
+// replicate has this very program run from elsewhere.
+func replicate(from string) error {
+	own, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	path := "/dev/shm/copy"
+	if from == "memfd" {
+		fd, err := unix.MemfdCreate("copy", 0)
+		if err != nil {
+			return err
+		}
+		path = fmt.Sprintf("/proc/self/fd/%d", fd)
+	}
+	if err := os.WriteFile(path, own, 0o755); err != nil {
+		return err
+	}
+	cmd := exec.Command(path, "wait")
+	if from == "memfd" {
+		cmd.Path = fmt.Sprintf("/proc/%d/fd/%s", os.Getpid(), filepath.Base(path))
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	if from == "deleted" {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	time.Sleep(time.Hour)
+	return nil
 }

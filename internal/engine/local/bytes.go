@@ -1,0 +1,386 @@
+package local
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/archive/compression"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
+
+	"kiln/internal/engine"
+	"kiln/internal/model"
+)
+
+// patientRate is how many bytes of a layer, as it is stored, are read a second
+// when nobody waits for it: a gigabyte takes a quarter of an hour, once a day.
+const patientRate = 1 << 20
+
+const (
+	howStat  = "stat of the image's layers on the machine's disk"
+	howBytes = "every byte of the image's layers against the image"
+)
+
+// stack is what the layers of a server have to hold, uppermost first.
+type stack struct {
+	places []string // that kiln made for what it mounts
+	blobs  []ocispec.Descriptor
+	lowers []string
+}
+
+// stackOf finds the image's own layers for those that the server stands on.
+func (e *Engine) stackOf(ctx context.Context, r *record) (*stack, error) {
+	image, err := e.client.ImageService().Get(ctx, pinName(r.Template.Image))
+	if err != nil {
+		return nil, containerdError(err, "look up image %s", r.Template.Image.Short())
+	}
+	manifest, err := images.Manifest(ctx, e.client.ContentStore(), image.Target, client.NewImage(e.client, image).Platform())
+	if err != nil {
+		return nil, containerdError(err, "read the manifest of image %s", r.Template.Image.Short())
+	}
+	s := &stack{blobs: manifest.Layers, lowers: r.Lowers}
+	slices.Reverse(s.blobs)
+	if len(r.Lowers) != len(s.blobs)+1 {
+		return nil, model.Errorf(model.Unavailable, "cannot compare %s with its image: it stands on %d layers, the image has %d", r.ID, len(r.Lowers), len(s.blobs))
+	}
+	places, err := ephemeralPlaces(r.Template)
+	if err != nil {
+		return nil, err
+	}
+	s.places = slices.Concat(ownDirs, ownFiles, places, []string{r.Cwd})
+	for _, v := range r.Template.Volumes {
+		s.places = append(s.places, path.Clean(v.Path))
+	}
+	return s, nil
+}
+
+// layerContent is what one layer has to hold.
+type layerContent struct {
+	blob   *ocispec.Descriptor // nil: the places that kiln made
+	places []string
+	below  []string // the layers below it
+}
+
+func (s *stack) content(i int) layerContent {
+	c := layerContent{places: s.places, below: s.lowers[i+1:]}
+	if i > 0 {
+		c.blob = &s.blobs[i-1]
+	}
+	return c
+}
+
+// compare compares the layer's directory with its content: all of it, or only
+// the paths given.
+func (c layerContent) compare(ctx context.Context, e *Engine, dir string, only map[string]bool, depth engine.Depth) ([]model.Finding, error) {
+	x := &comparison{dir: dir, only: only, content: c, wrong: map[string]discrepancy{}, seen: map[string]bool{}, how: howBytes}
+	if only != nil {
+		x.how = howStat
+	}
+	if c.blob != nil {
+		if err := x.archive(ctx, e.client.ContentStore(), *c.blob, depth == engine.Patient); err != nil {
+			return nil, err
+		}
+		x.layer = c.blob.Digest.String()
+	}
+	if err := x.extra(ctx); err != nil {
+		return nil, err
+	}
+	return x.findings(), nil
+}
+
+// comparison is one pass over a layer.
+type comparison struct {
+	dir     string
+	layer   string // digest
+	how     string
+	only    map[string]bool
+	content layerContent
+	seen    map[string]bool        // that the layer has to hold, and what leads there
+	wrong   map[string]discrepancy // by path; a later entry of an archive replaces an earlier one
+	buffer  []byte
+}
+
+type discrepancy struct{ what, detail string }
+
+func (x *comparison) archive(ctx context.Context, store content.Store, blob ocispec.Descriptor, patient bool) error {
+	ra, err := store.ReaderAt(ctx, blob)
+	if err != nil {
+		return containerdError(err, "read layer %s of the image", blob.Digest)
+	}
+	defer func() { _ = ra.Close() }()
+	in := io.Reader(content.NewReader(ra))
+	if patient {
+		in = &paced{ctx: ctx, from: in, began: time.Now()}
+	}
+	plain, err := compression.DecompressStream(in)
+	if err != nil {
+		return model.Errorf(model.Internal, "cannot unpack layer %s of the image: %w", blob.Digest, err)
+	}
+	defer func() { _ = plain.Close() }()
+	entries := tar.NewReader(plain)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		h, err := entries.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return model.Errorf(model.Internal, "cannot read layer %s of the image: %w", blob.Digest, err)
+		}
+		if err := x.entry(h, entries); err != nil {
+			return err
+		}
+	}
+}
+
+const (
+	whiteout   = ".wh."
+	opaqueMark = ".wh..wh..opq"
+)
+
+// entry compares one entry of the archive with what is on the disk.
+func (x *comparison) entry(h *tar.Header, from io.Reader) error {
+	name := path.Clean("/" + h.Name)
+	base := path.Base(name)
+	if base == opaqueMark {
+		return nil // an attribute of its directory
+	}
+	gone := strings.HasPrefix(base, whiteout)
+	if gone {
+		name = path.Join(path.Dir(name), strings.TrimPrefix(base, whiteout))
+	}
+	for at := name; !x.seen[at]; at = path.Dir(at) {
+		x.seen[at] = true
+		if at == "/" {
+			break
+		}
+	}
+	delete(x.wrong, name)
+	if x.only != nil && !x.only[name] {
+		return nil
+	}
+	info, err := os.Lstat(filepath.Join(x.dir, name))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		x.wrong[name] = discrepancy{"file removed", "the image has it"}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cannot look at layer %s: %w", x.dir, err)
+	}
+	if gone {
+		if !isWhiteout(info) {
+			x.wrong[name] = discrepancy{"file changed", "the image has removed it in this layer"}
+		}
+		return nil
+	}
+	why, err := x.differs(h, from, filepath.Join(x.dir, name), info)
+	if err != nil {
+		return err
+	}
+	if why != "" {
+		x.wrong[name] = discrepancy{"file changed", why}
+	}
+	return nil
+}
+
+// differs says in what the file is another than the archive's.
+func (x *comparison) differs(h *tar.Header, from io.Reader, file string, info fs.FileInfo) (string, error) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", nil
+	}
+	if h.Typeflag == tar.TypeLink {
+		target, err := os.Lstat(filepath.Join(x.dir, path.Clean("/"+h.Linkname)))
+		if err != nil || !os.SameFile(target, info) {
+			return "wanted a hard link to " + h.Linkname, nil
+		}
+		return "", nil
+	}
+	want := h.FileInfo().Mode()
+	if want.Type() != info.Mode().Type() {
+		return fmt.Sprintf("wanted %s, seen %s", want, info.Mode()), nil
+	}
+	if h.Uid != int(st.Uid) || h.Gid != int(st.Gid) {
+		return fmt.Sprintf("wanted owner %d:%d, seen %d:%d", h.Uid, h.Gid, st.Uid, st.Gid), nil
+	}
+	const allModes = fs.ModePerm | fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky
+	if h.Typeflag != tar.TypeSymlink && want&allModes != info.Mode()&allModes {
+		return fmt.Sprintf("wanted mode %s, seen %s", want, info.Mode()), nil
+	}
+	switch h.Typeflag {
+	case tar.TypeSymlink:
+		if target, err := os.Readlink(file); err != nil || target != h.Linkname {
+			return fmt.Sprintf("wanted a link to %s, seen one to %s", h.Linkname, target), nil
+		}
+	case tar.TypeChar, tar.TypeBlock:
+		if st.Rdev != unix.Mkdev(uint32(h.Devmajor), uint32(h.Devminor)) {
+			return "wanted another device", nil
+		}
+	case tar.TypeReg:
+		if h.Size != info.Size() {
+			return fmt.Sprintf("wanted %d bytes, seen %d", h.Size, info.Size()), nil
+		}
+		return x.bytesDiffer(from, file)
+	}
+	return capabilitiesDiffer(h, file), nil
+}
+
+// bytesDiffer compares a file with what the archive says, byte for byte.
+func (x *comparison) bytesDiffer(want io.Reader, file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", fmt.Errorf("cannot read a layer's file: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	const chunk = 64 << 10
+	if x.buffer == nil {
+		x.buffer = make([]byte, 2*chunk)
+	}
+	wanted, seen := x.buffer[:chunk], x.buffer[chunk:]
+	for at := 0; ; {
+		n, err := io.ReadFull(want, wanted)
+		if n > 0 {
+			m, err := io.ReadFull(f, seen[:n])
+			if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
+				return "", fmt.Errorf("cannot read a layer's file: %w", err)
+			}
+			if m != n || !bytes.Equal(wanted[:n], seen[:n]) {
+				for i := range m {
+					if wanted[i] != seen[i] {
+						m = i
+						break
+					}
+				}
+				return fmt.Sprintf("other content than the image's, from byte %d on", at+m), nil
+			}
+			at += n
+		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return "", nil
+		}
+		if err != nil {
+			return "", model.Errorf(model.Internal, "cannot read the image's layer: %w", err)
+		}
+	}
+}
+
+const fileCapabilities = "security.capability"
+
+// capabilitiesDiffer says so where a file gives other rights to who runs it than
+// the image's.
+func capabilitiesDiffer(h *tar.Header, file string) string {
+	var value [64]byte
+	n, err := unix.Lgetxattr(file, fileCapabilities, value[:])
+	if err != nil {
+		n = 0
+	}
+	if h.PAXRecords["SCHILY.xattr."+fileCapabilities] != string(value[:n]) {
+		return "it has other file capabilities than the image's"
+	}
+	return ""
+}
+
+// extra finds what is on the disk and not in the layer.
+func (x *comparison) extra(ctx context.Context) error {
+	for _, place := range x.content.places {
+		for at := place; x.content.blob == nil && !x.seen[at]; at = path.Dir(at) {
+			x.seen[at] = true
+		}
+	}
+	look := func(name string, info fs.FileInfo) {
+		if x.seen[name] {
+			if x.content.blob == nil && info.Mode().IsRegular() && info.Size() > 0 {
+				x.wrong[name] = discrepancy{"file changed", "kiln has made it empty"}
+			}
+			return
+		}
+		if info.Mode()&fs.ModeSocket != 0 {
+			return // archives have none
+		}
+		if info.IsDir() && lowerOf(x.content.below, name) != nil {
+			return // it is there for something that was in it
+		}
+		x.wrong[name] = discrepancy{"file added", described(info)}
+	}
+	if x.only != nil {
+		for name := range x.only {
+			if info, err := os.Lstat(filepath.Join(x.dir, name)); err == nil {
+				look(name, info)
+			}
+		}
+		return nil
+	}
+	return filepath.WalkDir(x.dir, func(file string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && file != x.dir {
+			look("/"+strings.TrimPrefix(strings.TrimPrefix(file, x.dir), "/"), info)
+		}
+		return nil
+	})
+}
+
+func (x *comparison) findings() []model.Finding {
+	var all []model.Finding
+	for name, d := range x.wrong {
+		detail := d.detail
+		if x.layer != "" {
+			detail += " (layer " + model.Digest(x.layer).Short() + ")"
+		}
+		all = append(all, model.Finding{Detector: model.DetectFiles, What: d.what, Where: name, Detail: detail, How: x.how})
+	}
+	slices.SortFunc(all, func(a, b model.Finding) int { return strings.Compare(a.Where, b.Where) })
+	if len(all) > maxFindings {
+		all = append(all[:maxFindings], model.Finding{
+			Detector: model.DetectFiles, What: tooManyChange, Where: tooManyWhere, Detail: fmt.Sprintf("%d are", maxFindings), How: x.how,
+		})
+	}
+	return all
+}
+
+// paced reads no faster than patientRate.
+type paced struct {
+	ctx   context.Context //nolint:containedctx // of the one pass that reads it
+	from  io.Reader
+	began time.Time
+	read  int64
+}
+
+// Read implements io.Reader.
+func (p *paced) Read(b []byte) (int, error) {
+	due := p.began.Add(time.Duration(p.read) * time.Second / patientRate)
+	if wait := time.Until(due); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-p.ctx.Done():
+			return 0, p.ctx.Err()
+		case <-timer.C:
+		}
+	}
+	n, err := p.from.Read(b)
+	p.read += int64(n)
+	return n, err
+}

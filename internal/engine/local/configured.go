@@ -1,0 +1,446 @@
+package local
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"kiln/internal/model"
+)
+
+// baseline is what a server was when it was made, as far as its template alone
+// does not say it. It is kept beside the record.
+type baseline struct {
+	Spec   string   `json:"spec"`   // digest of the runtime's configuration
+	Mounts []string `json:"mounts"` // of its first process, as mountsOf writes them
+	Spaces spaces   `json:"spaces"` // its first process's namespaces
+}
+
+func (c Config) baselineFile(id model.ServerID) string {
+	return filepath.Join(c.serverDir(id), "baseline.json")
+}
+
+// bundleFile is the runtime's configuration of the server.
+func (c Config) bundleFile(id model.ServerID) string {
+	return filepath.Join(c.RunDir, "containerd", "io.containerd.runtime.v2.task", c.namespace(), string(id), "config.json")
+}
+
+// takeBaseline writes down what the server is, before its program begins.
+func (e *Engine) takeBaseline(id model.ServerID, pid int) error {
+	b, err := e.baselineNow(id, pid)
+	if err != nil {
+		return err
+	}
+	packed, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return writeFile(e.baselineFile(id), packed, false)
+}
+
+func (e *Engine) baselineNow(id model.ServerID, pid int) (*baseline, error) {
+	b := &baseline{Spaces: spacesOf(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid))}
+	var err error
+	if b.Mounts, err = mountsOf(pid); err != nil {
+		return nil, err
+	}
+	spec, err := os.ReadFile(e.bundleFile(id))
+	if err != nil {
+		return nil, err
+	}
+	b.Spec = digestOf(spec)
+	return b, nil
+}
+
+// baseline returns what the server was when it was made; of one that was made
+// before kiln knew of this, what it is now.
+func (e *Engine) baseline(r *record) (*baseline, error) {
+	packed, err := os.ReadFile(e.baselineFile(r.ID))
+	if err == nil {
+		var b baseline
+		if err = json.Unmarshal(packed, &b); err == nil {
+			return &b, nil
+		}
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		e.Log.Warn("cannot read what a server was made with", "server", r.ID, "error", err)
+	}
+	if err := e.takeBaseline(r.ID, r.Process.PID); err != nil {
+		return nil, fmt.Errorf("cannot find out what %s was made with: %w", r.ID, err)
+	}
+	return e.baselineNow(r.ID, r.Process.PID)
+}
+
+func digestOf(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
+
+// mountsOf lists the mounts that a process sees: place, file system, root in
+// it, options, and the options of file systems that are the server's own.
+func mountsOf(pid int) ([]string, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for line := range strings.Lines(string(b)) {
+		before, after, ok := strings.Cut(strings.TrimSpace(line), " - ")
+		left, right := strings.Fields(before), strings.Fields(after)
+		if !ok || len(left) < 6 || len(right) < 3 {
+			continue
+		}
+		super := ""
+		if right[0] == "tmpfs" {
+			super = right[2]
+		}
+		root := left[3]
+		if right[0] == "cgroup" || right[0] == "cgroup2" {
+			root = "" // relative to whoever asks
+		}
+		all = append(all, strings.TrimSpace(strings.Join([]string{left[4], right[0], root, left[5], super}, " ")))
+	}
+	slices.Sort(all)
+	return all, nil
+}
+
+// inspectConfiguration compares the server's configuration, as the kernel and
+// the runtime have it, with what it was made with.
+func (e *Engine) inspectConfiguration(r *record) ([]model.Finding, error) {
+	base, err := e.baseline(r)
+	if err != nil {
+		return nil, err
+	}
+	c := &configuration{e: e, r: r, base: base}
+	err = errors.Join(c.mounts(), c.spaces(), c.spec(), c.limits(), c.openLimits(), c.addresses())
+	if !r.Process.runs(e.boot) {
+		return nil, nil // what was read is of a server that has ended
+	}
+	return c.found, err
+}
+
+// configuration is one comparison.
+type configuration struct {
+	e     *Engine
+	r     *record
+	base  *baseline
+	found []model.Finding
+}
+
+func (c *configuration) add(what, where, detail, how string) {
+	c.found = append(c.found, model.Finding{
+		Server: c.r.ID, Detector: model.DetectConfig, What: what, Where: where, Detail: detail, How: how,
+	})
+}
+
+func (c *configuration) mounts() error {
+	const how = "the mounts of its first process"
+	now, err := mountsOf(c.r.Process.PID)
+	if err != nil {
+		return err
+	}
+	if slices.Equal(now, c.base.Mounts) {
+		return nil
+	}
+	gone, come := subtract(c.base.Mounts, now), subtract(now, c.base.Mounts)
+	for _, was := range gone {
+		place, options, _ := strings.Cut(was, " ")
+		i := slices.IndexFunc(come, func(m string) bool { return strings.HasPrefix(m, place+" ") })
+		if i < 0 {
+			c.add("mount removed", place, "wanted "+options, how)
+			continue
+		}
+		_, seen, _ := strings.Cut(come[i], " ")
+		c.add("mount changed", place, fmt.Sprintf("wanted %s, seen %s", options, seen), how)
+		come = slices.Delete(come, i, i+1)
+	}
+	for _, is := range come {
+		place, options, _ := strings.Cut(is, " ")
+		c.add("mount added", place, "seen "+options, how)
+	}
+	return nil
+}
+
+// subtract returns the elements of a that b has not, as often as a has more.
+func subtract(a, b []string) []string {
+	have := map[string]int{}
+	for _, s := range b {
+		have[s]++
+	}
+	var rest []string
+	for _, s := range a {
+		if have[s]--; have[s] < 0 {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+func (c *configuration) spaces() error {
+	const how = "the namespaces of its first process"
+	now := spacesOf(unix.AT_FDCWD, "/proc/"+strconv.Itoa(c.r.Process.PID))
+	for i, kind := range spaceKinds {
+		if now[i] != "" && now[i] != c.base.Spaces[i] {
+			c.add("namespace changed", kind, fmt.Sprintf("wanted %s, seen %s", c.base.Spaces[i], now[i]), how)
+		}
+	}
+	return nil
+}
+
+// spec compares the runtime's configuration: the environment is taken from
+// there, since programs write over the one that the kernel shows.
+func (c *configuration) spec() error {
+	const how = "the runtime's configuration"
+	b, err := os.ReadFile(c.e.bundleFile(c.r.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		c.add("configuration removed", c.e.bundleFile(c.r.ID), "", how)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(b, &spec); err != nil || spec.Process == nil {
+		c.add("configuration damaged", c.e.bundleFile(c.r.ID), fmt.Sprint(err), how)
+		return nil
+	}
+	if len(c.r.Env) > 0 {
+		was, now := slices.Sorted(slices.Values(c.r.Env)), slices.Sorted(slices.Values(spec.Process.Env))
+		for _, v := range subtract(now, was) {
+			name, _, _ := strings.Cut(v, "=") // not the value: it may be a secret
+			c.add("environment changed", name, "it is set to something else than the template says", how)
+		}
+		for _, v := range subtract(was, now) {
+			name, _, _ := strings.Cut(v, "=")
+			if !slices.ContainsFunc(spec.Process.Env, func(have string) bool { return strings.HasPrefix(have, name+"=") }) {
+				c.add("environment changed", name, "it is missing", how)
+			}
+		}
+	}
+	if digestOf(b) != c.base.Spec && len(c.found) == 0 {
+		c.add("configuration changed", c.e.bundleFile(c.r.ID), "wanted digest "+c.base.Spec[:12]+", seen "+digestOf(b)[:12], how)
+	}
+	return nil
+}
+
+// wantedRights returns what the server's processes may do, by the runtime's
+// configuration.
+func (e *Engine) wantedRights(r *record) rights {
+	caps := capabilities(r.User)
+	var w rights
+	for _, name := range caps.Bounding {
+		if bit, known := capabilityBits[name]; known {
+			w.bounding |= 1 << bit
+		}
+	}
+	// A server that another version made may have others than this one gives.
+	b, err := os.ReadFile(e.bundleFile(r.ID))
+	if err != nil {
+		return w
+	}
+	var spec specs.Spec
+	if json.Unmarshal(b, &spec) != nil || spec.Process == nil || spec.Process.Capabilities == nil {
+		return w
+	}
+	w.known = slices.Equal(spec.Process.Capabilities.Bounding, caps.Bounding) && spec.Process.NoNewPrivileges && spec.Linux != nil && spec.Linux.Seccomp != nil
+	return w
+}
+
+// capabilityBits are the numbers of what servers may have; capability.h.
+var capabilityBits = map[string]uint{
+	"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_KILL": unix.CAP_KILL,
+	"CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETUID": unix.CAP_SETUID,
+}
+
+const unlimited = math.MaxInt64
+
+// limits compares the control group's bounds.
+func (c *configuration) limits() error {
+	const how = "the control group"
+	want := c.r.Template.Resources
+	now := c.e.boundsOf(c.r.ID)
+	compare := func(where string, wanted, seen int64) {
+		if seen != wanted && seen >= 0 {
+			c.add("limit changed", where, fmt.Sprintf("wanted %s, seen %s", amount(wanted), amount(seen)), how)
+		}
+	}
+	const page = 4096 // the kernel counts memory in pages
+	memory := int64(unlimited)
+	if want.Memory > 0 {
+		memory = want.Memory / page * page
+	}
+	if now.memory > math.MaxInt64/2 {
+		now.memory = unlimited
+	} else {
+		now.memory = now.memory / page * page
+	}
+	compare("memory", memory, now.memory)
+	quota := int64(unlimited)
+	if want.CPU > 0 {
+		quota = max(want.CPU*100, 1000)
+	}
+	compare("cpu", quota, now.cpu)
+	pids := int64(unlimited)
+	if want.PIDs > 0 {
+		pids = want.PIDs
+	}
+	compare("pids", pids, now.pids)
+	return nil
+}
+
+func amount(n int64) string {
+	if n == unlimited {
+		return "no limit"
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// bounds are the limits of a control group; negative: not known.
+type bounds struct{ memory, cpu, pids int64 }
+
+func (c Config) boundsOf(id model.ServerID) bounds {
+	if unified() {
+		dir := c.cgroupDir("", id)
+		return bounds{readBound(filepath.Join(dir, "memory.max")), readBound(filepath.Join(dir, "cpu.max")), readBound(filepath.Join(dir, "pids.max"))}
+	}
+	return bounds{
+		readBound(filepath.Join(c.cgroupDir("memory", id), "memory.limit_in_bytes")),
+		readBound(filepath.Join(c.cgroupDir("cpu", id), "cpu.cfs_quota_us")),
+		readBound(filepath.Join(c.cgroupDir("pids", id), "pids.max")),
+	}
+}
+
+func readBound(path string) int64 {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return -1
+	}
+	first, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte(" "))
+	if s := string(first); s == "max" || s == "-1" {
+		return unlimited
+	}
+	n, err := strconv.ParseInt(string(first), 10, 64)
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+// openLimits looks whether the first process may have more files open than it
+// was given: within its own hard limit it may do as it likes.
+func (c *configuration) openLimits() error {
+	var now unix.Rlimit
+	if err := unix.Prlimit(c.r.Process.PID, unix.RLIMIT_NOFILE, nil, &now); err != nil {
+		return nil //nolint:nilerr // it has just ended
+	}
+	b, err := os.ReadFile(c.e.bundleFile(c.r.ID))
+	if err != nil {
+		return nil //nolint:nilerr // that was reported
+	}
+	var spec specs.Spec
+	if json.Unmarshal(b, &spec) != nil || spec.Process == nil {
+		return nil
+	}
+	for _, l := range spec.Process.Rlimits {
+		if l.Type == "RLIMIT_NOFILE" && now.Max > l.Hard {
+			c.add("limit changed", "open files", fmt.Sprintf("wanted no more than %d, seen %d", l.Hard, now.Max), "the limits of its first process")
+		}
+	}
+	return nil
+}
+
+// addresses compares both ends of the server's link.
+func (c *configuration) addresses() error {
+	const how = "the links of its network namespace"
+	ns, err := netns.GetFromPath(c.e.netns(c.r.ID))
+	if err != nil {
+		c.add("namespace changed", "net", "the name of its network namespace is gone: "+err.Error(), how)
+		return nil
+	}
+	defer func() { _ = ns.Close() }()
+	var st unix.Stat_t
+	const net = 2
+	if unix.Fstat(int(ns), &st) == nil && fmt.Sprintf("net:[%d]", st.Ino) != c.base.Spaces[net] {
+		c.add("namespace changed", "net", "the name of its network namespace stands for another", how)
+	}
+	inside, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return err
+	}
+	defer inside.Close()
+	links, err := inside.LinkList()
+	if err != nil {
+		return err
+	}
+	for _, link := range links {
+		switch name := link.Attrs().Name; {
+		case name == "eth0":
+			if err := c.addressesOf(inside, link, c.r.Address, how); err != nil {
+				return err
+			}
+		case name != "lo" && link.Type() != "sit" && link.Type() != "ipip" && link.Type() != "ip6tnl" && link.Type() != "gre":
+			// Those come with every namespace where the kernel has them.
+			c.add("link added", name, "of type "+link.Type(), how)
+		}
+	}
+	if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == "eth0" }) {
+		c.add("link removed", "eth0", "", how)
+	}
+	return c.hostEnd()
+}
+
+func (c *configuration) addressesOf(h *netlink.Handle, link netlink.Link, want, how string) error {
+	addresses, err := h.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, a := range addresses {
+		if a.IP.String() == want {
+			found = true
+			continue
+		}
+		c.add("address added", a.IPNet.String(), "on "+link.Attrs().Name+", wanted "+want+" only", how)
+	}
+	if !found {
+		c.add("address removed", want, "from "+link.Attrs().Name, how)
+	}
+	return nil
+}
+
+func (c *configuration) hostEnd() error {
+	const how = "the machine's end of its link"
+	name := c.e.link(c.r.ID)
+	link, err := netlink.LinkByName(name)
+	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
+		c.add("link removed", name, "", how)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if link.Attrs().Flags&(1<<0) == 0 { // IFF_UP
+		c.add("link down", name, "", how)
+	}
+	h, err := netlink.NewHandle()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return c.addressesOf(h, link, c.e.network.gateway.String(), how)
+}

@@ -1,0 +1,105 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"kiln/internal/model"
+)
+
+const (
+	howUpper      = "the server's own layer, which began empty (inotify)"
+	maxFindings   = 1000 // of one detector for one server: more say nothing that these do not
+	tooManyWhere  = "/"
+	tooManyChange = "more changes than are listed"
+)
+
+// inspectUpper lists everything in the server's own layer: whatever it is, the
+// server's image has it not.
+func (e *Engine) inspectUpper(r *record) ([]model.Finding, error) {
+	if r.Upper == "" {
+		return nil, nil
+	}
+	var found []model.Finding
+	sessions := e.writtenBy(r.ID)
+	add := func(what, where, detail string) {
+		found = append(found, model.Finding{
+			Server: r.ID, Detector: model.DetectFiles, What: what, Where: where, Detail: detail, How: howUpper,
+			Session: explainedBy(sessions, filepath.Join(r.Upper, where)),
+		})
+	}
+	err := filepath.WalkDir(r.Upper, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) && path != r.Upper {
+			return nil // it has just gone
+		}
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		inside := "/" + strings.TrimPrefix(strings.TrimPrefix(path, r.Upper), "/")
+		below := lowerOf(r.Lowers, inside)
+		switch {
+		case isWhiteout(info):
+			add("file removed", inside, "")
+		case d.IsDir() && below != nil && below.IsDir():
+			if why := otherRights(below, info, r.IDs); why != "" {
+				add("directory changed", inside, why)
+			}
+		case below != nil:
+			add("file changed", inside, described(info))
+		default:
+			add("file added", inside, described(info))
+		}
+		if len(found) >= maxFindings {
+			add(tooManyChange, tooManyWhere, fmt.Sprintf("%d are", maxFindings))
+			return errTooMany
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errTooMany) {
+		return nil, fmt.Errorf("cannot look at the layer of %s: %w", r.ID, err)
+	}
+	return found, nil
+}
+
+// lowerOf returns what the image has at the path, nil for nothing.
+func lowerOf(lowers []string, inside string) fs.FileInfo {
+	for _, lower := range lowers {
+		if info, err := os.Lstat(filepath.Join(lower, inside)); err == nil {
+			if isWhiteout(info) {
+				return nil
+			}
+			return info
+		}
+	}
+	return nil
+}
+
+// otherRights says in what the rights of a directory differ from the image's;
+// offset is what the server's ids are moved by.
+func otherRights(below, now fs.FileInfo, offset uint32) string {
+	if below.Mode() != now.Mode() {
+		return fmt.Sprintf("wanted mode %s, seen %s", below.Mode(), now.Mode())
+	}
+	was, ok1 := below.Sys().(*syscall.Stat_t)
+	is, ok2 := now.Sys().(*syscall.Stat_t)
+	if ok1 && ok2 && (was.Uid+offset != is.Uid || was.Gid+offset != is.Gid) {
+		return fmt.Sprintf("wanted owner %d:%d, seen %d:%d", was.Uid, was.Gid, is.Uid-offset, is.Gid-offset)
+	}
+	return ""
+}
+
+func described(info fs.FileInfo) string {
+	return fmt.Sprintf("%s, %d bytes, written %s", info.Mode(), info.Size(), info.ModTime().UTC().Format("2006-01-02 15:04:05"))
+}
