@@ -90,6 +90,7 @@ type Config struct {
 	Images    Images
 	Builder   Builder
 	Evidence  Evidence
+	Verifier  Verifier
 	Archives  Archives
 	Backups   Backups
 	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none

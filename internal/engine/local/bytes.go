@@ -58,14 +58,11 @@ func (e *Engine) stackOf(ctx context.Context, r *record) (*stack, error) {
 	if len(r.Lowers) != len(s.blobs)+1 {
 		return nil, model.Errorf(model.Unavailable, "cannot compare %s with its image: it stands on %d layers, the image has %d", r.ID, len(r.Lowers), len(s.blobs))
 	}
-	places, err := ephemeralPlaces(r.Template)
+	places, err := writablePlaces(r.Template)
 	if err != nil {
 		return nil, err
 	}
 	s.places = slices.Concat(ownDirs, ownFiles, places, []string{r.Cwd})
-	for _, v := range r.Template.Volumes {
-		s.places = append(s.places, path.Clean(v.Path))
-	}
 	return s, nil
 }
 
