@@ -120,7 +120,7 @@ func (a *app) evidenceList() *cobra.Command {
 			for _, e := range list.Evidence {
 				a.evidenceLine(e)
 			}
-			a.printf("%d archives, %s\n", list.Archives, bytesText(list.Bytes))
+			a.printf("%d %s, %s\n", list.Archives, plural(list.Archives, "archive"), bytesText(list.Bytes))
 			return nil
 		}),
 	}
