@@ -165,6 +165,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
 		manCommand(),
 	)
+	root.AddCommand(a.hotfixCommand(), a.shellCommand())
 	return root
 }
 

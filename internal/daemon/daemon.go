@@ -28,6 +28,7 @@ import (
 	"kiln/internal/model"
 	"kiln/internal/probe"
 	"kiln/internal/server"
+	"kiln/internal/session"
 	"kiln/internal/telemetry"
 )
 
@@ -77,6 +78,7 @@ type daemon struct {
 	evidence *evidence.Store
 	builds   *builds
 	control  *control.Control
+	sessions *session.Runner
 	retain   *control.Retention
 	metrics  *telemetry.Telemetry
 	drift    *drift.Watcher
@@ -256,6 +258,9 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.retain = d.newRetention()
 	d.metrics = d.newMetrics(d.control)
 	failed.metrics = d.metrics
+	if err := d.newSessions(ctx); err != nil {
+		return err
+	}
 	listener, err := listen(d.cfg.Socket)
 	if err != nil {
 		return err
@@ -299,7 +304,7 @@ func (d *daemon) handler() http.Handler {
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
-		Backups: backups{d.source(d.journal)}, Metrics: d.metrics.Handler(),
+		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(),
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,
 	})
 }
@@ -341,6 +346,7 @@ func (d *daemon) stop(ctx context.Context, httpServer *http.Server) {
 	if httpServer.Shutdown(grace) != nil {
 		_ = httpServer.Close() // streams that nobody ends
 	}
+	d.sessions.Wait()
 	d.running.Wait()
 	d.prober.Close()
 	d.builds.stop()

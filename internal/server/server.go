@@ -20,6 +20,7 @@ import (
 	"kiln/internal/control"
 	"kiln/internal/engine"
 	"kiln/internal/model"
+	"kiln/internal/session"
 )
 
 // Control is what the server asks of package control.
@@ -97,6 +98,7 @@ type Config struct {
 	Retention Retention
 	Admission Admission
 	Rooms     control.Rooms
+	Sessions  *session.Runner
 	Log       *slog.Logger
 }
 
@@ -125,6 +127,7 @@ func New(cfg Config) *Server {
 	s.registerStreams(h)
 	s.registerImages(h)
 	s.registerRetention(h)
+	s.registerSessions(h)
 	s.registerEvidence(h)
 	if cfg.Metrics != nil {
 		s.mux.Handle(api.PathMetrics, cfg.Metrics)

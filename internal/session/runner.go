@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"kiln/internal/control"
 	"kiln/internal/engine"
 	"kiln/internal/evidence"
 	"kiln/internal/model"
@@ -19,7 +20,7 @@ import (
 
 // Control carries out commands and shows the state.
 type Control interface {
-	Do(ctx context.Context, actor string, command func(*model.State, *model.Snapshot, model.Now) ([]model.Payload, error)) error
+	Do(ctx context.Context, actor string, command control.Command) error
 	View(f func(s *model.State, snapshot *model.Snapshot))
 	Changed() <-chan struct{}
 }
@@ -32,6 +33,7 @@ type Clock interface {
 // Archives keep what sessions leave.
 type Archives interface {
 	Put(ctx context.Context, name string, write func(*evidence.Writer) error) (digest string, err error)
+	Open(digest string) (*evidence.Files, error)
 }
 
 // Config is what a Runner works with.
@@ -66,6 +68,9 @@ func New(cfg Config) (*Runner, error) {
 
 // Wait waits for the sessions that have not ended.
 func (r *Runner) Wait() { r.open.Wait() }
+
+// Leaves opens the archive of a session that has ended.
+func (r *Runner) Leaves(digest string) (*evidence.Files, error) { return r.cfg.Archives.Open(digest) }
 
 // Open journals that a session begins, and returns it. Whoever opens one runs
 // it.
