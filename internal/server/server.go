@@ -94,6 +94,7 @@ type Config struct {
 	Verifier  Verifier
 	Archives  Archives
 	Backups   Backups
+	Alerts    Alerts       // nil: there are none
 	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
 	Admission Admission
@@ -129,6 +130,7 @@ func New(cfg Config) *Server {
 	s.registerRetention(h)
 	s.registerSessions(h)
 	s.registerEvidence(h)
+	s.registerAlerts(h)
 	if cfg.Metrics != nil {
 		s.mux.Handle(api.PathMetrics, cfg.Metrics)
 		s.mux.Handle(api.PathQueries, cfg.Metrics)
