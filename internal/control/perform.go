@@ -20,6 +20,7 @@ const (
 	recordTimeout    = 30 * time.Second
 	destroyTimeout   = time.Minute
 	disturbTimeout   = 20 * time.Second
+	snapshotTimeout  = time.Minute
 	stopMargin       = 30 * time.Second // past the grace
 )
 
@@ -56,6 +57,8 @@ func (c *Control) perform(ctx context.Context, a reconcile.Action) reconcile.Out
 		err = within(ctx, destroyTimeout, func(ctx context.Context) error { return c.cfg.Engine.Destroy(ctx, ref) })
 	case reconcile.Mend:
 		err = c.mend(ctx)
+	case reconcile.Snapshot:
+		err = within(ctx, snapshotTimeout, func(ctx context.Context) error { return c.snapshotVolume(ctx, a) })
 	case reconcile.Disturb, reconcile.Calm:
 		err = within(ctx, disturbTimeout, func(ctx context.Context) error { return c.disturb(ctx, ref, a) })
 	default:
@@ -81,6 +84,23 @@ func (c *Control) disturb(ctx context.Context, ref engine.Ref, a reconcile.Actio
 	default:
 		return disturber.Disturb(ctx, ref, *a.Disturbance)
 	}
+}
+
+// snapshotVolume makes a snapshot, then removes those that it makes obsolete.
+func (c *Control) snapshotVolume(ctx context.Context, a reconcile.Action) error {
+	volumes, ok := c.cfg.Engine.(engine.Volumes)
+	if !ok {
+		return model.Errorf(model.Precondition, "this engine makes no snapshots")
+	}
+	if err := volumes.SnapshotVolume(ctx, a.Service, a.Volume, a.SnapshotID); err != nil {
+		return err
+	}
+	for _, id := range a.Obsolete {
+		if err := volumes.RemoveVolume(ctx, a.Service, a.Volume, id); err != nil {
+			c.cfg.Log.Warn("cannot remove an old snapshot", "service", a.Service, "volume", a.Volume, "snapshot", id, "error", err)
+		}
+	}
+	return nil
 }
 
 func within(ctx context.Context, d time.Duration, call func(context.Context) error) error {

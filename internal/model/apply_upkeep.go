@@ -319,6 +319,8 @@ func (s *State) foldVolume(e Event) error {
 	case VolumeSnapshotted:
 		if p.Missing == "" {
 			v.Snapshots = append(v.Snapshots, p.Snapshot)
+		} else {
+			v.Missed = p.Snapshot.Deployment
 		}
 	case VolumeSnapshotRemoved:
 		v.dropSnapshot(p.ID)

@@ -40,6 +40,7 @@ type Volume struct {
 	CreatedAt time.Time        `json:"created_at"`
 	Snapshots []VolumeSnapshot `json:"snapshots,omitempty"` // oldest first
 	RemovedAt time.Time        `json:"removed_at,omitzero"` // it was; a new one of the name is another
+	Missed    DeploymentID     `json:"missed,omitempty"`    // the last one before which no snapshot could be made
 }
 
 // VolumeSnapshot is a volume as it was at one instant.

@@ -17,6 +17,7 @@ func (st *step) act() {
 			v.giveServer(srv)
 		}
 		v.giveDisturbance()
+		v.giveSnapshots()
 	}
 	st.giveOrphans()
 	st.giveMend()

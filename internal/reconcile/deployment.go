@@ -131,7 +131,7 @@ func (v *service) judgeWarm() bool {
 
 // provision makes the servers that the new set lacks.
 func (v *service) provision() {
-	if v.stopOld() || v.makeRoom() {
+	if v.stopOld() || v.makeRoom() || v.saveVolumes() {
 		return
 	}
 	d, t := v.svc.Deployment, v.target()
@@ -152,6 +152,7 @@ func (v *service) provision() {
 
 // create decides that a server shall exist.
 func (v *service) create(release *model.Release, cause string) {
+	v.createVolumes(release)
 	v.emit(model.ServerCreated{
 		ID:      model.ServerID(v.svc.Name + "-" + v.six()),
 		Service: v.svc.Name, Release: release.Number, TemplateHash: release.TemplateHash,

@@ -59,6 +59,15 @@ func describe(p model.Payload) string {
 		return fmt.Sprintf("%s back-off %d: %s", p.Service, p.Failures, p.Reason)
 	case model.ExperimentStarted, model.ExperimentAdvanced, model.ExperimentEnded:
 		return describeExperiment(p)
+	case model.VolumeCreated:
+		return fmt.Sprintf("%s volume %s is made", p.Volume.Service, p.Volume.Name)
+	case model.VolumeSnapshotted:
+		if p.Missing != "" {
+			return fmt.Sprintf("%s volume %s: no snapshot %s: %s", p.Service, p.Name, p.Snapshot.Reason, p.Missing)
+		}
+		return fmt.Sprintf("%s volume %s: snapshot %s, quiesced %t", p.Service, p.Name, p.Snapshot.Reason, p.Snapshot.Quiesced)
+	case model.VolumeSnapshotRemoved:
+		return fmt.Sprintf("%s volume %s: a snapshot goes: %s", p.Service, p.Name, p.Reason)
 	case model.DeploymentQueued:
 		return fmt.Sprintf("%s deployment %s of release %d waits for %s", p.Deployment.Service, p.Deployment.ID, p.Deployment.To, p.Deployment.WaitingFor)
 	case model.DeploymentPaused:

@@ -26,6 +26,9 @@ func timersOf(svc *model.Service, to *model.Release, strategy model.Strategy) []
 	if stopFirst(from, to) {
 		list = append(list, Timer{"stop of the old servers", model.Duration(stopTimeOf(from))})
 	}
+	if savesVolumes(svc, from, to) {
+		list = append(list, Timer{"snapshot of the volumes", model.Duration(snapshotTimeout)})
+	}
 	stages := stagesOf(svc, to, strategy)
 	times := func(name string, each model.Duration) {
 		if len(stages) > 1 {

@@ -34,6 +34,9 @@ func (v *service) noteOutcomes() {
 		switch {
 		case o.Verb == Prepare && says(o.Err):
 			failures = append(failures, v.withoutImage(o)...)
+		case o.Verb == Snapshot:
+			v.noteSnapshot(o)
+			noted[o.Key] = true
 		case srv == nil:
 		case o.Verb == Provision && srv.Phase == model.PhaseCreated && says(o.Err):
 			failures = append(failures, failure{srv: srv, gone: true, reason: "it cannot be provisioned: " + o.Err.Message})

@@ -87,7 +87,7 @@ func (v *service) phaseTime(phase model.DeployPhase, stage int) time.Duration {
 	case model.DeployPreparing:
 		return prepareTimeout
 	case model.DeployProvisioning:
-		return v.stopTime() + provisionTimeout
+		return v.stopTime() + v.saveTime() + provisionTimeout
 	case model.DeployChecking:
 		return v.target().Policy.Health.Grace.D()
 	case model.DeployValidating:

@@ -145,13 +145,13 @@ func (p *Plan) moves(svc *model.Service, from, to *model.Release) {
 		}
 	}
 	if n := missing(svc, to); from != nil && stopFirst(from, to) && n > 0 {
-		p.Outage = outage(from, to)
+		p.Outage = outage(svc, from, to)
 	}
 }
 
 // outage says why nothing runs while one release takes the place of the other,
 // and for how long at most.
-func outage(from, to *model.Release) string {
+func outage(svc *model.Service, from, to *model.Release) string {
 	why := "no route, and deploy.overlap is false"
 	for _, m := range to.Template.Volumes {
 		if contend(from, to) && m.Access != model.Shared {
@@ -159,6 +159,9 @@ func outage(from, to *model.Release) string {
 		}
 	}
 	most := stopTimeOf(from) + provisionTimeout + to.Policy.Health.Grace.D()
+	if savesVolumes(svc, from, to) {
+		most += snapshotTimeout
+	}
 	if listed(from, to) {
 		most += validationTime(to.Policy) + switchTimeout
 	}

@@ -295,6 +295,8 @@ func (w *world) happen(what string, plain []string, args map[string]string) erro
 	case "orphan":
 		id := model.ServerID(plain[0])
 		w.servers[id] = &model.Observed{ID: id, Epoch: 1, State: model.Running}
+	case "snapshots": // snapshots impossible · snapshots possible
+		w.uncopied = plain[0] == "impossible"
 	case "probes":
 		w.noProbes, w.stalled = plain[0] == "off", plain[0] == "stall"
 	case "engine":

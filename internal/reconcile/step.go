@@ -98,6 +98,7 @@ type Action struct {
 	Disturbance *model.Disturbance // for Disturb
 	Volume      string             // for Snapshot: its name in the service
 	SnapshotID  string             // for Snapshot
+	Obsolete    []string           // for Snapshot: ids of those that go when it is made
 }
 
 // Outcome is how an action ended. A context's end or an Internal error means

@@ -17,6 +17,7 @@ const (
 	backOffLongest   = 5 * time.Minute
 	meltWindow       = 60 * time.Second // losses within it are counted together
 	crashLoopDeaths  = 3                // early deaths in a row that are called a crash loop
+	snapshotTimeout  = 1 * time.Minute  // of a volume, before a deployment makes servers
 	chaosPatience    = 10 * time.Minute // an experiment's start and time, until the service must be whole again
 	chaosLongest     = time.Hour        // a disturbance
 	chaosClockRest   = time.Hour        // after a jump of the wall clock, until calendars are gone by again

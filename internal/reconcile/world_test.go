@@ -36,6 +36,8 @@ type world struct {
 	saved    *model.State                       // of a backup
 	drift    map[model.ServerID][]model.Finding // what inspections find
 	fleet    *FleetObserved
+	uncopied bool                                  // no snapshot of a volume can be made
+	saved    *model.State                          // of a backup
 	refused  map[Key]bool                          // actions that failed the last time
 	check    func(before *model.State, d Decision) // called for each decision
 }
@@ -255,6 +257,10 @@ func (w *world) do(a Action) {
 		}
 	case Disturb, Calm:
 		o.Err = w.disturb(a)
+	case Snapshot:
+		if w.uncopied {
+			o.Err = model.Errorf(model.Precondition, "the file system cannot share the blocks of files")
+		}
 	case Inspect:
 	case Mend:
 		fmt.Fprintln(&w.out, "          firewall and links are mended")
@@ -282,6 +288,7 @@ func (w *world) provision(a Action) *model.Error {
 	if behaves == "impossible" {
 		return model.Errorf(model.Invalid, "the image has no user %q", "nobody")
 	}
+	w.oneWriter(a)
 	w.nextIP++
 	o := &model.Observed{
 		ID: a.Server, Epoch: w.s.Epoch, TemplateHash: a.Template.Hash(), State: model.Running,
@@ -295,6 +302,21 @@ func (w *world) provision(a Action) *model.Error {
 		o.State = model.Starting
 	}
 	return nil
+}
+
+// oneWriter panics where two servers would have a volume that is one server's
+// at a time.
+func (w *world) oneWriter(a Action) {
+	for id, o := range w.servers {
+		srv := w.s.Server(id)
+		if srv == nil || id == a.Server || o.State == model.Exited {
+			continue
+		}
+		release := w.s.Services[srv.Service].Release(srv.Release)
+		if contend(release, &model.Release{Template: *a.Template}) && srv.Service == a.Service {
+			panic(fmt.Sprintf("%s starts while %s has its volume:\n%s", a.Server, id, w.out.String()))
+		}
+	}
 }
 
 func (w *world) exit(id model.ServerID, e model.Exit) {

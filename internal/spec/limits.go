@@ -18,6 +18,7 @@ func deployLimits() []Default {
 		{"evidence collected", "10s", "from a server that is alive, before it is stopped", "reconcile.inspectTimeout"},
 		{"death recorded", "1m", "then the journal says what evidence could not be had, and the server goes", "reconcile.recordTimeout"},
 		{"validations, slack", "10s", "over the sum of their own time-outs", "reconcile.validateSlack"},
+		{"snapshot of a volume", "1m", "before a deployment makes servers; where none can be made it goes on without", "reconcile.snapshotTimeout"},
 		{"drain, slack", "30s", "after the last drain deadline, until what is left is taken as cut", "reconcile.drainSlack"},
 		{"early death", "10s", "a server that ends sooner (or within its grace) holds replacements back", "reconcile.earlyDeath"},
 		{"replacement held back, first", "1s", "then twice as long each time", "reconcile.backOffFirst"},
