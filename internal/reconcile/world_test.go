@@ -37,7 +37,6 @@ type world struct {
 	drift    map[model.ServerID][]model.Finding // what inspections find
 	fleet    *FleetObserved
 	uncopied bool                                  // no snapshot of a volume can be made
-	saved    *model.State                          // of a backup
 	refused  map[Key]bool                          // actions that failed the last time
 	check    func(before *model.State, d Decision) // called for each decision
 }

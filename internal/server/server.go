@@ -127,6 +127,7 @@ func New(cfg Config) *Server {
 	s.registerCommands(h)
 	s.registerStreams(h)
 	s.registerImages(h)
+	s.registerVolumes(h)
 	s.registerRetention(h)
 	s.registerSessions(h)
 	s.registerEvidence(h)

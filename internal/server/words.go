@@ -26,6 +26,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", imageInWords(p.Image)
 	case model.ImagePinned, model.ImageRemoved, model.ObjectsRemoved, model.DiskChanged:
 		return "", retentionInWords(p)
+	case model.VolumeCreated, model.VolumeSnapshotted, model.VolumeSnapshotRemoved, model.VolumeRestored, model.VolumeRemoved:
+		return volumeInWords(p)
 	case model.ReleaseCreated:
 		return p.Release.Service, releaseInWords(p.Release)
 	case model.TablePublished:
