@@ -42,6 +42,9 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 			WithHint("kiln releases %s shows those that did", req.Service)
 	case len(present.Policy.Routes) > 0 && old.Template.Port == 0:
 		return nil, DeployResult{}, model.Errorf(model.Precondition, "cannot roll %s back: release %d serves no port, and the service has a route", req.Service, to)
+	case present.Policy.Servers > 1 && old.Template.SingleWriter():
+		return nil, DeployResult{}, model.Errorf(model.Precondition, "cannot roll %s back: release %d has a volume that one server at a time may have, and the service has %d servers",
+			req.Service, to, present.Policy.Servers).WithHint("kiln scale %s 1, then roll back", req.Service)
 	}
 	if err := removed(s, old.Template.Image, fmt.Sprintf("roll %s back to release %d", req.Service, to)); err != nil {
 		return nil, DeployResult{}, err
@@ -99,6 +102,8 @@ func RollbackPossible(s *model.State, service string, number int) (bool, string)
 		return false, "no release is in service"
 	case current(svc).TemplateHash == svc.Release(number).TemplateHash:
 		return false, "its template is in service"
+	case current(svc).Policy.Servers > 1 && svc.Release(number).Template.SingleWriter():
+		return false, "one server at a time may have its volume, and the service has more"
 	case removed(s, svc.Release(number).Template.Image, "") != nil:
 		return false, "its image was removed"
 	default:
