@@ -252,7 +252,7 @@ func (s *Service) advanceExperiment(p ExperimentAdvanced) error {
 		return fmt.Errorf("experiment %s of %s does not run", p.ID, s.Name)
 	}
 	x := *s.Experiment
-	for _, f := range []struct{ at, to *Instant }{{&p.Applied, &x.Applied}, {&p.Detected, &x.Detected}, {&p.Replaced, &x.Replaced}} {
+	for _, f := range []struct{ at, to *Instant }{{&p.Armed, &x.Armed}, {&p.Applied, &x.Applied}, {&p.Detected, &x.Detected}, {&p.Replaced, &x.Replaced}} {
 		if *f.at != 0 {
 			*f.to = *f.at
 		}

@@ -78,6 +78,7 @@ type Experiment struct {
 	By        string       `json:"by"` // "kiln": it was due; or who asked
 	StartedAt time.Time    `json:"started_at"`
 	Started   Instant      `json:"started"`
+	Armed     Instant      `json:"armed,omitempty"`    // when the disruption budget let its server be away: a spare one stood ready where it lets none
 	Applied   Instant      `json:"applied,omitempty"`  // when the disturbance was in force
 	Detected  Instant      `json:"detected,omitempty"` // when kiln decided that the server is unhealthy or has ended
 	Replaced  Instant      `json:"replaced,omitempty"` // when the service had its count of healthy servers again

@@ -95,10 +95,10 @@ func upkeepExamples() []Payload {
 		SessionExtended{ID: "s-abcdef", Server: "shop-abcdef", By: "ann", Reason: "more", From: 4, Until: 5},
 		SessionEnded{ID: "s-abcdef", Server: "shop-abcdef", End: *session.Ended},
 		ExperimentStarted{Experiment: Experiment{
-			ID: "x-abcdef", Service: "shop", Server: "shop-abcdef", Kind: ChaosKill, Lasts: 1, By: "kiln", StartedAt: at, Started: 1, Applied: 2, Detected: 3,
+			ID: "x-abcdef", Service: "shop", Server: "shop-abcdef", Kind: ChaosKill, Lasts: 1, By: "kiln", StartedAt: at, Started: 1, Armed: 8, Applied: 2, Detected: 3,
 			Replaced: 4, Failed: 5, Before: 7, Ending: ChaosRecovered, Outcome: ChaosRecovered, Reason: "r", EndedAt: at, Ended: 6,
 		}},
-		ExperimentAdvanced{ID: "x-abcdef", Service: "shop", Applied: 1, Detected: 2, Replaced: 3, Ending: ChaosStopped, Reason: "r"},
+		ExperimentAdvanced{ID: "x-abcdef", Service: "shop", Armed: 1, Applied: 1, Detected: 2, Replaced: 3, Ending: ChaosStopped, Reason: "r"},
 		ExperimentEnded{ID: "x-abcdef", Service: "shop", Outcome: ChaosRecovered, Reason: "r", Failed: 2},
 		ImagePinned{Digest: "sha256:aa", Pinned: true, By: "ann", Reason: "audit"},
 		ImageRemoved{Digest: "sha256:aa", Bytes: 7, Reason: "no release needs it"},

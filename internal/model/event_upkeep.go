@@ -98,6 +98,7 @@ type ExperimentStarted struct {
 type ExperimentAdvanced struct {
 	ID       ExperimentID `json:"id"`
 	Service  string       `json:"service"`
+	Armed    Instant      `json:"armed,omitempty"`
 	Applied  Instant      `json:"applied,omitempty"`
 	Detected Instant      `json:"detected,omitempty"`
 	Replaced Instant      `json:"replaced,omitempty"`

@@ -85,8 +85,23 @@ func ending(x *model.Experiment, outcome model.ChaosOutcome, reason string) mode
 	return model.ExperimentAdvanced{ID: x.ID, Service: x.Service, Ending: outcome, Reason: reason}
 }
 
+// spare returns how many servers beyond the count are wanted: one, until the
+// server of an experiment is struck, where the disruption budget lets none be
+// away.
+func (v *service) spare(t *model.Release) int {
+	x := v.svc.Experiment
+	if x == nil || x.Ending != "" || Floor(v.svc) < t.Policy.Servers {
+		return 0
+	}
+	if victim := v.svc.Servers[x.Server]; victim == nil || victim.Phase != model.PhaseServing || victim.Health == model.Unhealthy {
+		return 0
+	}
+	return 1
+}
+
 // calmEnough refuses an experiment unless the service is whole and at rest, and
-// the disruption budget lets one of its servers be away.
+// the disruption budget lets one of its servers be away, or a spare one can be
+// made before.
 func calmEnough(svc *model.Service) error {
 	refused := func(format string, args ...any) *model.Error {
 		return model.Errorf(model.Precondition, "cannot disturb %s: %s", svc.Name, fmt.Sprintf(format, args...))
@@ -115,8 +130,8 @@ func calmEnough(svc *model.Service) error {
 		return refused("it would take the last healthy server").WithHint("kiln scale %s 2", svc.Name)
 	case healthy < count:
 		return refused("it is not whole: %d of %d servers are healthy", healthy, count).WithHint("kiln status %s", svc.Name)
-	case Budget(svc) < 1:
-		return refused("the disruption budget lets none of its %d servers be away (max_unavailable = %s)", count, release.Policy.Deploy.MaxUnavailable).
+	case Budget(svc) < 1 && !overlaps(release):
+		return refused("the disruption budget lets none of its %d servers be away (max_unavailable = %s), and no spare one may run beside them", count, release.Policy.Deploy.MaxUnavailable).
 			WithHint("deploy { max_unavailable = 1 } in kiln.hcl lets one be")
 	}
 	return nil
@@ -171,7 +186,7 @@ func (v *service) follow(x *model.Experiment) {
 	struck := victim == nil || victim.Phase != model.PhaseServing || victim.Health == model.Unhealthy
 	if x.Ending != "" {
 		undone := !x.Kind.Lasting() || victim == nil || !victim.Phase.Alive()
-		if undone || v.due(x.Started.Add(x.Lasts.D()+2*chaosPatience)) {
+		if undone || v.due(max(x.Started, x.Armed).Add(x.Lasts.D()+2*chaosPatience)) {
 			v.endExperiment(x)
 		}
 		return
@@ -182,8 +197,12 @@ func (v *service) follow(x *model.Experiment) {
 	}
 	release := v.inService()
 	switch now := v.now.Elapsed; {
-	case x.Detected == 0 && struck && x.Applied == 0 && x.Kind.Lasting():
+	case x.Detected == 0 && struck && (x.Armed == 0 || x.Applied == 0 && x.Kind.Lasting()):
 		v.emit(ending(x, model.ChaosFailed, "the server was not fit for service before it was disturbed"))
+	case x.Armed == 0:
+		if Budget(v.svc) >= 0 { // its own server counts as away already
+			v.emit(model.ExperimentAdvanced{ID: x.ID, Service: x.Service, Armed: now})
+		}
 	case x.Detected == 0 && struck:
 		v.emit(model.ExperimentAdvanced{ID: x.ID, Service: x.Service, Applied: cmp.Or(x.Applied, now), Detected: now})
 	case x.Detected != 0 && x.Replaced == 0 && len(healthyOf(v.svc, release, "")) >= release.Policy.Servers:
@@ -207,7 +226,9 @@ func (v *service) cutShort(x *model.Experiment) (outcome model.ChaosOutcome, rea
 		return model.ChaosStopped, "deployment " + string(d.ID) + " began"
 	case v.svc.Pending != nil:
 		return model.ChaosStopped, "the verdict of a deployment is unknown"
-	case v.due(x.Started.Add(x.Lasts.D() + chaosPatience)):
+	case x.Armed == 0 && v.due(x.Started.Add(chaosPatience)):
+		return model.ChaosStopped, "no spare server could be had, and the disruption budget lets none be away"
+	case v.due(max(x.Started, x.Armed).Add(x.Lasts.D() + chaosPatience)):
 		return model.ChaosFailed, fmt.Sprintf("the service was not whole again %s after its start", model.Duration(x.Lasts.D()+chaosPatience))
 	case x.Kind.Lasting() && x.Applied != 0 && x.Detected == 0 && v.s.DaemonSince > x.Applied:
 		return model.ChaosStopped, "the daemon was started anew, which ends every disturbance"
@@ -243,7 +264,8 @@ func (v *service) giveDisturbance() {
 	switch {
 	case x.Ending != "" && x.Kind.Lasting() && !v.obs.UnderWay[disturbKey(x.ID)]:
 		v.give(Action{Key: calmKey(x.ID), Verb: Calm, Service: x.Service, Server: x.Server})
-	case x.Ending == "" && x.Applied == 0 && srv.Phase == model.PhaseServing:
+	case x.Ending == "" && x.Armed != 0 && x.Applied == 0 && srv.Phase == model.PhaseServing && v.s.Table.Acknowledged >= v.s.Table.Generation:
+		// Every router knows the servers that are to stay.
 		d := &model.Disturbance{Kind: x.Kind, Lasts: x.Lasts}
 		if x.Kind == model.ChaosTerminate {
 			d.Lasts = v.release(srv).Policy.StopGrace

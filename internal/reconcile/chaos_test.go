@@ -89,6 +89,8 @@ func describeExperiment(p model.Payload) string {
 			return fmt.Sprintf("%s: whole again", p.ID)
 		case p.Detected != 0:
 			return fmt.Sprintf("%s: noticed", p.ID)
+		case p.Armed != 0:
+			return fmt.Sprintf("%s: its server may be away", p.ID)
 		default:
 			return fmt.Sprintf("%s: in force", p.ID)
 		}

@@ -109,7 +109,13 @@ func firstToLeave(leaving []*model.Server) *model.Server {
 // successor starts: it has a volume that one at a time may have, or has no
 // route and no overlap is declared.
 func (v *service) yields(t *model.Release) bool {
-	return t.Template.SingleWriter() || !routed(t) && !t.Policy.Deploy.Overlap
+	return !overlaps(t)
+}
+
+// overlaps reports whether two servers of the release, one of them beyond the
+// count, may run at once.
+func overlaps(t *model.Release) bool {
+	return !t.Template.SingleWriter() && (routed(t) || t.Policy.Deploy.Overlap)
 }
 
 // occupied reports whether a server on its way out still has what the next one

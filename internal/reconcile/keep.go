@@ -52,7 +52,7 @@ func (v *service) keepUp() {
 		return
 	}
 	c := v.crew(t)
-	want, strays := oldWanted(v.svc), straysOf(v.svc)
+	want, strays := oldWanted(v.svc)+v.spare(t), straysOf(v.svc)
 	switch {
 	case len(c.ready) > 0:
 		v.join(c, t, want)
@@ -137,7 +137,7 @@ func (v *service) shed(c crew, want int) {
 		return
 	}
 	srv, by, reason := c.fit[len(c.fit)-1], model.DeploymentID(""), fmt.Sprintf("more servers than the %d wanted", want)
-	if staged(v.svc) {
+	if staged(v.svc) && len(c.fit) <= v.inService().Policy.Servers { // one beyond these was a spare
 		by, reason = v.svc.Deployment.ID, fmt.Sprintf("makes room for release %d", v.svc.Deployment.To)
 	}
 	v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
@@ -160,8 +160,12 @@ func (v *service) replace(c crew, t *model.Release, want, atOnce int) {
 	if b := v.svc.BackOff; b.Failures > 0 && !v.due(b.Until) {
 		return
 	}
+	cause := "replaces a server that ended"
+	if x := v.svc.Experiment; x != nil && len(c.fit)+len(c.sick) >= t.Policy.Servers {
+		cause = fmt.Sprintf("stands in for %s, which experiment %s disturbs", x.Server, x.ID)
+	}
 	for range gone {
-		v.create(t, "replaces a server that ended")
+		v.create(t, cause)
 	}
 	switch {
 	case gone > 0:

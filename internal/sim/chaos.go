@@ -95,6 +95,10 @@ func (w *world) noteExperiment(e model.Event, s *model.State) {
 	switch p := e.Data.(type) {
 	case model.ExperimentStarted:
 		w.judgeExperiment(e, p.Experiment, s.Services[p.Experiment.Service])
+	case model.ExperimentAdvanced:
+		if svc := s.Services[p.Service]; p.Armed != 0 {
+			w.judgeArmed(svc, svc.Experiment)
+		}
 	case model.ExperimentEnded:
 		x := s.Services[p.Service].Experiment
 		w.cover.met(kindChaos, string(x.Kind)+" "+string(p.Outcome))
@@ -114,14 +118,9 @@ func (w *world) judgeExperiment(e model.Event, x model.Experiment, svc *model.Se
 		w.violate(2, "experiment %s begins in %s while a deployment is at work", x.ID, svc.Name)
 		return
 	}
-	others := 0
-	for _, srv := range svc.Servers {
-		if srv.ID != x.Server && srv.Phase == model.PhaseServing && srv.Health == model.Healthy {
-			others++
-		}
-	}
-	if least := max(1, leastReady(svc, release)); others < least {
-		w.violate(2, "experiment %s takes server %s: %d healthy ones stay, at least %d are promised", x.ID, x.Server, others, least)
+	others := othersHealthy(svc, x.Server)
+	if others < 1 {
+		w.violate(2, "experiment %s chooses server %s, the last healthy one", x.ID, x.Server)
 	}
 	if x.By != "kiln" {
 		return
@@ -130,6 +129,39 @@ func (w *world) judgeExperiment(e model.Event, x model.Experiment, svc *model.Se
 		w.violate(2, "experiment %s begins at %s; the policy says %s on %v", x.ID, e.At.In(simLocation()), p.Hours, p.Days)
 	}
 	w.cover.met(kindChaos, "begun by itself")
+}
+
+// judgeArmed: a server may be disturbed when those that stay are as many as
+// are promised (2).
+func (w *world) judgeArmed(svc *model.Service, x *model.Experiment) {
+	release := svc.Release(svc.InService)
+	if others, least := othersReady(svc, x.Server), leastReady(svc, release); others < least {
+		w.violate(2, "experiment %s takes server %s: %d ready ones stay, at least %d are promised", x.ID, x.Server, others, least)
+	}
+	if len(svc.Servers) > release.Policy.Servers {
+		w.cover.met(kindChaos, "with a spare")
+	}
+}
+
+// othersHealthy counts the healthy servers in service but for one.
+func othersHealthy(svc *model.Service, but model.ServerID) (n int) {
+	for _, srv := range svc.Servers {
+		if srv.ID != but && srv.Phase == model.PhaseServing && srv.Health == model.Healthy {
+			n++
+		}
+	}
+	return n
+}
+
+// othersReady counts the servers in service that are not known to be unhealthy,
+// but for one.
+func othersReady(svc *model.Service, but model.ServerID) (n int) {
+	for _, srv := range svc.Servers {
+		if srv.ID != but && srv.Phase == model.PhaseServing && srv.Health != model.Unhealthy {
+			n++
+		}
+	}
+	return n
 }
 
 // openAt reads a calendar by itself: hours that end before they begin belong to
@@ -170,12 +202,7 @@ func (w *world) judgeChaos() {
 			w.violate(2, "experiment %s goes on, and a deployment of %s runs", x.ID, name)
 			continue
 		}
-		others := 0
-		for _, srv := range svc.Servers {
-			if srv.ID != x.Server && srv.Phase == model.PhaseServing && srv.Health == model.Healthy {
-				others++
-			}
-		}
+		others := othersHealthy(svc, x.Server)
 		if x.Kind.Lasting() && x.Replaced == 0 && others < release.Policy.Servers-1 {
 			w.violate(2, "experiment %s goes on, and only %d other servers of %s are healthy", x.ID, others, name)
 		}
@@ -184,7 +211,7 @@ func (w *world) judgeChaos() {
 
 // chaosWanted lists what a whole run has to meet.
 func chaosWanted() [][2]string {
-	list := [][2]string{{kindChaos, "begun by itself"}}
+	list := [][2]string{{kindChaos, "begun by itself"}, {kindChaos, "with a spare"}}
 	for _, o := range []model.ChaosOutcome{model.ChaosRecovered, model.ChaosWithstood, model.ChaosStopped, model.ChaosFailed} {
 		list = append(list, [2]string{kindChaos, string(o)})
 	}
