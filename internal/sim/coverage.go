@@ -31,6 +31,7 @@ const (
 	kindFault      = "fault"
 	kindStage      = "stage"
 	kindGuard      = "guard"
+	kindRetention  = "retention"
 )
 
 func arrow[T ~string](from, to T) string { return string(from) + " → " + string(to) }
@@ -75,6 +76,7 @@ func wanted() [][2]string {
 		}
 	}
 	list = append(list, chaosWanted()...)
+	list = append(list, [2]string{kindRetention, "image removed"}, [2]string{kindRetention, "content removed"}, [2]string{kindRetention, "removal fails"})
 	for _, f := range faults() {
 		list = append(list, [2]string{kindFault, f})
 	}

@@ -12,14 +12,16 @@ import (
 
 // daemon is one life of the daemon: the real control over the fakes.
 type daemon struct {
-	w       *world
-	control *control.Control
-	epoch   uint64
-	offset  model.Instant
-	bootID  string
-	tasks   []*task
-	due     time.Duration // when it steps next
-	state   *model.State
+	w        *world
+	control  *control.Control
+	epoch    uint64
+	offset   model.Instant
+	bootID   string
+	tasks    []*task
+	due      time.Duration // when it steps next
+	state    *model.State
+	retain   *control.Retention
+	sweeping bool // a sweep is under way
 }
 
 // Now implements control.Clock.
@@ -73,6 +75,7 @@ func (w *world) startDaemon() {
 		Validator: validator{w}, Recorder: recorder{w}, Clock: d, Spawn: d.spawn,
 		Zones: zones{w}, State: state, Epoch: d.epoch, Log: slog.New(slog.DiscardHandler),
 	})
+	d.retain = d.newRetention()
 	w.daemon, d.due = d, w.now
 }
 

@@ -89,6 +89,7 @@ func (w *world) judgeDestroy(ref engine.Ref) {
 
 // noted judges an event before it is folded.
 func (w *world) noted(e model.Event, s *model.State) {
+	w.noteRetention(e, s)
 	switch p := e.Data.(type) {
 	case model.ServerCreated:
 		w.noteCreated(p, s)
@@ -208,13 +209,15 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 // failed, is still being made again.
 func leastReady(svc *model.Service, release *model.Release) int {
 	least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers)
-	d := svc.Deployment
-	if n := len(svc.Deployments); d == nil && n > 0 && svc.Deployments[n-1].Verdict != model.Succeeded {
-		d = svc.Deployments[n-1]
+	trials := []*model.Deployment{svc.Deployment}
+	if n := len(svc.Deployments); n > 0 && svc.Deployments[n-1].Verdict != model.Succeeded {
+		trials = append(trials, svc.Deployments[n-1]) // the next one may run already
 	}
-	if d != nil && d.Strategy == model.Rolling && len(d.Stages) > 0 {
-		to := svc.Release(d.To).Policy
-		least = min(least, release.Policy.Servers-to.Deploy.MaxUnavailable.Down(to.Servers))
+	for _, d := range trials {
+		if d != nil && d.Strategy == model.Rolling && len(d.Stages) > 0 {
+			to := svc.Release(d.To).Policy
+			least = min(least, release.Policy.Servers-to.Deploy.MaxUnavailable.Down(to.Servers))
+		}
 	}
 	return least
 }

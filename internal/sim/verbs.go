@@ -25,6 +25,9 @@ func commandVerbs() []verb {
 		{name: "finish", weight: 12, do: (*world).finish},
 		{name: "chaos run", weight: 30, do: (*world).chaosRun},
 		{name: "chaos stop", weight: 8, do: (*world).chaosStop},
+		{name: "release", weight: 24, do: (*world).release},
+		{name: "gc", weight: 30, do: (*world).gc},
+		{name: "pin", weight: 4, do: (*world).pin},
 		{name: "destroy", weight: 1, do: (*world).destroy},
 		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
 	}
@@ -55,6 +58,7 @@ func policyOf(service string, n uint64) model.Policy {
 	}
 	strategyOf(service, n>>48, &p.Deploy)
 	p.Chaos = chaosOf(n * 0x9e3779b97f4a7c15 >> 40) // its own bits of the same number
+	p.Retention = retentionOf(n * 0xd6e8feb86659fd93 >> 40)
 	if n>>40%8 == 0 {
 		p.Health.Kind = model.CheckNone
 	}
@@ -138,6 +142,9 @@ func (w *world) do(command func(*model.State, *model.Snapshot, model.Now) ([]mod
 }
 
 func (w *world) deploy(n uint64) bool {
+	if w.seed%4 == 3 { // many releases of few images
+		return w.release(n)
+	}
 	service := serviceNames[n>>44%uint64(len(serviceNames))]
 	return w.deployThis(service, templateOf(service, n), policyOf(service, n), modeOf(n>>56))
 }
@@ -148,6 +155,7 @@ func modeOf(n uint64) reconcile.DeployMode {
 }
 
 func (w *world) deployThis(service string, t model.Template, p model.Policy, mode reconcile.DeployMode) bool {
+	w.build(t.Image)
 	return w.do(func(s *model.State, snapshot *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		req := reconcile.DeployRequest{Service: service, Template: t, Policy: p, Actor: "somebody", Mode: mode}
 		if snapshot != nil {

@@ -39,14 +39,17 @@ type world struct {
 	asleep  *daemon // one that was replaced and does not know it
 	epoch   uint64
 
-	armed  map[string][]string // faults that the next call of a kind meets
-	blind  time.Duration       // the engine cannot be observed before this time
-	facts  map[model.ServerID]*facts
-	ghosts []enginemem.Remains // vanished, and may return
-	acks   []promise           // what was promised to clients
-	doomed model.DeploymentID  // the last deployment of which a server failed in service
-	calmed bool                // nothing goes wrong any more
-	pulse  time.Duration       // how long the daemon waits for hints
+	armed   map[string][]string // faults that the next call of a kind meets
+	blind   time.Duration       // the engine cannot be observed before this time
+	facts   map[model.ServerID]*facts
+	ghosts  []enginemem.Remains      // vanished, and may return
+	acks    []promise                // what was promised to clients
+	content []model.Digest           // images on the disk, in the order in which they came
+	left    map[string]model.Instant // when each template last left service, by service and hash
+	jumped  model.Instant            // when the journal last had a jump of the wall clock
+	doomed  model.DeploymentID       // the last deployment of which a server failed in service
+	calmed  bool                     // nothing goes wrong any more
+	pulse   time.Duration            // how long the daemon waits for hints
 }
 
 // facts is what is true of one server, whatever the journal says.
@@ -96,19 +99,15 @@ func newWorld(seed uint64) *world {
 	w := &world{
 		seed: seed, sources: map[string]*rand.PCG{}, cover: Coverage{},
 		machine: enginemem.NewWorld(8 << 30), bootAt: -bootLead, boots: 1, journal: newJournal(seed%4 == 0),
-		armed: map[string][]string{}, facts: map[model.ServerID]*facts{}, pulse: time.Second,
+		left: map[string]model.Instant{}, armed: map[string][]string{}, facts: map[model.ServerID]*facts{}, pulse: time.Second,
 	}
 	w.routers.w = w
 	w.journal.before, w.journal.after, w.journal.noted = w.journalBefore, w.journalAfter, w.noted
-	for _, b := range behaviours {
-		for version := range versions {
-			if b.name != "absent" {
-				w.machine.AddImage(imageOf(b.name, version), enginemem.Image{Program: w.programOf(b)})
-			}
-		}
-	}
 	return w
 }
+
+// imageOf is what Prepare finds of an image with the behaviour.
+func (w *world) imageOf(b behaviour) enginemem.Image { return enginemem.Image{Program: w.programOf(b)} }
 
 // violate notes the first promise that did not hold.
 func (w *world) violate(promise int, format string, args ...any) {
