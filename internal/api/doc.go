@@ -25,6 +25,7 @@ const (
 	PathEvents     = "/v1/events"                           // GET ?after=SEQ &follow= &service= → stream of Event
 	PathAudit      = "/v1/audit"                            // GET ?service= &after= → stream of Event with hash
 	PathVerify     = "/v1/audit/verify"                     // GET → AuditReport
+	PathAccount    = "/v1/audit/report"                     // GET ?service= &since= → the account of package audit
 	PathBackup     = "/v1/backup"                           // GET ?images= &evidence= → the archive; a trailer says what went wrong
 	PathDeath      = "/v1/servers/{server}/record"          // GET → DeathRecord with Evidence
 	PathEvidence   = "/v1/evidence"                         // GET ?service= → EvidenceList

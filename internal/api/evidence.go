@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"net/url"
 	"time"
@@ -48,6 +49,23 @@ func (c *Client) Evidence(ctx context.Context, service string) (*EvidenceList, e
 		query.Set("service", service)
 	}
 	return get[EvidenceList](ctx, c, PathEvidence, query)
+}
+
+// Account asks for the account of what happened since then; without a service,
+// of all. It is package audit's value, decoded into what into points at.
+func (c *Client) Account(ctx context.Context, service string, since time.Time, into any) error {
+	query := url.Values{"since": {since.UTC().Format(time.RFC3339Nano)}}
+	if service != "" {
+		query.Set("service", service)
+	}
+	raw, err := get[json.RawMessage](ctx, c, PathAccount, query)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(*raw, into); err != nil {
+		return model.Errorf(model.Internal, "cannot read the daemon's account: %w", err)
+	}
+	return nil
 }
 
 // HeaderDigest is the header of PathArchive that names the digest of what

@@ -141,7 +141,7 @@ func (a *app) auditCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "audit",
 		Short:   "Who did what, and whether the journal is whole",
-		Example: "  kiln audit list shop\n  kiln audit verify",
+		Example: "  kiln audit list shop\n  kiln audit verify\n  kiln audit report shop --since 90d -o shop.html",
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -169,7 +169,7 @@ journal is read from the files in the data directory.`,
 		Args:    cobra.NoArgs,
 		RunE:    a.run(func(ctx context.Context, _ []string) error { return a.verify(ctx) }),
 	}
-	cmd.AddCommand(list, verify)
+	cmd.AddCommand(list, verify, a.reportCommand())
 	return cmd
 }
 

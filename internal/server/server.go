@@ -127,6 +127,7 @@ func New(cfg Config) *Server {
 	s.registerVolumes(h)
 	s.registerRetention(h)
 	s.registerEvidence(h)
+	s.registerAccount(h)
 	if cfg.Metrics != nil {
 		s.mux.Handle(api.PathMetrics, cfg.Metrics)
 		s.mux.Handle(api.PathQueries, cfg.Metrics)
@@ -152,8 +153,11 @@ func schemaName(t reflect.Type, hint string) string {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
-	if strings.HasSuffix(t.PkgPath(), "/model") {
+	switch {
+	case strings.HasSuffix(t.PkgPath(), "/model"):
 		return "Model" + name
+	case strings.HasSuffix(t.PkgPath(), "/audit"):
+		return "Audited" + name
 	}
 	return name
 }

@@ -1,0 +1,93 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"kiln/internal/audit"
+	"kiln/internal/model"
+)
+
+// reportFormats are the ways to write an account.
+var reportFormats = map[string]func(audit.Account, io.Writer) error{
+	"html": audit.Account.HTML, "csv": audit.Account.CSV, "json": audit.Account.JSON,
+}
+
+func (a *app) reportCommand() *cobra.Command {
+	var since, format, output string
+	cmd := &cobra.Command{
+		Use:   "report [SERVICE]",
+		Short: "The account of what happened, for an auditor",
+		Long: `Says which image (digest, commit, author, reason) ran when and on which servers, who deployed it, what its
+checks said, every hotfix, drift, chaos experiment and planned replacement, and whether the journal that all of it is
+made from is whole. As html it is one page that needs nothing else, for a browser or a printer; csv is one table; json is
+the whole of it. Where the journal is not whole the report says so, and the command ends with 1.`,
+		Example: "  kiln audit report shop --since 90d --format html -o shop.html\n  kiln audit report --since 2026-07-01T00:00:00Z --format csv",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			service := ""
+			if len(args) == 1 {
+				service = args[0]
+			}
+			if a.opts.json {
+				format = "json"
+			}
+			return a.report(ctx, service, since, format, output)
+		}),
+	}
+	cmd.Flags().StringVar(&since, "since", "90d", "what happened since then: 90d, 12h, or 2026-01-02T15:04:05Z")
+	cmd.Flags().StringVar(&format, "format", "html", "html, json or csv")
+	cmd.Flags().StringVarP(&output, "output", "o", "", "where to; else standard output")
+	return cmd
+}
+
+func (a *app) report(ctx context.Context, service, since, format, output string) error {
+	begin, err := a.moment(since)
+	if err != nil {
+		return err
+	}
+	write := reportFormats[format]
+	if write == nil {
+		return usagef("%q is no format: it is html, json or csv", format)
+	}
+	var account audit.Account
+	if err := a.api().Account(ctx, service, begin, &account); err != nil {
+		return err
+	}
+	var text bytes.Buffer
+	if err := write(account, &text); err != nil {
+		return err
+	}
+	if output == "" || output == "-" {
+		_, err = a.Stdout.Write(text.Bytes())
+	} else {
+		err = writeWhole(output, text.Bytes())
+	}
+	if err != nil {
+		return model.Errorf(model.Unavailable, "cannot write the report: %w", err)
+	}
+	if !account.Chain.Whole {
+		return exit(exitFailed)
+	}
+	return nil
+}
+
+// writeWhole makes the whole file appear at once, or not at all.
+func writeWhole(path string, content []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".kiln-report-*")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // where it has its name it is not there any more
+	_, err = f.Write(content)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
