@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"net/http"
 
 	"kiln/internal/model"
 )
@@ -28,7 +27,7 @@ func (c *Client) Build(ctx context.Context, in BuildRequest, serve BuildSession,
 	var last *BuildEvent
 	err = stream(ctx, c, call, nil, func(e BuildEvent) error {
 		if e.Build != "" && served == nil {
-			conn, err := c.upgrade(ctx, path(PathSession, e.Build))
+			conn, err := c.upgradeTo(ctx, path(PathSession, e.Build), SessionProtocol, nil)
 			if err != nil {
 				return err
 			}
@@ -58,42 +57,6 @@ func (c *Client) Build(ctx context.Context, in BuildRequest, serve BuildSession,
 		return nil, err
 	}
 	return last, nil
-}
-
-// upgrade opens a connection of its own and turns it into a build's session.
-func (c *Client) upgrade(ctx context.Context, target string) (net.Conn, error) {
-	conn, err := c.dial(ctx)
-	if err != nil {
-		return nil, c.unreachable(err)
-	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://kiln"+target, nil)
-	if err != nil {
-		conn.Close()
-		return nil, model.Errorf(model.Internal, "cannot make a request: %w", err)
-	}
-	req.Header.Set("Connection", "Upgrade")
-	req.Header.Set("Upgrade", SessionProtocol)
-	if err := req.Write(conn); err != nil {
-		conn.Close()
-		return nil, c.unreachable(&contactError{err: err, sent: true})
-	}
-	buffered := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(buffered, req)
-	if err != nil {
-		conn.Close()
-		return nil, c.unreachable(&contactError{err: err, sent: true})
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		defer conn.Close()
-		defer resp.Body.Close()
-		if resp.StatusCode >= 300 {
-			return nil, problem(resp)
-		}
-		return nil, model.Errorf(model.Internal, "cannot open the build's session: the daemon answered %s", resp.Status)
-	}
-	return &bufferedConn{Conn: conn, buffered: buffered}, nil
 }
 
 // bufferedConn reads first what came with the answer's head.

@@ -19,7 +19,7 @@ const defaultServerNet = "198.18.0.0/16"
 
 func (a *app) daemonCommand() *cobra.Command {
 	var o DaemonOptions
-	var network, names, memory, metricsSize string
+	var network, names, memory, metricsSize, retention string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon",
@@ -49,8 +49,13 @@ instance and leaves nothing behind. It has to run as root.`,
 					return usagef("--build-memory: %s", err)
 				}
 			}
-			if err := o.checkMetrics(metricsSize); err != nil {
+			if err := o.checkMetrics(retention, metricsSize); err != nil {
 				return err
+			}
+			if o.AlertsFile != "" {
+				if o.AlertsFile, err = filepath.Abs(o.AlertsFile); err != nil {
+					return err
+				}
 			}
 			o.DataDir, o.Socket, o.Version, o.JSON = dir, socket, a.Version, a.opts.json
 			return a.Roles.Daemon(ctx, o)
@@ -60,8 +65,9 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&names, "service-net", model.DefaultServiceNet, "where the names of services have their addresses")
 	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "another OCI runtime than the embedded runc, as /usr/bin/crun")
 	cmd.Flags().StringVar(&memory, "build-memory", "", "the most memory that builds take together, as 2GiB (default half of the machine's)")
+	cmd.Flags().StringVar(&o.AlertsFile, "alerts", "", "who is told what (default alerts.hcl in the data directory)")
 	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
-	cmd.Flags().DurationVar(&o.MetricsRetention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
+	cmd.Flags().StringVar(&retention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
 	cmd.Flags().StringVar(&metricsSize, "metrics-size", defaultMetricsSize, "how much room metrics may take")
 	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
 	return cmd
@@ -83,22 +89,26 @@ func serviceNet(text string, servers netip.Prefix) (netip.Prefix, error) {
 
 // The bounds of metrics.
 const (
-	defaultMetricsRetention = 15 * 24 * time.Hour
+	defaultMetricsRetention = "15d"
 	defaultMetricsSize      = "1GiB"
 	leastMetrics            = 24 * time.Hour
 	leastMetricsSize        = 16 << 20
 )
 
 // checkMetrics reads and checks what the daemon is told about metrics.
-func (o *DaemonOptions) checkMetrics(size string) (err error) {
+func (o *DaemonOptions) checkMetrics(retention, size string) (err error) {
 	if o.MetricsSize, err = spec.ParseSize(size); err != nil {
 		return usagef("--metrics-size: %s", err)
 	}
 	if o.MetricsSize < leastMetricsSize {
 		return usagef("--metrics-size: %s is too little; at least 16MiB are needed", size)
 	}
-	if o.MetricsRetention < leastMetrics {
-		return usagef("--metrics-retention: %s is too short; at least %s", o.MetricsRetention, leastMetrics)
+	kept, err := model.ParseDuration(retention)
+	if err != nil {
+		return usagef("--metrics-retention: %q is not a duration like 15d", retention)
+	}
+	if o.MetricsRetention = kept.D(); o.MetricsRetention < leastMetrics {
+		return usagef("--metrics-retention: %s is too short; at least a day", retention)
 	}
 	if o.MetricsListen != "" {
 		if _, _, err := net.SplitHostPort(o.MetricsListen); err != nil {

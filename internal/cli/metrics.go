@@ -20,7 +20,7 @@ import (
 )
 
 func (a *app) metricsCommand() *cobra.Command {
-	var since, step time.Duration
+	var since, step string
 	cmd := &cobra.Command{
 		Use:   "metrics [QUERY]",
 		Short: "What servers use and answer, now and in the past",
@@ -32,21 +32,40 @@ metrics. What was measured of servers that are gone is kept.`,
   kiln metrics 'kiln_server_memory_bytes{service="shop"}' --since 1h --step 1m`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: a.run(func(ctx context.Context, args []string) error {
+			past, every, err := pastOf(since, step)
 			switch {
-			case since < 0 || step < 0 || (since == 0 && step != 0):
-				return usagef("--since and --step are durations like 1h and 1m, and --step needs --since")
-			case len(args) == 0 && since != 0:
+			case err != nil:
+				return err
+			case len(args) == 0 && past != 0:
 				return usagef("--since needs a query: kiln metrics 'kiln_server_memory_bytes' --since 1h")
 			case len(args) == 0:
 				return a.serverMetrics(ctx)
 			default:
-				return a.query(ctx, args[0], since, step)
+				return a.query(ctx, args[0], past, every)
 			}
 		}),
 	}
-	cmd.Flags().DurationVar(&since, "since", 0, "the values of the past so long, not just the present")
-	cmd.Flags().DurationVar(&step, "step", 0, "from one value to the next (default a hundredth of --since)")
+	cmd.Flags().StringVar(&since, "since", "", "the values of the past so long, not just the present")
+	cmd.Flags().StringVar(&step, "step", "", "from one value to the next (default a hundredth of --since)")
 	return cmd
+}
+
+// pastOf reads over what time and in what steps a query is evaluated; 0: now.
+func pastOf(since, step string) (past, every time.Duration, err error) {
+	for text, d := range map[*string]*time.Duration{&since: &past, &step: &every} {
+		if *text == "" {
+			continue
+		}
+		v, err := model.ParseDuration(*text)
+		if err != nil || v <= 0 {
+			return 0, 0, usagef("%q is not a duration like 1h or 2d", *text)
+		}
+		*d = v.D()
+	}
+	if past == 0 && every != 0 {
+		return 0, 0, usagef("--step needs --since")
+	}
+	return past, every, nil
 }
 
 // query prints what a query comes to.

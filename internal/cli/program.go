@@ -61,6 +61,7 @@ type DaemonOptions struct {
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
 	BuildMemory int64
+	AlertsFile  string // declares who is told what; "": alerts.hcl in DataDir
 	// MetricsListen is an address on which metrics are served; "": none.
 	MetricsListen    string
 	MetricsRetention time.Duration // 0: the default
@@ -161,11 +162,12 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 	root.AddCommand(
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
-		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.imagesCommand(), a.gcCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
+		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.gcCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
 		a.volumesCommand(),
 		manCommand(),
 	)
+	root.AddCommand(a.hotfixCommand(), a.shellCommand())
 	return root
 }
 

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"kiln/internal/alert"
 	"kiln/internal/api"
 	"kiln/internal/control"
 	"kiln/internal/drift"
@@ -28,6 +29,7 @@ import (
 	"kiln/internal/model"
 	"kiln/internal/probe"
 	"kiln/internal/server"
+	"kiln/internal/session"
 	"kiln/internal/telemetry"
 )
 
@@ -47,6 +49,7 @@ type Config struct {
 	// only; "": on the API's socket alone.
 	MetricsListen    string
 	MetricsRetention time.Duration // 0: telemetry's default
+	AlertsFile       string        // declares who is told what; "": alerts.hcl in DataDir
 	MetricsSize      int64         // bytes; 0: telemetry's default
 	Manager          Manager       // that hears when the daemon is ready
 	BootIDFile       string        // names the machine's boot; "": the kernel's
@@ -77,9 +80,11 @@ type daemon struct {
 	evidence *evidence.Store
 	builds   *builds
 	control  *control.Control
+	sessions *session.Runner
 	retain   *control.Retention
 	metrics  *telemetry.Telemetry
 	drift    *drift.Watcher
+	alerts   *alert.Alerts
 	running  sync.WaitGroup // actions, loops
 }
 
@@ -256,6 +261,10 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.retain = d.newRetention()
 	d.metrics = d.newMetrics(d.control)
 	failed.metrics = d.metrics
+	if err := d.newSessions(ctx); err != nil {
+		return err
+	}
+	d.alerts = d.newAlerts()
 	listener, err := listen(d.cfg.Socket)
 	if err != nil {
 		return err
@@ -271,6 +280,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.running.Go(func() { d.trimEvidence(work) })
 	d.startMetrics(work)
 	d.running.Go(func() { d.drift.Run(work) })
+	d.startAlerts(work)
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
 			stop(err)
@@ -299,7 +309,7 @@ func (d *daemon) handler() http.Handler {
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
-		Backups: backups{d.source(d.journal)}, Metrics: d.metrics.Handler(),
+		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,
 	})
 }
@@ -341,6 +351,7 @@ func (d *daemon) stop(ctx context.Context, httpServer *http.Server) {
 	if httpServer.Shutdown(grace) != nil {
 		_ = httpServer.Close() // streams that nobody ends
 	}
+	d.sessions.Wait()
 	d.running.Wait()
 	d.prober.Close()
 	d.builds.stop()

@@ -3,6 +3,8 @@ package model
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -474,3 +476,6 @@ func (ServiceMelting) Kind() Kind { return "service.melting" }
 
 // Kind implements Payload.
 func (ServiceRecovered) Kind() Kind { return "service.recovered" }
+
+// Kinds returns every kind of event there is, sorted.
+func Kinds() []Kind { return slices.Sorted(maps.Keys(payloads)) }

@@ -20,6 +20,7 @@ import (
 	"kiln/internal/control"
 	"kiln/internal/engine"
 	"kiln/internal/model"
+	"kiln/internal/session"
 )
 
 // Control is what the server asks of package control.
@@ -93,10 +94,12 @@ type Config struct {
 	Verifier  Verifier
 	Archives  Archives
 	Backups   Backups
+	Alerts    Alerts       // nil: there are none
 	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
 	Admission Admission
 	Rooms     control.Rooms
+	Sessions  *session.Runner
 	Log       *slog.Logger
 }
 
@@ -126,8 +129,10 @@ func New(cfg Config) *Server {
 	s.registerImages(h)
 	s.registerVolumes(h)
 	s.registerRetention(h)
+	s.registerSessions(h)
 	s.registerEvidence(h)
 	s.registerAccount(h)
+	s.registerAlerts(h)
 	if cfg.Metrics != nil {
 		s.mux.Handle(api.PathMetrics, cfg.Metrics)
 		s.mux.Handle(api.PathQueries, cfg.Metrics)
