@@ -256,7 +256,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		Engine: d.engine, Journal: d.journal, Router: newRouters(d.runDir), Prober: prober{d.prober, d.epoch},
 		Validator: validator{d.engine}, Recorder: d.evidence, Clock: d.clock,
 		Spawn: func(f func()) { d.running.Go(f) }, Context: work, State: d.state, Epoch: d.epoch, Log: d.cfg.Log,
-		Failed: failed, Drift: d.drift,
+		Failed: failed, Drift: d.drift, Zones: &zones{},
 	})
 	d.retain = d.newRetention()
 	d.metrics = d.newMetrics(d.control)
@@ -307,7 +307,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 func (d *daemon) handler() http.Handler {
 	return server.New(server.Config{
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
-		Control: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
+		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,

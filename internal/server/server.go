@@ -20,6 +20,7 @@ import (
 	"kiln/internal/control"
 	"kiln/internal/engine"
 	"kiln/internal/model"
+	"kiln/internal/reconcile"
 	"kiln/internal/session"
 )
 
@@ -34,6 +35,11 @@ type Control interface {
 // Clock tells the time.
 type Clock interface {
 	Now() model.Now
+}
+
+// Observer tells what was observed last.
+type Observer interface {
+	Observed() reconcile.Observation
 }
 
 // History reads the journal.
@@ -85,6 +91,7 @@ type Config struct {
 	Version   api.Version
 	Control   Control
 	Clock     Clock
+	Observer  Observer
 	Engine    engine.Engine
 	Logs      engine.Logger
 	History   History

@@ -28,6 +28,7 @@ func TestDocumentDescribesThePaths(t *testing.T) {
 		api.PathVersion, api.PathStatus, api.PathDeploy, api.PathPlan, api.PathRollback, api.PathScale, api.PathAbort, api.PathPause, api.PathResume, api.PathFinish,
 		api.PathDestroy, api.PathReleases, api.PathDeployment, api.PathWatch, api.PathLogs, api.PathEvents, api.PathAudit,
 		api.PathVerify, api.PathDeath, api.PathEvidence, api.PathArchive, api.PathAccount, api.PathImages, api.PathImage, api.PathPull, api.PathBuild,
+		api.PathChaos, api.PathChaosRun, api.PathChaosStop, api.PathChaosReport,
 	} {
 		if doc.Paths[path] == nil {
 			t.Errorf("the document says nothing of %s", path)

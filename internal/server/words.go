@@ -142,6 +142,8 @@ func serverInWords(p model.Payload) (service, text string) {
 
 func serviceInWords(p model.Payload) (service, text string) {
 	switch p := p.(type) {
+	case model.ExperimentStarted, model.ExperimentAdvanced, model.ExperimentEnded:
+		return chaosInWords(p)
 	case model.DeploymentStarted:
 		d := p.Deployment
 		return d.Service, fmt.Sprintf("deployment %s of release %d began (%s)", d.ID, d.To, d.Strategy)
