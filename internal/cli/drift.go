@@ -92,7 +92,7 @@ func (a *app) finding(f api.DriftFound) {
 	if f.Detail != "" {
 		a.printf("         %s\n", printable(f.Detail))
 	}
-	a.printf("         seen %s, by the %s\n", stamp(f.At), printable(f.How))
+	a.printf("         seen %s: %s\n", stamp(f.At), printable(f.How))
 }
 
 func (a *app) driftVerifyCommand() *cobra.Command {
