@@ -42,6 +42,7 @@ func measurements() []measurement {
 		{"ready", daemonReady},
 		{"routerkill", routerKilled},
 		{"memory", memory},
+		{"watch", watching},
 	}
 }
 

@@ -31,30 +31,38 @@ func provision(ctx context.Context, b *bench) (*section, error) {
 	if _, err := d.run(ctx, "build", "-q", "-t", "shop:1", "-f", filepath.Join(dir, "Containerfile"), dir); err != nil {
 		return nil, err
 	}
-	// The engine is called directly: a daemon beside it would take servers that
-	// it did not order for remains.
+	var s *section
+	err = b.withEngine(ctx, image, func(p *provisioner) (err error) {
+		s, err = p.measure(ctx, d)
+		return err
+	})
+	return s, err
+}
+
+// withEngine calls do with the instance's engine, without a daemon: one beside it
+// would take servers that it did not order for remains.
+func (b *bench) withEngine(ctx context.Context, image model.Digest, do func(*provisioner) error) error {
 	v, err := b.api.Version(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := b.kiln.Kill(); err != nil {
-		return nil, err
+		return err
 	}
 	eng, err := local.New(ctx, local.Config{Instance: v.Instance, DataDir: b.kiln.Data, RunDir: runDir(v.Instance)})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p := &provisioner{bench: b, engine: eng, epoch: v.Epoch, template: model.Template{
+	err = do(&provisioner{bench: b, engine: eng, epoch: v.Epoch, template: model.Template{
 		Service: "bench", Image: image, Port: 8080, Protocol: model.HTTP, Resources: model.Resources{Memory: 128 << 20},
-	}}
-	s, err := p.measure(ctx, d)
+	}})
 	if closing := eng.Close(); err == nil {
 		err = closing
 	}
 	if starting := b.kiln.Start(ctx); err == nil {
 		err = starting
 	}
-	return s, err
+	return err
 }
 
 // runDir returns where an instance has its sockets and its state.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +20,7 @@ type drift struct {
 	territories map[model.ServerID]*territory
 	layers      map[string]*layer                           // by directory
 	strangers   map[model.ServerID]map[string]model.Finding // processes that were seen, by key
+	arriving    map[process]time.Time                       // processes that still run the runtime, since when
 	walked      time.Time                                   // when all processes were looked at
 
 	walking sync.Mutex // one walk at a time
@@ -145,6 +147,11 @@ func (e *Engine) forgetLocked(now time.Time) {
 		}
 		if len(of) == 0 {
 			delete(e.drift.strangers, id)
+		}
+	}
+	for p, first := range e.drift.arriving {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", p.PID)); err != nil && now.Sub(first) > patience {
+			delete(e.drift.arriving, p)
 		}
 	}
 	for id, t := range e.drift.territories {

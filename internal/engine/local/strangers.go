@@ -168,7 +168,7 @@ func (s *survey) look(pid int) []model.Finding {
 
 const (
 	howProcesses = "control groups and namespaces of the machine's processes"
-	patience     = 5 * time.Second // with what the runtime starts, until it is the server's
+	patience     = 10 * time.Second // with what the runtime starts, until it is the server's
 )
 
 // judge decides whether a process that is in the server's control group, or in
@@ -182,7 +182,7 @@ func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) []model.F
 		return nil
 	}
 	program := programOf(pid)
-	if strings.Contains(program.path, "runc") && s.e.young(begun) {
+	if strings.Contains(program.path, "runc") && !s.e.lingers(process{PID: pid, Start: begun}) {
 		return nil // the runtime, on the way into the server
 	}
 	finding := model.Finding{
@@ -303,15 +303,20 @@ func sameProgram(pid int) bool {
 	return err == nil && os.SameFile(theirs, ours)
 }
 
-// young reports whether what began then, in ticks since boot, has begun just now.
-func (e *Engine) young(begun uint64) bool {
-	const ticks = 100 // a second has, for user space, on every platform of Linux
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+// lingers reports whether the process was first seen longer ago than the runtime
+// may take to become the server's, once its turn has come.
+func (e *Engine) lingers(p process) bool {
+	e.drift.mu.Lock()
+	defer e.drift.mu.Unlock()
+	if e.drift.arriving == nil {
+		e.drift.arriving = map[process]time.Time{}
+	}
+	first, known := e.drift.arriving[p]
+	if !known {
+		e.drift.arriving[p] = time.Now()
 		return false
 	}
-	age := time.Duration(now.Nano()) - time.Duration(begun)*time.Second/ticks
-	return age < patience
+	return time.Since(first) > patience
 }
 
 // cgroupOf returns the control group of a process, in the hierarchy in which
