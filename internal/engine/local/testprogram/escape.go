@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -19,7 +20,33 @@ import (
 // It takes the addresses that it shall try to reach: the machine's, another
 // server's, HOST:PORT each.
 func escape(targets []string) error {
-	attempts := map[string]func() error{
+	attempts := onFiles()
+	maps.Copy(attempts, onTheKernel())
+	for _, target := range targets {
+		attempts["reach "+target] = func() error { return reach(target) }
+	}
+	said := make(chan string)
+	for name, try := range attempts {
+		go func() {
+			// A thread of its own that is never used again, whatever becomes of it.
+			runtime.LockOSThread()
+			if err := try(); err != nil {
+				said <- fmt.Sprintf("ok %s: %s", name, err)
+			} else {
+				said <- "ESCAPED " + name
+			}
+		}()
+	}
+	for range attempts {
+		fmt.Println(<-said)
+	}
+	fmt.Printf("tried %d\n", len(attempts))
+	return nil
+}
+
+// onFiles are attempts on mounts, devices and files.
+func onFiles() map[string]func() error {
+	return map[string]func() error{
 		"remount the root writable":  remount,
 		"mount a tmpfs":              func() error { return unix.Mount("tmpfs", "/tmp", "tmpfs", 0, "") },
 		"mount the machine's disk":   mountDisk,
@@ -38,11 +65,17 @@ func escape(targets []string) error {
 		"write to its control group": controlGroup,
 		"read the machine's memory":  func() error { return read("/proc/kcore") },
 		"read the kernel's messages": func() error { return readMessages() },
-		"load a module":              func() error { return unix.InitModule([]byte{0}, "") },
-		"load a module from a file":  func() error { return unix.FinitModule(0, "", 0) },
-		"load a kernel":              func() error { return call(unix.SYS_KEXEC_LOAD) },
-		"set the clock":              func() error { return unix.Settimeofday(&unix.Timeval{Sec: 1}) },
-		"set the host name":          func() error { return unix.Sethostname([]byte("escaped")) },
+	}
+}
+
+// onTheKernel are attempts on the kernel, on other processes, and on sockets.
+func onTheKernel() map[string]func() error {
+	return map[string]func() error{
+		"load a module":             func() error { return unix.InitModule([]byte{0}, "") },
+		"load a module from a file": func() error { return unix.FinitModule(0, "", 0) },
+		"load a kernel":             func() error { return call(unix.SYS_KEXEC_LOAD) },
+		"set the clock":             func() error { return unix.Settimeofday(&unix.Timeval{Sec: 1}) },
+		"set the host name":         func() error { return unix.Sethostname([]byte("escaped")) },
 		"restart the machine": func() error {
 			return call(unix.SYS_REBOOT, unix.LINUX_REBOOT_MAGIC1, unix.LINUX_REBOOT_MAGIC2, unix.LINUX_REBOOT_CMD_CAD_OFF)
 		},
@@ -65,26 +98,6 @@ func escape(targets []string) error {
 		"change its links":               links,
 		"reach the metadata address":     func() error { return reach("169.254.169.254:80") },
 	}
-	for _, target := range targets {
-		attempts["reach "+target] = func() error { return reach(target) }
-	}
-	said := make(chan string)
-	for name, try := range attempts {
-		go func() {
-			// A thread of its own that is never used again, whatever becomes of it.
-			runtime.LockOSThread()
-			if err := try(); err != nil {
-				said <- fmt.Sprintf("ok %s: %s", name, err)
-			} else {
-				said <- "ESCAPED " + name
-			}
-		}()
-	}
-	for range attempts {
-		fmt.Println(<-said)
-	}
-	fmt.Printf("tried %d\n", len(attempts))
-	return nil
 }
 
 func call(number uintptr, arguments ...uintptr) error {
