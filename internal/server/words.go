@@ -193,6 +193,6 @@ func serviceInWords(p model.Payload) (service, text string) {
 	case model.ServiceDestroyed:
 		return p.Service, "the service is destroyed"
 	default:
-		return "", string(p.Kind())
+		return upkeepInWords(p)
 	}
 }
