@@ -34,8 +34,40 @@ type world struct {
 	loads    map[string]*underway
 	held     []net.Conn // connections that a script has open
 	failed   bool
+	screen   *screen // that terminal acts on
 
 	authorities []*authority.Authority
+}
+
+// tools copies programs of this machine into a directory, with the libraries
+// that they need, as an image without a distribution has them.
+func tools(ts *testscript.TestScript, _ bool, args []string) {
+	want(ts, len(args) > 1, "tools DIRECTORY PROGRAM…")
+	dir := ts.MkAbs(args[0])
+	for _, name := range args[1:] {
+		path, err := exec.LookPath(name)
+		check(ts, err)
+		check(ts, copyInto(dir, path, "/bin/"+name))
+		out, err := exec.Command("ldd", path).Output()
+		check(ts, err)
+		for word := range strings.FieldsSeq(string(out)) {
+			if strings.HasPrefix(word, "/") {
+				check(ts, copyInto(dir, word, word))
+			}
+		}
+	}
+}
+
+func copyInto(dir, from, to string) error {
+	b, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	to = filepath.Join(dir, to)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(to, b, 0o755)
 }
 
 type command = func(ts *testscript.TestScript, neg bool, args []string)
@@ -49,6 +81,7 @@ func commands() map[string]command {
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
 		"reboot": reboot, "lose": lose, "program": program,
+		"terminal": terminal, "tools": tools,
 		"authority": authorityCommand, "certificate": certificate,
 	}
 }
