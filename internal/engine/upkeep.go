@@ -59,6 +59,8 @@ type Disturber interface {
 // Shells is implemented by engines that can give a person a terminal in a
 // running server.
 type Shells interface {
+	// Runnable reports whether Shell could run the command now, by its errors.
+	Runnable(ctx context.Context, id model.ServerID, command []string) error
 	// Shell runs a command in the server, with its environment and limits, and
 	// returns its exit status when it has ended or ctx has; it then leaves no
 	// process of it behind. Nor does it where the engine's own process ends.

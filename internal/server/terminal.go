@@ -1,6 +1,8 @@
 package server
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -61,12 +63,20 @@ func (s *Server) terminal(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	t := newTerminal(&hijacked{conn, buffered.Reader}, req, s.cfg.Clock.Now(), open.Session)
+	t := newTerminal(past(conn, buffered.Reader), req, s.cfg.Clock.Now(), open.Session)
 	defer t.close()
 	go t.listen(ctx, end)
 	if err := t.frames.SendJSON(api.FrameEnded, open.Run(ctx, t.terminal())); err != nil {
 		s.cfg.Log.Debug("the client of a session is gone", "session", string(open.ID), "error", err)
 	}
+}
+
+// past returns the connection without the request's reader before it, which
+// would end the request's context with the connection: then nobody could tell a
+// client that vanishes from a daemon that ends.
+func past(conn net.Conn, buffered *bufio.Reader) *hijacked {
+	read, _ := buffered.Peek(buffered.Buffered()) // what is there can be had
+	return &hijacked{conn, bufio.NewReader(io.MultiReader(bytes.NewReader(read), conn))}
 }
 
 // nobody is where a session is seen that nobody sees.

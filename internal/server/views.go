@@ -128,7 +128,7 @@ func serverView(svc *model.Service, srv *model.Server, now model.Now) api.Server
 	v := api.ServerStatus{
 		ID: srv.ID, Release: srv.Release, Phase: srv.Phase,
 		Healthy:   srv.Phase.Alive() && srv.Health == model.Healthy,
-		InService: srv.Phase == model.PhaseServing, Parked: srv.Phase == model.PhaseParked,
+		InService: srv.Phase == model.PhaseServing, Parked: srv.Phase == model.PhaseParked, Tainted: srv.Taint != nil,
 		Address: srv.Address, StartedAt: srv.StartedAt, Reason: srv.Reason, Health: srv.HealthDetail,
 	}
 	if r := svc.Release(svc.InService); r != nil && r.Template.Hash() == srv.TemplateHash {

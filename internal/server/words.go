@@ -37,6 +37,9 @@ func inWords(e model.Event) (service, text string) {
 	case model.ServerCreated, model.ServerAdvanced, model.ServerValidated, model.ServerHealth, model.ServerDrained, model.ServerRecorded:
 		return serverInWords(p)
 	default:
+		if service, text, known := sessionInWords(p); known {
+			return service, text
+		}
 		return serviceInWords(p)
 	}
 }

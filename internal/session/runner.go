@@ -78,6 +78,17 @@ func (r *Runner) Open(ctx context.Context, req reconcile.SessionRequest) (*Open,
 	if r.shells == nil {
 		return nil, model.Errorf(model.Precondition, "cannot open a session in %s: what runs it cannot give terminals", req.Server)
 	}
+	// What cannot begin taints nothing.
+	var refused error
+	r.cfg.Control.View(func(s *model.State, snap *model.Snapshot) {
+		_, _, refused = reconcile.OpenSession(s, req, reconcile.Observation{Snapshot: snap}, r.cfg.Clock.Now())
+	})
+	if refused == nil {
+		refused = r.shells.Runnable(ctx, req.Server, req.Command)
+	}
+	if refused != nil {
+		return nil, refused
+	}
 	x := &Open{runner: r}
 	r.open.Add(1)
 	err := r.cfg.Control.Do(ctx, req.By, func(s *model.State, snap *model.Snapshot, now model.Now) (events []model.Payload, err error) {

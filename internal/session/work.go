@@ -196,7 +196,7 @@ func (w *work) write(out *evidence.Writer, c *collection, end model.SessionEnd) 
 	return out.File(FileContainerfile, strings.NewReader(containerfile(w.image(), title(x), c.changes)))
 }
 
-// image names the image that the server runs: by a name it has, if any.
+// image names the image that the server runs as FROM takes it.
 func (w *work) image() string {
 	name := ""
 	w.runner.cfg.Control.View(func(s *model.State, _ *model.Snapshot) {
@@ -208,10 +208,7 @@ func (w *work) image() string {
 		if release == nil {
 			return
 		}
-		name = string(release.Template.Image)
-		if img := s.Images[release.Template.Image]; img != nil && len(img.Names) > 0 {
-			name = img.Names[0]
-		}
+		name = "kiln/" + string(release.Template.Image)
 	})
 	return name
 }

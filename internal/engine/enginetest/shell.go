@@ -207,6 +207,10 @@ func shellRefused(t *testing.T, s *suite) {
 	sh.Command = nil
 	_, err := shells.Shell(t.Context(), ref, sh)
 	wantCode(t, "Shell without a shell", err, model.Invalid)
+	wantCode(t, "Runnable without a shell", shells.Runnable(t.Context(), ref.ID, nil), model.Invalid)
+	if err := shells.Runnable(t.Context(), ref.ID, []string{"program"}); err != nil {
+		t.Errorf("Runnable: %v", err)
+	}
 	sh.Command = []string{"/no-such-program"}
 	_, err = shells.Shell(t.Context(), ref, sh)
 	wantCode(t, "Shell of an absent command", err, model.Invalid)

@@ -28,14 +28,7 @@ var sessionCapabilities = []string{"CAP_FOWNER", "CAP_FSETID"}
 // Shell implements engine.Shells. The command sees the server as its own
 // processes do, but for the root, which may be writable; see cell.
 func (e *Engine) Shell(ctx context.Context, ref engine.Ref, sh engine.Shell) (int, error) {
-	_, r := e.lookup(ref.ID)
-	if r == nil || r.state() != model.Running {
-		return 0, model.Errorf(model.Precondition, "cannot open a session in %s: it does not run", ref.ID)
-	}
-	if e.Runtime != "" {
-		return 0, model.Errorf(model.Precondition, "cannot open a session in %s: servers run under %s, and sessions need the runtime that kiln brings along", ref.ID, e.Runtime)
-	}
-	command, err := e.shellCommand(r, sh.Command)
+	r, command, err := e.runnable(ref.ID, sh.Command)
 	if err != nil {
 		return 0, err
 	}
@@ -56,6 +49,24 @@ func (e *Engine) Shell(ctx context.Context, ref engine.Ref, sh engine.Shell) (in
 		return 0, fmt.Errorf("cannot run %q in %s: %w", command[0], ref.ID, err)
 	}
 	return code, nil
+}
+
+// Runnable implements engine.Shells.
+func (e *Engine) Runnable(_ context.Context, id model.ServerID, command []string) error {
+	_, _, err := e.runnable(id, command)
+	return err
+}
+
+func (e *Engine) runnable(id model.ServerID, command []string) (*record, []string, error) {
+	_, r := e.lookup(id)
+	if r == nil || r.state() != model.Running {
+		return nil, nil, model.Errorf(model.Precondition, "cannot open a session in %s: it does not run", id)
+	}
+	if e.Runtime != "" {
+		return nil, nil, model.Errorf(model.Precondition, "cannot open a session in %s: servers run under %s, and sessions need the runtime that kiln brings along", id, e.Runtime)
+	}
+	command, err := e.shellCommand(r, command)
+	return r, command, err
 }
 
 // shellCommand finds the command, or a shell where none is asked for.
@@ -96,6 +107,9 @@ func sessionProcess(r *record, command []string, sh engine.Shell) *specs.Process
 	}
 	p := serverProcess(&plan{args: command, env: env, cwd: r.Cwd, user: u})
 	p.Terminal = sh.TTY
+	if sh.TTY && sh.Size.Columns > 0 { // else the command could be faster than the runtime's first look at it
+		p.ConsoleSize = &specs.Box{Width: uint(sh.Size.Columns), Height: uint(sh.Size.Rows)}
+	}
 	if sh.Root {
 		for _, set := range []*[]string{&p.Capabilities.Bounding, &p.Capabilities.Permitted, &p.Capabilities.Effective} {
 			*set = append(*set, sessionCapabilities...)

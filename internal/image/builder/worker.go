@@ -119,6 +119,7 @@ func workerOpt(cfg Config, root string, netns *netns) (base.WorkerOpt, error) {
 		pb.NetMode_UNSET: netns,
 		pb.NetMode_NONE:  network.NewNoneProvider(),
 	}
+	opt.ImageStore = pinned{opt.ImageStore}
 	opt.ProxyProvider = nil
 	opt.Executor = containerdexecutor.New(containerdexecutor.ExecutorOptions{
 		Client:           c,
