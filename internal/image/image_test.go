@@ -51,6 +51,7 @@ func TestStore(t *testing.T) {
 		"find":      testFind,
 		"delete":    testDelete,
 		"names":     testNames,
+		"inventory": testInventory,
 		"pull":      testPull,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -419,6 +420,40 @@ func testDelete(t *testing.T, s *image.Store) {
 }
 
 // testNames: a name moves to the image that got it last; the other one stays.
+// testInventory measures what each image has alone, and removes it.
+func testInventory(t *testing.T, s *image.Store) {
+	a := bring(t, s, rootfs(t), "a:1")
+	b := bring(t, s, tarOf(t, map[string]string{"etc/other": strings.Repeat("x", 5000)}), "b:1")
+	inventory := image.Inventory{Store: s}
+	list := func() map[string]model.Object {
+		objects, err := inventory.Objects(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]model.Object{}
+		for _, o := range objects {
+			found[o.ID] = o
+		}
+		return found
+	}
+	there := list()
+	if len(there) != 2 || there[string(a.Digest)].Name != "a:1" || there[string(a.Digest)].Bytes <= a.Size {
+		t.Errorf("there is %+v; image a has %d bytes, and what it is unpacked", there, a.Size)
+	}
+	for range 2 { // the second time it is gone already
+		if err := inventory.Remove(t.Context(), there[string(a.Digest)]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := list(); len(left) != 1 || left[string(b.Digest)].ID == "" {
+		t.Errorf("after a was removed there is %+v", left)
+	}
+	strays, err := image.Strays{Store: s}.Objects(t.Context())
+	if err != nil || len(strays) != 0 {
+		t.Errorf("snapshots that belong to nothing: %+v, %v", strays, err)
+	}
+}
+
 func testNames(t *testing.T, s *image.Store) {
 	first := bring(t, s, rootfs(t), "base/debian:12")
 	second := bring(t, s, tarOf(t, map[string]string{"x": "x"}), "base/debian:12")
