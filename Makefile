@@ -54,7 +54,7 @@ sim: ## simulate: SEEDS=20000 STEPS=200, or SEED=n for one
 mutants: ## break each promise on purpose, and see that it is found
 	@scripts/test mutants
 
-soak: build ## half an hour of deploys, rollbacks and kills under 2,000 requests a second; SOAK="-seed 7 -deploys 10"
+soak: build ## an hour: deploys, rollbacks and kills under load, then recycling and chaos; SOAK="-seed 7 -deploys 10"
 	@scripts/packages test
 	@scripts/test soak
 

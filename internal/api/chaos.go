@@ -52,6 +52,7 @@ type Experiment struct {
 	Lasts          model.Duration     `json:"lasts,omitempty"`
 	By             string             `json:"by"` // "kiln": it was due
 	StartedAt      time.Time          `json:"started_at"`
+	AppliedAt      *time.Time         `json:"applied_at,omitempty"` // when it was in force: where the budget lets no server be away, a spare one came before
 	EndedAt        *time.Time         `json:"ended_at,omitempty"`
 	DetectedAfter  *model.Duration    `json:"detected_after,omitempty"`  // until kiln had decided that the server is unhealthy or has ended
 	RecoveredAfter *model.Duration    `json:"recovered_after,omitempty"` // until the service had all its servers again, healthy

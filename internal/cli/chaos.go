@@ -22,9 +22,10 @@ func (a *app) chaosCommand() *cobra.Command {
 		Short: "Disturb servers on purpose, and see what comes of it",
 		Long: `A service that declares chaos { … } is disturbed by itself, at random times within its
 hours; these commands do so now, and tell what the experiments have shown. None begins while
-a deployment runs, past the disruption budget (deploy { max_unavailable }), with the last
-healthy server, or while the service is not whole; one that lasts is undone at once when a
-deployment begins or another server of the service suffers.`,
+a deployment runs, with the last healthy server, or while the service is not whole. Where the
+disruption budget (deploy { max_unavailable }) lets no server be away, a spare one is made
+before. One that lasts is undone at once when a deployment begins or another server of the
+service suffers.`,
 		Example: "  kiln chaos run shop --kind kill\n  kiln chaos report shop",
 		Args:    knownCommand,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

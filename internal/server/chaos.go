@@ -135,6 +135,10 @@ func experimentView(x *model.Experiment) api.Experiment {
 		at := x.EndedAt.UTC()
 		v.EndedAt = &at
 	}
+	if x.Applied != 0 {
+		at := x.StartedAt.Add(x.Applied.Sub(x.Started)).UTC()
+		v.AppliedAt = &at
+	}
 	after := func(at model.Instant) *model.Duration {
 		if at == 0 || x.Applied == 0 {
 			return nil
@@ -160,6 +164,8 @@ func chaosInWords(p model.Payload) (service, text string) {
 		switch {
 		case p.Ending != "":
 			text = fmt.Sprintf("is being ended (%s): %s", p.Ending, p.Reason)
+		case p.Armed != 0:
+			text = "may begin: the disruption budget lets the server be away"
 		case p.Replaced != 0:
 			text = "all servers are healthy again"
 		case p.Detected != 0:

@@ -62,7 +62,7 @@ const declaration = `service "shop" {
   }
   resources {
     memory = "%[8]s"
-  }
+  }%[9]s
 }
 
 service "pipe" {
@@ -126,6 +126,7 @@ type shop struct {
 	version  string // in service
 	count    int    // servers of the shop
 	memory   string // limit of each
+	extra    string // more of the shop's declaration
 	load     *load.Run
 	rng      *mathrand.Rand
 }
@@ -246,7 +247,7 @@ func (s *shop) choose(version, strategy string) {
 	b, err := os.ReadFile(filepath.Join(filepath.Dir(s.dir), version))
 	s.must(err)
 	s.must(os.WriteFile(filepath.Join(s.dir, "app"), b, 0o755))
-	s.write("kiln.hcl", fmt.Sprintf(declaration, s.port, s.tcp, s.drain, s.keepWarm, strategies[strategy], s.tls, s.dir, s.memory))
+	s.write("kiln.hcl", fmt.Sprintf(declaration, s.port, s.tcp, s.drain, s.keepWarm, strategies[strategy], s.tls, s.dir, s.memory, s.extra))
 }
 
 // file is the declaration's.
