@@ -75,6 +75,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		HandOver: handOver,
 		DataDir:  o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
 		ServerNet: o.ServerNet, ServiceNet: o.ServiceNet, Runtime: o.Runtime, BuildMemory: o.BuildMemory,
+		EvidenceBound: o.EvidenceBound, EvidenceAge: o.EvidenceAge,
 		MetricsListen: o.MetricsListen, MetricsRetention: o.MetricsRetention, MetricsSize: o.MetricsSize, AlertsFile: o.AlertsFile,
 		Manager:    daemon.TakeManager(),
 		BootIDFile: os.Getenv("KILN_BOOT_ID_FILE"), // of tests that simulate a reboot

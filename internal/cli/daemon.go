@@ -19,7 +19,7 @@ const defaultServerNet = "198.18.0.0/16"
 
 func (a *app) daemonCommand() *cobra.Command {
 	var o DaemonOptions
-	var network, names, memory, metricsSize, retention string
+	var network, names, memory, metricsSize, retention, evidenceBound, evidenceAge string
 	cmd := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon",
@@ -52,6 +52,9 @@ instance and leaves nothing behind. It has to run as root.`,
 			if err := o.checkMetrics(retention, metricsSize); err != nil {
 				return err
 			}
+			if err := o.checkEvidence(evidenceBound, evidenceAge); err != nil {
+				return err
+			}
 			if o.AlertsFile != "" {
 				if o.AlertsFile, err = filepath.Abs(o.AlertsFile); err != nil {
 					return err
@@ -69,6 +72,8 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
 	cmd.Flags().StringVar(&retention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
 	cmd.Flags().StringVar(&metricsSize, "metrics-size", defaultMetricsSize, "how much room metrics may take")
+	cmd.Flags().StringVar(&evidenceBound, "evidence-bound", "256MiB", "how much room what ended servers leave may take; the oldest goes first")
+	cmd.Flags().StringVar(&evidenceAge, "evidence-age", "90d", "how long it is kept")
 	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
 	return cmd
 }
@@ -115,5 +120,23 @@ func (o *DaemonOptions) checkMetrics(retention, size string) (err error) {
 			return usagef("--metrics-listen: %q is not an address like 127.0.0.1:9090", o.MetricsListen)
 		}
 	}
+	return nil
+}
+
+// checkEvidence reads and checks what the daemon is told about what ended
+// servers leave.
+func (o *DaemonOptions) checkEvidence(bound, age string) (err error) {
+	const least = 1 << 20
+	if o.EvidenceBound, err = spec.ParseSize(bound); err != nil {
+		return usagef("--evidence-bound: %s", err)
+	}
+	if o.EvidenceBound < least {
+		return usagef("--evidence-bound: %s is too little; at least 1MiB is needed", bound)
+	}
+	d, err := model.ParseDuration(age)
+	if err != nil || d <= 0 {
+		return usagef("--evidence-age: %q is not a time like 90d or 12h", age)
+	}
+	o.EvidenceAge = d.D()
 	return nil
 }

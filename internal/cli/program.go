@@ -65,6 +65,8 @@ type DaemonOptions struct {
 	// MetricsListen is an address on which metrics are served; "": none.
 	MetricsListen    string
 	MetricsRetention time.Duration // 0: the default
+	EvidenceBound    int64         // bytes; 0: the default
+	EvidenceAge      time.Duration // 0: the default
 	MetricsSize      int64         // bytes; 0: the default
 	Debug            bool          // log more
 	JSON             bool          // log JSON

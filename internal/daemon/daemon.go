@@ -44,7 +44,9 @@ type Config struct {
 	Runtime    string       // another OCI runtime; "": the embedded runc
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
-	BuildMemory int64
+	BuildMemory   int64
+	EvidenceBound int64         // bytes of what is kept of ended servers; 0: evidence's default
+	EvidenceAge   time.Duration // how long it is kept; 0: evidence's default
 	// MetricsListen is an address on which metrics are served, for reading
 	// only; "": on the API's socket alone.
 	MetricsListen    string
@@ -189,7 +191,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
 	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{
-		Announce: d.announce, Logs: d.engine, History: chain{d.journal}, Metrics: hour{d}, Log: d.cfg.Log,
+		Announce: d.announce, Logs: d.engine, History: chain{d.journal}, Metrics: hour{d}, Log: d.cfg.Log, Quota: d.cfg.EvidenceBound,
 	}); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -106,7 +107,7 @@ func (d *daemon) trimEvidence(ctx context.Context) {
 			jumped = s.ClockJumped != 0 && now.Elapsed.Sub(s.ClockJumped) < wary
 		})
 		if !jumped {
-			d.evidence.Trim(ctx, now.Wall, evidence.DefaultMaxAge)
+			d.evidence.Trim(ctx, now.Wall, cmp.Or(d.cfg.EvidenceAge, evidence.DefaultMaxAge))
 		}
 		select {
 		case <-ctx.Done():

@@ -51,12 +51,14 @@ func (s *Server) evidence(ctx context.Context, in *evidenceInput) (*reply[api.Ev
 	if unknown != nil {
 		return nil, s.refuse(unknown)
 	}
+	named := map[string]bool{}
 	for i, e := range out.Body.Evidence {
+		named[cmp.Or(string(e.Session), string(e.Server))] = true
 		a, there := kept[e.Digest]
 		out.Body.Evidence[i].Kept, out.Body.Evidence[i].Size = there, a.Size
 		delete(kept, e.Digest)
 	}
-	out.Body.Evidence = append(out.Body.Evidence, olderThanTheState(kept, in.Service)...)
+	out.Body.Evidence = append(out.Body.Evidence, olderThanTheState(kept, named, in.Service)...)
 	slices.SortStableFunc(out.Body.Evidence, func(a, b api.EvidenceEntry) int {
 		return cmp.Or(a.At.Compare(b.At), cmp.Compare(a.Server, b.Server))
 	})
@@ -84,10 +86,14 @@ func entriesOf(svc *model.Service) []api.EvidenceEntry {
 }
 
 // olderThanTheState lists archives that the state knows no more: it remembers
-// the newest records only.
-func olderThanTheState(kept map[string]api.Archive, service string) []api.EvidenceEntry {
+// the newest records only. An archive of what is named already was written by a
+// daemon that was killed before it could say so, and then anew.
+func olderThanTheState(kept map[string]api.Archive, named map[string]bool, service string) []api.EvidenceEntry {
 	var out []api.EvidenceEntry
 	for _, a := range kept {
+		if named[a.Name] {
+			continue
+		}
 		e := api.EvidenceEntry{At: a.At, Digest: a.Digest, Size: a.Size, Kept: true}
 		if id := model.ServerID(a.Name); model.ValidServerID(a.Name) {
 			e.Server, e.Service = id, id.Service()
