@@ -51,7 +51,7 @@ const (
 func Run(ctx context.Context, m Machine) *api.Checks {
 	out := &api.Checks{Checks: []api.Check{
 		root(), kernel(), namespaces(), overlay(m.DataDir), seccomp(), controlGroups(),
-		network(), forwarding(), firewall(ctx), space(m.DataDir), executable(m.DataDir), runDir(), daemon(m.Daemon),
+		network(), forwarding(), firewall(ctx), space(m.DataDir), volumes(m.DataDir), executable(m.DataDir), runDir(), daemon(m.Daemon),
 	}}
 	for _, t := range m.Daemon.Troubles {
 		out.Checks = append(out.Checks, warn("service "+t.Service, "", "%s", t.What))

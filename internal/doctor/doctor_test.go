@@ -89,3 +89,15 @@ func TestRun(t *testing.T) {
 		t.Error("it made something in the data directory")
 	}
 }
+
+// The last mount at a place is the one that is seen.
+func TestProjectQuotas(t *testing.T) {
+	const hidden = "30 1 8:1 / /data rw,relatime - xfs /dev/sda1 rw,prjquota\n"
+	const seen = "31 30 8:2 / /data rw,relatime - ext4 /dev/sdb1 rw\n"
+	if !projectQuotas(hidden, "/data") || projectQuotas(hidden+seen, "/data") || projectQuotas(hidden, "/") {
+		t.Error("project quotas are taken from the wrong mount")
+	}
+	if check := volumes(t.TempDir()); check.State != OK || !strings.Contains(check.Detail, "snapshots") || !strings.Contains(check.Detail, "sizes are") {
+		t.Errorf("%+v", check)
+	}
+}

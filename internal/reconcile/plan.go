@@ -30,6 +30,7 @@ type Plan struct {
 	Overrides  string         `json:"overrides,omitempty"` // a scale that the declaration undoes
 	Applies    []string       `json:"applies"`             // every setting that holds, defaults included
 	Memory     string         `json:"memory,omitempty"`
+	Volumes    []string       `json:"volumes,omitempty"` // what the machine cannot do for them, in words
 }
 
 // PlannedMove is what happens to one server, or to several that do not exist
@@ -295,6 +296,9 @@ func (p Plan) printChanges(b *strings.Builder) {
 	}
 	if p.Memory != "" {
 		fmt.Fprintf(b, "  memory: %s\n", p.Memory)
+	}
+	for _, line := range p.Volumes {
+		fmt.Fprintf(b, "  volume %s\n", line)
 	}
 	_, words := sumOf(p.Timers)
 	fmt.Fprintf(b, "  time: at most %s (%s), deadline %s\n", p.AtMost, words, p.Deadline)

@@ -96,12 +96,13 @@ func (s *Server) deployed(ctx context.Context, service, author string,
 	return out, nil
 }
 
-func (s *Server) plan(_ context.Context, in *deployInput) (*reply[reconcile.Plan], error) {
+func (s *Server) plan(ctx context.Context, in *deployInput) (*reply[reconcile.Plan], error) {
 	out := &reply[reconcile.Plan]{}
 	now := s.cfg.Clock.Now()
 	s.cfg.Control.View(func(st *model.State, snap *model.Snapshot) {
 		out.Body = reconcile.PlanDeploy(st, snap, in.request(snap), now)
 	})
+	out.Body.Volumes = s.volumesLack(ctx, in.Body.Template)
 	return out, nil
 }
 

@@ -89,6 +89,32 @@ func fillVolume(v *api.Volume, o engine.VolumeObserved) {
 	v.Servers = append(v.Servers, o.Servers...)
 }
 
+// volumesLack says what the machine cannot do for the volumes of a template that
+// are there already.
+func (s *Server) volumesLack(ctx context.Context, t model.Template) (lines []string) {
+	kept, err := s.engineVolumes()
+	if err != nil || len(t.Volumes) == 0 {
+		return nil
+	}
+	observed, err := kept.ObserveVolumes(ctx)
+	if err != nil {
+		return []string{"what the machine can do for them is not known: " + err.Error()}
+	}
+	for _, m := range t.Volumes {
+		i := slices.IndexFunc(observed, func(o engine.VolumeObserved) bool { return o.Service == t.Service && o.Name == m.Volume })
+		if i < 0 {
+			continue
+		}
+		if !observed[i].CanCopy {
+			lines = append(lines, m.Volume+": no snapshot is made before: the file system shares no blocks between files; btrfs and xfs do")
+		}
+		if m.Size > 0 && !observed[i].Bounded {
+			lines = append(lines, m.Volume+": its size is not enforced: the file system was not mounted with project quotas (prjquota)")
+		}
+	}
+	return lines
+}
+
 type volumeInput struct {
 	Service string `path:"service"`
 	Volume  string `path:"volume"`
