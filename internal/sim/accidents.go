@@ -40,6 +40,9 @@ func accidentVerbs() []verb {
 			w.sleep()
 			return true
 		}),
+		accident("server drifts", 20, (*world).driftsOne),
+		accident("all servers drift", 4, (*world).driftAll),
+		accident("fleet drifts", 4, (*world).driftFleet),
 		accident("wall clock jumps", 4, func(w *world, n uint64) bool {
 			w.skew += time.Duration(n%uint64(100*time.Hour)) - 50*time.Hour
 			return true

@@ -19,6 +19,7 @@ type behaviour struct {
 	code     int
 	stubborn bool // ignores the stop signal
 	invalid  bool // its validations fail
+	drifts   bool // it changes itself after each start
 }
 
 const versions = 3
@@ -35,6 +36,7 @@ var behaviours = []behaviour{
 	{name: "stuck", start: 80 * time.Second},
 	{name: "no user", start: time.Second},
 	{name: "absent"},
+	{name: "drifts", healthy: true, start: 100 * time.Millisecond, drifts: true},
 }
 
 // imageOf names the image with the behaviour: its digest tells which.

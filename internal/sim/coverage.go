@@ -77,6 +77,7 @@ func wanted() [][2]string {
 	}
 	list = append(list, chaosWanted()...)
 	list = append(list, [2]string{kindRetention, "image removed"}, [2]string{kindRetention, "content removed"}, [2]string{kindRetention, "removal fails"})
+	list = append(list, upkeepWanted()...)
 	for _, f := range faults() {
 		list = append(list, [2]string{kindFault, f})
 	}

@@ -73,7 +73,7 @@ func (w *world) startDaemon() {
 	d.control = control.New(control.Config{
 		Engine: w.newEngine(), Journal: w.journal, Router: &w.routers, Prober: &prober{w: w, d: d, targets: map[model.ServerID]*probe{}},
 		Validator: validator{w}, Recorder: recorder{w}, Clock: d, Spawn: d.spawn,
-		Zones: zones{w}, State: state, Epoch: d.epoch, Log: slog.New(slog.DiscardHandler),
+		Zones: zones{w}, Drift: inspector{w, d}, State: state, Epoch: d.epoch, Log: slog.New(slog.DiscardHandler),
 	})
 	d.retain = d.newRetention()
 	w.daemon, d.due = d, w.now
@@ -101,6 +101,9 @@ func (w *world) step() {
 	if err == nil {
 		w.judgeStep(d, wake)
 		w.judgeChaos()
+		if d.state.Seq == w.journal.replay.Seq {
+			w.judgeCondemned(d.elapsed(w.now), wake)
+		}
 		return
 	}
 	switch model.CodeOf(err) {

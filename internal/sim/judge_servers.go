@@ -25,6 +25,7 @@ func (w *world) judgeProvision(ref engine.Ref, t model.Template) {
 		}
 		return
 	}
+	w.judgeVolume(ref.ID, t)
 	made := svc.Release(srv.Release)
 	if t.Hash() != srv.TemplateHash || made.Template.Hash() != srv.TemplateHash {
 		w.violate(6, "server %s is provisioned with a template that is not that of release %d", ref.ID, srv.Release)
@@ -95,6 +96,9 @@ func (w *world) noted(e model.Event, s *model.State) {
 		w.noteCreated(p, s)
 	case model.ServerAdvanced:
 		w.noteAdvanced(p, s)
+	case model.ServerCondemned, model.ServerOverdue, model.ServerDrifted, model.ServerUndrifted, model.DriftRecurred, model.FleetDrifted,
+		model.FleetMended, model.ClockJumped, model.SessionOpened, model.SessionExtended, model.SessionEnded:
+		w.noteUpkeep(e, s)
 	case model.ServerDrained:
 		if w.fact(p.ID).named && w.runs(p.ID) {
 			w.violate(3, "server %s is called drained while a router may send requests to it", p.ID)
@@ -128,6 +132,7 @@ func (w *world) noteCreated(p model.ServerCreated, s *model.State) {
 		w.violate(6, "server %s is to be made with another template than that of release %d", p.ID, p.Release)
 		return
 	}
+	w.judgeReplacing(s.Services[p.Service], p)
 	w.judgeRoom(s.Services[p.Service], p)
 	w.judgeGuard(s.Services[p.Service], p)
 }
@@ -159,6 +164,7 @@ func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {
 		}
 	case model.PhaseDraining, model.PhaseWarm:
 		w.judgeBudget(p, srv, s)
+		w.judgeLeaving(p, srv, s.Services[srv.Service])
 	default:
 	}
 }
@@ -209,6 +215,9 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 // failed, is still being made again.
 func leastReady(svc *model.Service, release *model.Release) int {
 	least := release.Policy.Servers - release.Policy.Deploy.MaxUnavailable.Down(release.Policy.Servers)
+	if yields(release) { // one of its servers may be stopped before its successor starts
+		least--
+	}
 	trials := []*model.Deployment{svc.Deployment}
 	if n := len(svc.Deployments); n > 0 && svc.Deployments[n-1].Verdict != model.Succeeded {
 		trials = append(trials, svc.Deployments[n-1]) // the next one may run already
@@ -230,6 +239,9 @@ func mustStopFirst(svc *model.Service) bool {
 		return false
 	}
 	to := svc.Release(d.To)
+	if to.Template.SingleWriter() && release.Template.SingleWriter() && to.TemplateHash != release.TemplateHash {
+		return true
+	}
 	workers := len(release.Policy.Routes) == 0 && len(to.Policy.Routes) == 0
 	return workers && !to.Policy.Deploy.Overlap && to.TemplateHash != release.TemplateHash
 }

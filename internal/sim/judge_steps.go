@@ -285,7 +285,11 @@ func (w *world) unsettledService(svc *model.Service) string {
 	if svc.Meltdown != nil && release != nil && behaviourOf(release.Template.Image).lasts() {
 		return svc.Name + " is melting"
 	}
-	if release != nil && behaviourOf(release.Template.Image).lasts() && serving != release.Policy.Servers {
+	slack := 0 // of those that come and go with their age
+	if release != nil && release.Policy.Lifetime.MaxAge > 0 {
+		slack = 1
+	}
+	if release != nil && behaviourOf(release.Template.Image).lasts() && (serving > release.Policy.Servers+slack || serving < release.Policy.Servers-slack) {
 		return svc.Name + " does not have the servers that it should"
 	}
 	return ""

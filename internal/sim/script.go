@@ -65,7 +65,7 @@ type verb struct {
 // verbs lists everything that can happen: commands, and faults. Faults of calls
 // are armed, and count when a call meets them.
 func verbs() []verb {
-	list := slicesConcat(commandVerbs(), accidentVerbs())
+	list := slicesConcat(commandVerbs(), upkeepVerbs(), accidentVerbs())
 	arm := func(call string, faults []string, weight int) {
 		for _, f := range faults {
 			list = append(list, verb{name: "arm " + f, weight: weight, do: func(w *world, n uint64) bool {

@@ -57,6 +57,7 @@ func policyOf(service string, n uint64) model.Policy {
 		StopGrace: pick(30, time.Second, 2*time.Second, 5*time.Second),
 	}
 	strategyOf(service, n>>48, &p.Deploy)
+	upkeepOf(n*0xd1342543de82ef95>>40, &p.Upkeep)
 	p.Chaos = chaosOf(n * 0x9e3779b97f4a7c15 >> 40) // its own bits of the same number
 	p.Retention = retentionOf(n * 0xd6e8feb86659fd93 >> 40)
 	if n>>40%8 == 0 {
@@ -104,12 +105,13 @@ func templateOf(service string, n uint64) model.Template {
 	// Good images come most often.
 	names := []string{
 		"good", "good", "good", "good", "good", "good", "good", "good", "slow", "slow", "stubborn", "stubborn",
-		"fragile", "exits", "deaf", "invalid", "stuck", "no user", "absent",
+		"fragile", "exits", "deaf", "invalid", "stuck", "no user", "absent", "drifts",
 	}
 	t := model.Template{
 		Service: service, Image: imageOf(names[n%uint64(len(names))], int(n>>5%versions)),
 		Resources: model.Resources{Memory: 64 << 20},
 	}
+	t.Volumes = volumesOf(n * 0xaf251af3b0f025b5 >> 44)
 	if service != "work" || n>>58%2 == 1 { // a worker may be reached by its name
 		t.Port, t.Protocol = 8080, model.HTTP
 	}
@@ -157,6 +159,9 @@ func modeOf(n uint64) reconcile.DeployMode {
 func (w *world) deployThis(service string, t model.Template, p model.Policy, mode reconcile.DeployMode) bool {
 	w.build(t.Image)
 	return w.do(func(s *model.State, snapshot *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+		if t.SingleWriter() {
+			p.Servers = min(p.Servers, 1)
+		}
 		req := reconcile.DeployRequest{Service: service, Template: t, Policy: p, Actor: "somebody", Mode: mode}
 		if snapshot != nil {
 			req.Capacity = &snapshot.Capacity

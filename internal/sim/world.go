@@ -29,6 +29,9 @@ type world struct {
 	cover   Coverage
 	broken  *Violation
 
+	driftedFor map[string]int           // servers of a template that were replaced for drift with each start
+	driftedAt  map[string]time.Duration // the last of them
+
 	machine *enginemem.World
 	bootAt  time.Duration
 	boots   int
@@ -50,6 +53,7 @@ type world struct {
 	doomed  model.DeploymentID       // the last deployment of which a server failed in service
 	calmed  bool                     // nothing goes wrong any more
 	pulse   time.Duration            // how long the daemon waits for hints
+	fleet   []model.Finding          // what inspections of the fleet find
 }
 
 // facts is what is true of one server, whatever the journal says.
@@ -63,6 +67,7 @@ type facts struct {
 	unnamed   []time.Duration // when each time the last router stopped to
 	recorded  bool            // its death record is durable
 	lost      time.Duration   // when it failed in service, by itself
+	drift     []model.Finding // what inspections find
 	served    bool            // every router had acknowledged it
 }
 
@@ -100,6 +105,7 @@ func newWorld(seed uint64) *world {
 		seed: seed, sources: map[string]*rand.PCG{}, cover: Coverage{},
 		machine: enginemem.NewWorld(8 << 30), bootAt: -bootLead, boots: 1, journal: newJournal(seed%4 == 0),
 		left: map[string]model.Instant{}, armed: map[string][]string{}, facts: map[model.ServerID]*facts{}, pulse: time.Second,
+	fleet   []model.Finding          // what inspections of the fleet find
 	}
 	w.routers.w = w
 	w.journal.before, w.journal.after, w.journal.noted = w.journalBefore, w.journalAfter, w.noted
