@@ -18,6 +18,7 @@ const (
 	PathResume     = "/v1/services/{service}/canary/resume" // POST StageRequest → StageAccepted
 	PathFinish     = "/v1/services/{service}/canary/finish" // POST StageRequest → StageAccepted
 	PathDestroy    = "/v1/services/{service}/destroy"       // POST DestroyRequest → Accepted
+	PathRecycle    = "/v1/recycle"                          // POST RecycleRequest → Recycling
 	PathReleases   = "/v1/services/{service}/releases"      // GET → Releases
 	PathDeployment = "/v1/deployments/{deployment}"         // GET → Progress (its last)
 	PathWatch      = "/v1/deployments/{deployment}/watch"   // GET → stream of Progress, ends after Done

@@ -59,7 +59,9 @@ type ServerStatus struct {
 	Healthy   bool              `json:"healthy"`
 	InService bool              `json:"in_service"`
 	Parked    bool              `json:"parked"`
-	Tainted   bool              `json:"tainted"`
+	Tainted   bool              `json:"tainted"` // somebody had a terminal in it
+	Drifted   bool              `json:"drifted"` // it is not its template any more
+	Condemned *Condemned        `json:"condemned,omitempty"`
 	Address   string            `json:"address"`
 	StartedAt time.Time         `json:"started_at"`
 	Reason    string            `json:"reason,omitempty"`

@@ -165,7 +165,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
 		a.chaosCommand(),
-		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.gcCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
+		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.gcCommand(), a.recycleCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
 		a.volumesCommand(),
 		manCommand(),

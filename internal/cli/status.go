@@ -160,14 +160,12 @@ func (a *app) servers(servers []api.ServerStatus, indent string) {
 			case s.Phase == model.PhaseCreated || s.Health == "":
 				health = "unknown"
 			}
-			phase := string(s.Phase)
-			if s.Tainted {
-				phase += ", tainted"
-			}
+			phase := string(s.Phase) + marksText(s)
 			fmt.Fprintf(w, "%s%s\t%d\t%s\t%s\t%s\t%s\n", indent, s.ID, s.Release, phase, health, orDash(s.Address), a.age(s.StartedAt))
 		}
 	})
 	for _, s := range servers {
+		a.condemned(s, indent)
 		if s.InService && s.Healthy {
 			continue
 		}

@@ -23,6 +23,7 @@ func (s *Server) registerCommands(h huma.API) {
 	huma.Register(h, operation("resume", http.MethodPost, api.PathResume, "Go on with a paused deployment"), s.stage(reconcile.Resume))
 	huma.Register(h, operation("finish", http.MethodPost, api.PathFinish, "Pass over the stages that are left"), s.stage(reconcile.Finish))
 	s.registerChaos(h)
+	huma.Register(h, operation("recycle", http.MethodPost, api.PathRecycle, "Replace servers by identical ones"), s.recycle)
 	huma.Register(h, operation("destroy", http.MethodPost, api.PathDestroy, "End a service with all its servers"), s.destroy)
 }
 

@@ -118,6 +118,9 @@ func serviceMessage(svc *model.Service) string {
 	case unhealthy > 0:
 		say = append(say, fmt.Sprintf("%d of %d servers unhealthy and out of rotation", unhealthy, serving))
 	}
+	if r, now := svc.Recurrence, svc.Release(svc.InService); r != nil && r.Halted && now != nil && now.TemplateHash == r.TemplateHash {
+		say = append(say, r.Reason)
+	}
 	if n := len(svc.Deployments); n > 0 && svc.Deployment == nil && svc.Deployments[n-1].Verdict == model.Unknown {
 		say = append(say, "the verdict of "+string(svc.Deployments[n-1].ID)+" is unknown: "+svc.Deployments[n-1].Reason)
 	}
@@ -137,6 +140,7 @@ func serverView(svc *model.Service, srv *model.Server, now model.Now) api.Server
 	if r := svc.Release(v.Release); r != nil {
 		v.Image = r.Template.Image
 	}
+	v.Drifted, v.Condemned = srv.Drift != nil, condemnedView(srv, now)
 	if srv.Until != 0 {
 		until := wall(srv.Until, now)
 		v.Until = &until

@@ -105,7 +105,7 @@ func newWorld(seed uint64) *world {
 		seed: seed, sources: map[string]*rand.PCG{}, cover: Coverage{},
 		machine: enginemem.NewWorld(8 << 30), bootAt: -bootLead, boots: 1, journal: newJournal(seed%4 == 0),
 		left: map[string]model.Instant{}, armed: map[string][]string{}, facts: map[model.ServerID]*facts{}, pulse: time.Second,
-	fleet   []model.Finding          // what inspections of the fleet find
+		driftedFor: map[string]int{}, driftedAt: map[string]time.Duration{},
 	}
 	w.routers.w = w
 	w.journal.before, w.journal.after, w.journal.noted = w.journalBefore, w.journalAfter, w.noted
