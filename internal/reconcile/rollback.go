@@ -40,9 +40,6 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 	case !served(svc, to):
 		return nil, DeployResult{}, model.Errorf(model.Precondition, "cannot roll %s back: release %d never came into service", req.Service, to).
 			WithHint("kiln releases %s shows those that did", req.Service)
-	case present.Policy.Servers > 1 && old.Template.SingleWriter():
-		return nil, DeployResult{}, model.Errorf(model.Precondition, "cannot roll %s back: release %d has a volume that one server at a time may have, and there are %d servers", req.Service, to, present.Policy.Servers).
-			WithHint("kiln scale %s 1", req.Service)
 	case len(present.Policy.Routes) > 0 && old.Template.Port == 0:
 		return nil, DeployResult{}, model.Errorf(model.Precondition, "cannot roll %s back: release %d serves no port, and the service has a route", req.Service, to)
 	case present.Policy.Servers > 1 && old.Template.SingleWriter():
