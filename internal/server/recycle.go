@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"fmt"
-	"strings"
 
 	"kiln/internal/api"
 	"kiln/internal/model"
@@ -45,45 +43,4 @@ func condemnedView(srv *model.Server, now model.Now) *api.Condemned {
 		v.Until = &until
 	}
 	return v
-}
-
-// upkeepInWords says the events about servers that are to be replaced, and
-// about what was found to be changed.
-func upkeepInWords(p model.Payload) (service, text string) {
-	switch p := p.(type) {
-	case model.ServerCondemned:
-		return p.ID.Service(), string(p.ID) + " is to be replaced: " + p.Reason
-	case model.ServerOverdue:
-		return p.ID.Service(), string(p.ID) + " is still in service though its time is up: " + p.Reason
-	case model.ServerDrifted:
-		return p.ID.Service(), because(string(p.ID)+" is not its template any more: "+findingsInWords(p.Findings, p.More), p.Done)
-	case model.ServerUndrifted:
-		return p.ID.Service(), "of what was found in " + string(p.ID) + " some is not to be seen any more"
-	case model.DriftRecurred:
-		return p.Service, p.Reason
-	case model.FleetDrifted:
-		return "", because("what belongs to no server was changed: "+findingsInWords(p.Findings, p.More), p.Done)
-	case model.FleetMended:
-		return "", "of what was found beside the servers some is not to be seen any more"
-	case model.ClockJumped:
-		return "", "the wall clock went another way than the time that passed, by " + p.By.String()
-	default:
-		return "", string(p.Kind())
-	}
-}
-
-func findingsInWords(list []model.Finding, more int) string {
-	var words []string
-	for i, f := range list {
-		if i == 3 {
-			more += len(list) - i
-			break
-		}
-		words = append(words, f.What+" "+f.Where)
-	}
-	text := strings.Join(words, ", ")
-	if more > 0 {
-		text += fmt.Sprintf(" and %d more", more)
-	}
-	return text
 }

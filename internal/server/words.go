@@ -28,9 +28,6 @@ func inWords(e model.Event) (service, text string) {
 		return "", retentionInWords(p)
 	case model.VolumeCreated, model.VolumeSnapshotted, model.VolumeSnapshotRemoved, model.VolumeRestored, model.VolumeRemoved:
 		return volumeInWords(p)
-	case model.ServerCondemned, model.ServerOverdue, model.ServerDrifted, model.ServerUndrifted, model.DriftRecurred,
-		model.FleetDrifted, model.FleetMended, model.ClockJumped:
-		return upkeepInWords(p)
 	case model.ReleaseCreated:
 		return p.Release.Service, releaseInWords(p.Release)
 	case model.TablePublished:
