@@ -2,7 +2,6 @@ package alert
 
 import (
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path"
@@ -124,7 +123,7 @@ func onlyOurs(file string) error {
 		return model.Errorf(model.Invalid, "cannot read the alerts: %w", err)
 	}
 	owner, ok := st.Sys().(*syscall.Stat_t)
-	if st.Mode()&(fs.FileMode(0o022)) != 0 || (ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid()) {
+	if st.Mode()&0o022 != 0 || (ok && owner.Uid != 0 && int(owner.Uid) != os.Geteuid()) {
 		return model.Errorf(model.Denied, "cannot use %s: others than root may write it, and its commands run as root", file).
 			WithHint("chown root: %s && chmod go-w %s", file, file)
 	}

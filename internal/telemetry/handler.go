@@ -77,10 +77,11 @@ func respond(w http.ResponseWriter, r *http.Request, answer func(*http.Request) 
 	}
 	if err != nil {
 		out = envelope{Status: "error", Type: "internal", Error: err.Error(), Code: model.CodeOf(err), Detail: err.Error(), Hint: model.HintOf(err)}
-		switch status = http.StatusInternalServerError; model.CodeOf(err) {
-		case model.Invalid:
+		status = http.StatusInternalServerError
+		if model.CodeOf(err) == model.Invalid {
 			out.Type, status = "bad_data", http.StatusBadRequest
-		case model.Unavailable:
+		}
+		if model.CodeOf(err) == model.Unavailable {
 			out.Type, status = "unavailable", http.StatusServiceUnavailable
 		}
 	}

@@ -9,6 +9,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 )
 
+// nameLabel is the label that is a series' name.
+const nameLabel = "__name__"
+
 // kind is what a metric's values mean.
 type kind string
 
@@ -63,7 +66,7 @@ func (fs *families) add(name, server string, value float64, pairs ...string) {
 // several.
 func (fs *families) addAs(metric, name, server string, value float64, pairs []string) {
 	ls := make([]labels.Label, 0, len(pairs)/2+1)
-	ls = append(ls, labels.Label{Name: labels.MetricName, Value: name})
+	ls = append(ls, labels.Label{Name: nameLabel, Value: name})
 	for i := 0; i+1 < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
 			ls = append(ls, labels.Label{Name: pairs[i], Value: pairs[i+1]})
@@ -109,10 +112,10 @@ func (fs *families) text() []byte {
 		}
 		b = append(b, "# HELP "+f.name+" "+help.Replace(f.help)+"\n# TYPE "+f.name+" "+string(f.kind)+"\n"...)
 		for _, s := range f.samples {
-			b = append(b, s.labels.Get(labels.MetricName)...)
+			b = append(b, s.labels.Get(nameLabel)...)
 			sep := byte('{')
 			s.labels.Range(func(l labels.Label) {
-				if l.Name == labels.MetricName {
+				if l.Name == nameLabel {
 					return
 				}
 				b = append(b, sep)

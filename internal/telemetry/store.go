@@ -112,9 +112,9 @@ func quiet(log *slog.Logger) *slog.Logger {
 // append writes the samples with the time. Series that were there at the last
 // time and are not any more are marked as ended; a counter that was not there
 // began at 0 then, so that what it counted in its first interval counts.
-func (s *store) append(now time.Time, fams *families) error {
+func (s *store) append(ctx context.Context, now time.Time, fams *families) error {
 	at := now.UnixMilli()
-	app := s.db.Appender(context.Background()) // it waits for nothing
+	app := s.db.Appender(ctx)
 	var errs []error
 	for _, f := range fams.list {
 		for i := range f.samples {

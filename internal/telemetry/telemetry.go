@@ -134,7 +134,7 @@ func (t *Telemetry) keep(ctx context.Context, st *store) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err := st.append(t.cfg.Clock.Now().Wall, fs); err != nil {
+	if err := st.append(ctx, t.cfg.Clock.Now().Wall, fs); err != nil {
 		errs = append(errs, err)
 	}
 	if len(errs) > 0 && !t.failing {

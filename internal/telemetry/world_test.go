@@ -20,7 +20,7 @@ import (
 // world is what a Telemetry sees in a test: its fields are changed at will, and
 // its time passes when it is told.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	mu      sync.Mutex
 	now     model.Now
 	state   *model.State
@@ -32,7 +32,7 @@ type world struct {
 
 const image = model.Digest("sha256:1111111111111111111111111111111111111111111111111111111111111111")
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{
 		t: t, state: model.NewState(), usage: map[model.ServerID]engine.Usage{},
 		now: model.Now{Wall: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), Elapsed: model.Instant(time.Hour)},
