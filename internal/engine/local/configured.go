@@ -393,6 +393,7 @@ func (c *configuration) addresses() error {
 			if err := c.addressesOf(inside, link, c.r.Address, how); err != nil {
 				return err
 			}
+		case name == lateDevice && c.e.disturbances.of(c.r.ID):
 		case name != "lo" && link.Type() != "sit" && link.Type() != "ipip" && link.Type() != "ip6tnl" && link.Type() != "gre":
 			// Those come with every namespace where the kernel has them.
 			c.add("link added", name, "of type "+link.Type(), how)

@@ -32,6 +32,33 @@ var _ engine.Disturber = (*Engine)(nil)
 type disturbances struct {
 	mu     sync.Mutex
 	undoes map[model.ServerID]func()
+	traces map[model.ServerID]int // of each, how many have or may have traces in the server: what they leave there is no drift
+}
+
+// trace notes that a server has, or will have, traces of a disturbance; untrace
+// that those of one are gone.
+func (d *disturbances) trace(id model.ServerID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.traces == nil {
+		d.undoes, d.traces = map[model.ServerID]func(){}, map[model.ServerID]int{}
+	}
+	d.traces[id]++
+}
+
+func (d *disturbances) untrace(id model.ServerID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.traces[id]--; d.traces[id] == 0 {
+		delete(d.traces, id)
+	}
+}
+
+// of reports whether the server may have traces of a disturbance.
+func (d *disturbances) of(id model.ServerID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.traces[id] > 0
 }
 
 // Disturb implements engine.Disturber.
@@ -65,6 +92,7 @@ func (e *Engine) disturb(ctx context.Context, s *server, r *record, d model.Dist
 		return e.terminate(s, r, d.Lasts.D())
 	}
 	e.undisturb(r.ID)
+	e.disturbances.trace(r.ID)
 	var undo func()
 	var err error
 	switch d.Kind {
@@ -78,14 +106,16 @@ func (e *Engine) disturb(ctx context.Context, s *server, r *record, d model.Dist
 		undo, err = e.disturbByProcess(ctx, r, d)
 	}
 	if err != nil {
+		e.disturbances.untrace(r.ID)
 		return err
 	}
 	over := time.AfterFunc(d.Lasts.D(), func() { e.undisturb(r.ID) })
 	e.disturbances.mu.Lock()
-	if e.disturbances.undoes == nil {
-		e.disturbances.undoes = map[model.ServerID]func(){}
+	e.disturbances.undoes[r.ID] = func() {
+		over.Stop()
+		undo()
+		e.disturbances.untrace(r.ID)
 	}
-	e.disturbances.undoes[r.ID] = func() { over.Stop(); undo() }
 	e.disturbances.mu.Unlock()
 	if !r.Process.runs(e.boot) { // it ended meanwhile, perhaps of this
 		e.undisturb(r.ID)
@@ -175,7 +205,8 @@ func (e *Engine) disturbByProcess(ctx context.Context, r *record, d model.Distur
 	default:
 		o.Groups = []string{e.cgroupDir("cpu", r.ID)}
 	}
-	release, err := e.setApart(&o)
+	group := execGroup + "chaos-" + r.ID.Six()
+	release, err := e.setApart(&o, group)
 	if err != nil {
 		return nil, err
 	}
@@ -191,10 +222,13 @@ func (e *Engine) disturbByProcess(ctx context.Context, r *record, d model.Distur
 	}
 	said := &tail{limit: 1 << 10}
 	cmd.Stderr = said
-	if err := cmd.Start(); err != nil {
+	done, err := e.own.start(cmd, group)
+	if err != nil {
+		release()
 		return nil, err
 	}
 	undo = func() {
+		defer done()
 		_ = input.Close()
 		ended := time.AfterFunc(killLimit, func() { _ = cmd.Process.Kill() })
 		_ = cmd.Wait() // however it ended
@@ -216,12 +250,12 @@ func (e *Engine) disturbByProcess(ctx context.Context, r *record, d model.Distur
 
 // setApart has a process that joins the server's control group join one below
 // it, where there is one for all: it is no process of the server's.
-func (e *Engine) setApart(o *disturb.Order) (release func(), err error) {
+func (e *Engine) setApart(o *disturb.Order, name string) (release func(), err error) {
 	o.Usage = o.Groups[0]
 	if !unified() || o.Kind == string(model.ChaosFreeze) {
 		return func() {}, nil
 	}
-	group := filepath.Join(o.Groups[0], execGroup+"chaos")
+	group := filepath.Join(o.Groups[0], name)
 	if err := os.Mkdir(group, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}

@@ -38,6 +38,9 @@ func TestDisturbances(t *testing.T) {
 			return
 		}
 		eventuallyFelt(t, string(kind), felt)
+		if found, err := e.Inspect(t.Context(), ref.ID, engine.Glance); err != nil || len(found) > 0 {
+			t.Errorf("what %s does is taken for drift: %+v (%v)", kind, found, err)
+		}
 		if err := e.Calm(t.Context(), ref); err != nil {
 			t.Errorf("Calm: %v", err)
 		}
@@ -62,6 +65,9 @@ func TestDisturbances(t *testing.T) {
 		}
 		return nil
 	})
+	for _, kind := range []model.ChaosKind{model.ChaosFreeze, model.ChaosLoss, model.ChaosLatency} {
+		within(kind, func() error { return nil })
+	}
 	within(model.ChaosCPU, func() error { return throttled(e, ref.ID) })
 	free := func(place string) uint64 {
 		var st unix.Statfs_t
