@@ -45,16 +45,11 @@ type stack struct {
 
 // stackOf finds the image's own layers for those that the server stands on.
 func (e *Engine) stackOf(ctx context.Context, r *record) (*stack, error) {
-	image, err := e.client.ImageService().Get(ctx, pinName(r.Template.Image))
+	blobs, err := e.layersOf(ctx, r.Template.Image)
 	if err != nil {
-		return nil, containerdError(err, "look up image %s", r.Template.Image.Short())
+		return nil, err
 	}
-	manifest, err := images.Manifest(ctx, e.client.ContentStore(), image.Target, client.NewImage(e.client, image).Platform())
-	if err != nil {
-		return nil, containerdError(err, "read the manifest of image %s", r.Template.Image.Short())
-	}
-	s := &stack{blobs: manifest.Layers, lowers: r.Lowers}
-	slices.Reverse(s.blobs)
+	s := &stack{blobs: blobs, lowers: r.Lowers}
 	if len(r.Lowers) != len(s.blobs)+1 {
 		return nil, model.Errorf(model.Unavailable, "cannot compare %s with its image: it stands on %d layers, the image has %d", r.ID, len(r.Lowers), len(s.blobs))
 	}
@@ -64,6 +59,33 @@ func (e *Engine) stackOf(ctx context.Context, r *record) (*stack, error) {
 	}
 	s.places = slices.Concat(ownDirs, ownFiles, places, []string{r.Cwd})
 	return s, nil
+}
+
+// layersOf returns the image's layers, uppermost first. They are remembered: an
+// image is named by the digest of its manifest.
+func (e *Engine) layersOf(ctx context.Context, image model.Digest) ([]ocispec.Descriptor, error) {
+	e.drift.mu.Lock()
+	known := e.drift.images[image]
+	e.drift.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	record, err := e.client.ImageService().Get(ctx, pinName(image))
+	if err != nil {
+		return nil, containerdError(err, "look up image %s", image.Short())
+	}
+	manifest, err := images.Manifest(ctx, e.client.ContentStore(), record.Target, client.NewImage(e.client, record).Platform())
+	if err != nil {
+		return nil, containerdError(err, "read the manifest of image %s", image.Short())
+	}
+	slices.Reverse(manifest.Layers)
+	e.drift.mu.Lock()
+	defer e.drift.mu.Unlock()
+	if e.drift.images == nil || len(e.drift.images) >= maxPlans {
+		e.drift.images = map[model.Digest][]ocispec.Descriptor{}
+	}
+	e.drift.images[image] = manifest.Layers
+	return manifest.Layers, nil
 }
 
 // layerContent is what one layer has to hold.

@@ -29,6 +29,8 @@ type baseline struct {
 	Spec   string   `json:"spec"`   // digest of the runtime's configuration
 	Mounts []string `json:"mounts"` // of its first process, as mountsOf writes them
 	Spaces spaces   `json:"spaces"` // its first process's namespaces
+
+	OpenFiles uint64 `json:"open_files,omitempty"` // that it may have at most
 }
 
 func (c Config) baselineFile(id model.ServerID) string {
@@ -64,6 +66,10 @@ func (e *Engine) baselineNow(id model.ServerID, pid int) (*baseline, error) {
 		return nil, err
 	}
 	b.Spec = digestOf(spec)
+	var files unix.Rlimit
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &files); err == nil {
+		b.OpenFiles = files.Max
+	}
 	return b, nil
 }
 
@@ -214,11 +220,15 @@ func (c *configuration) spec() error {
 	if err != nil {
 		return err
 	}
+	if digestOf(b) == c.base.Spec {
+		return nil
+	}
 	var spec specs.Spec
 	if err := json.Unmarshal(b, &spec); err != nil || spec.Process == nil {
 		c.add("configuration damaged", c.e.bundleFile(c.r.ID), fmt.Sprint(err), how)
 		return nil
 	}
+	before := len(c.found)
 	if len(c.r.Env) > 0 {
 		was, now := slices.Sorted(slices.Values(c.r.Env)), slices.Sorted(slices.Values(spec.Process.Env))
 		for _, v := range subtract(now, was) {
@@ -232,7 +242,7 @@ func (c *configuration) spec() error {
 			}
 		}
 	}
-	if digestOf(b) != c.base.Spec && len(c.found) == 0 {
+	if len(c.found) == before {
 		c.add("configuration changed", c.e.bundleFile(c.r.ID), "wanted digest "+c.base.Spec[:12]+", seen "+digestOf(b)[:12], how)
 	}
 	return nil
@@ -348,18 +358,8 @@ func (c *configuration) openLimits() error {
 	if err := unix.Prlimit(c.r.Process.PID, unix.RLIMIT_NOFILE, nil, &now); err != nil {
 		return nil //nolint:nilerr // it has just ended
 	}
-	b, err := os.ReadFile(c.e.bundleFile(c.r.ID))
-	if err != nil {
-		return nil //nolint:nilerr // that was reported
-	}
-	var spec specs.Spec
-	if json.Unmarshal(b, &spec) != nil || spec.Process == nil {
-		return nil
-	}
-	for _, l := range spec.Process.Rlimits {
-		if l.Type == "RLIMIT_NOFILE" && now.Max > l.Hard {
-			c.add("limit changed", "open files", fmt.Sprintf("wanted no more than %d, seen %d", l.Hard, now.Max), "the limits of its first process")
-		}
+	if c.base.OpenFiles > 0 && now.Max > c.base.OpenFiles {
+		c.add("limit changed", "open files", fmt.Sprintf("wanted no more than %d, seen %d", c.base.OpenFiles, now.Max), "the limits of its first process")
 	}
 	return nil
 }
@@ -378,7 +378,7 @@ func (c *configuration) addresses() error {
 	if unix.Fstat(int(ns), &st) == nil && fmt.Sprintf("net:[%d]", st.Ino) != c.base.Spaces[net] {
 		c.add("namespace changed", "net", "the name of its network namespace stands for another", how)
 	}
-	inside, err := netlink.NewHandleAt(ns)
+	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
@@ -438,7 +438,7 @@ func (c *configuration) hostEnd() error {
 	if link.Attrs().Flags&(1<<0) == 0 { // IFF_UP
 		c.add("link down", name, "", how)
 	}
-	h, err := netlink.NewHandle()
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}

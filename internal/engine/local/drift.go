@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"kiln/internal/engine"
 	"kiln/internal/model"
@@ -19,15 +22,17 @@ type drift struct {
 	mu          sync.Mutex
 	territories map[model.ServerID]*territory
 	layers      map[string]*layer                           // by directory
+	images      map[model.Digest][]ocispec.Descriptor       // their layers, uppermost first
 	strangers   map[model.ServerID]map[string]model.Finding // processes that were seen, by key
 	arriving    map[process]time.Time                       // processes that still run the runtime, since when
 	walked      time.Time                                   // when all processes were looked at
 
-	walking sync.Mutex // one walk at a time
+	walking sync.Mutex    // one walk at a time
+	changes atomic.Uint64 // of servers' records
 }
 
 const (
-	walkFresh    = time.Second     // how old a look at all processes may be to stand for another
+	walkFresh    = 2 * time.Second // how old a look at all processes may be to stand for another
 	strangerKept = 5 * time.Second // how long a process is told of that has ended
 	mostKept     = maxFindings / 5 // processes of one server that are told of
 )

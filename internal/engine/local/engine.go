@@ -305,6 +305,7 @@ func (e *Engine) change(s *server, edit func(*record)) *record {
 	edit(&r)
 	s.record = &r
 	e.mu.Unlock()
+	e.drift.changes.Add(1)
 	e.hints.give()
 	return &r
 }

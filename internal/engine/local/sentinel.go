@@ -22,6 +22,10 @@ const (
 	walkEveryBesides = 10 * time.Second // where the kernel tells of programs that begin
 )
 
+// surveyFresh is how old the list of servers may be that programs are judged by:
+// a machine that builds starts hundreds a second.
+const surveyFresh = 500 * time.Millisecond
+
 // Alarms implements engine.Sentinel. What is told at once: a first change in a
 // server's own layer (inotify), and a process that begins to run a program in a
 // server's control group or namespaces (the kernel's process events). Where the
@@ -232,6 +236,9 @@ func (a *alarms) walk() {
 // programs judges what begins to run a program.
 func (a *alarms) programs(events *os.File) {
 	buffer := make([]byte, 64<<10)
+	var known *survey
+	var since time.Time
+	var changes uint64
 	for {
 		n, err := events.Read(buffer)
 		if errors.Is(err, unix.ENOBUFS) {
@@ -245,12 +252,15 @@ func (a *alarms) programs(events *os.File) {
 		if len(pids) == 0 {
 			continue
 		}
-		survey := a.e.survey()
-		if len(survey.servers) == 0 {
+		if now := a.e.drift.changes.Load(); now != changes || time.Since(since) > surveyFresh {
+			changes, since = now, time.Now()
+			known = a.e.survey()
+		}
+		if len(known.servers) == 0 {
 			continue
 		}
 		for _, pid := range pids {
-			if found := survey.look(pid); len(found) > 0 {
+			if found := known.look(pid); len(found) > 0 {
 				a.raise(a.e.noteStrangers(found)...)
 			}
 		}
