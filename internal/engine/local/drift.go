@@ -52,7 +52,7 @@ func (e *Engine) Inspect(ctx context.Context, id model.ServerID, depth engine.De
 	for _, detect := range []func() ([]model.Finding, error){
 		func() ([]model.Finding, error) { return e.inspectUpper(r) },
 		func() ([]model.Finding, error) { return e.inspectLayers(ctx, r, depth) },
-		func() ([]model.Finding, error) { return e.inspectProcesses(id, depth) },
+		func() ([]model.Finding, error) { return e.inspectProcesses(r, depth) },
 		func() ([]model.Finding, error) { return e.inspectConfiguration(r) },
 	} {
 		some, err := detect()
@@ -75,27 +75,34 @@ func (e *Engine) Inspect(ctx context.Context, id model.ServerID, depth engine.De
 }
 
 // inspectProcesses returns the processes that do not belong to the server.
-func (e *Engine) inspectProcesses(id model.ServerID, depth engine.Depth) ([]model.Finding, error) {
-	if _, err := e.walk(depth == engine.Glance); err != nil {
+func (e *Engine) inspectProcesses(r *record, depth engine.Depth) ([]model.Finding, error) {
+	since := time.Now()
+	if depth == engine.Glance {
+		since = since.Add(-walkFresh)
+	}
+	if r.StartedAt.After(since) {
+		since = r.StartedAt // what was seen before says nothing of it
+	}
+	if _, err := e.walk(since); err != nil {
 		return nil, err
 	}
 	e.drift.mu.Lock()
 	defer e.drift.mu.Unlock()
 	var found []model.Finding
-	for _, f := range e.drift.strangers[id] {
+	for _, f := range e.drift.strangers[r.ID] {
 		found = append(found, f)
 	}
 	slices.SortFunc(found, func(a, b model.Finding) int { return strings.Compare(a.Key(), b.Key()) })
 	return found, nil
 }
 
-// walk looks at all processes of the machine, unless that has just been done and
-// fresh says that this will do. It returns the servers of which it has news.
-func (e *Engine) walk(fresh bool) ([]model.ServerID, error) {
+// walk looks at all processes of the machine, unless that was done since then. It
+// returns the servers of which it has news.
+func (e *Engine) walk(since time.Time) ([]model.ServerID, error) {
 	e.drift.walking.Lock()
 	defer e.drift.walking.Unlock()
 	e.drift.mu.Lock()
-	done := fresh && time.Since(e.drift.walked) < walkFresh
+	done := e.drift.walked.After(since)
 	e.drift.mu.Unlock()
 	if done {
 		return nil, nil

@@ -130,7 +130,7 @@ func (d *driftTest) nothing(t *testing.T) {
 					running = false
 				default:
 				}
-				if _, err := d.e.walk(false); err != nil {
+				if _, err := d.e.walk(time.Now()); err != nil {
 					t.Error(err)
 				}
 				d.inspect(t, ref, engine.Glance)
@@ -270,7 +270,13 @@ func (d *driftTest) programs(t *testing.T) {
 	for _, from := range []string{"memfd", "tmpfs", "deleted"} {
 		t.Run(from, func(t *testing.T) {
 			ref := d.start(nil, "replicate", from)
-			d.alarm(t, ref.ID)
+			// The first alarm may be that it has begun at all.
+			for deadline := time.Now().Add(5 * time.Second); ; {
+				d.alarm(t, ref.ID)
+				if found, err := d.e.Inspect(t.Context(), ref.ID, engine.Glance); err != nil || len(found) > 0 || time.Now().After(deadline) {
+					break
+				}
+			}
 			d.inspect(t, ref, engine.Glance, "program from outside the image process …")
 		})
 	}

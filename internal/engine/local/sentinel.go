@@ -160,9 +160,7 @@ func (w *upperWatch) add(r *record) {
 		return
 	}
 	w.byID[r.ID], w.byWatch[int32(watch)] = int32(watch), r.ID
-	if entries, err := os.ReadDir(r.Upper); err == nil && len(entries) > 0 {
-		w.raise(r.ID) // before it was watched
-	}
+	w.raise(r.ID) // for what it did before it was watched
 }
 
 func (w *upperWatch) control(do func(fd int)) {
@@ -226,7 +224,7 @@ func (a *alarms) processes(ctx context.Context) {
 
 // walk looks at all processes, and raises an alarm where that shows something.
 func (a *alarms) walk() {
-	news, err := a.e.walk(false)
+	news, err := a.e.walk(time.Now())
 	if err != nil {
 		a.e.Log.Warn("cannot look at the processes of servers", "error", err)
 	}
