@@ -186,3 +186,24 @@ func TestCSV(t *testing.T) {
 		t.Errorf("the chain: %q", rows[1])
 	}
 }
+
+// A journal that is not whole is told before anything else, in every format.
+func TestBrokenChain(t *testing.T) {
+	a := story("shop")
+	a.Chain = Chain{Events: 85, Head: "aa", Problems: []string{"event 7 was changed <after> it was written"}}
+	var page, table bytes.Buffer
+	if err := a.HTML(&page); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`class="chain broken"`, "The journal is NOT whole.", "event 7 was changed &lt;after&gt; it was written", "must not be relied on"} {
+		if !strings.Contains(page.String(), want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	if strings.Contains(page.String(), "The journal is whole") {
+		t.Error("the page says that the journal is whole")
+	}
+	if err := a.CSV(&table); err != nil || !strings.Contains(strings.SplitN(table.String(), "\n", 3)[1], "NOT whole") {
+		t.Errorf("the table begins %.200s, %v", table.String(), err)
+	}
+}

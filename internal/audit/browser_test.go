@@ -69,9 +69,9 @@ func TestInABrowser(t *testing.T) {
 	picture := filepath.Join(dir, "report.png")
 	browser(t, page, "--window-size=1280,2600", "--screenshot="+picture)
 	lookAt(t, picture)
-	print := filepath.Join(dir, "report.pdf")
-	browser(t, page, "--no-pdf-header-footer", "--print-to-pdf="+print)
-	pdf, err := os.ReadFile(print)
+	printed := filepath.Join(dir, "report.pdf")
+	browser(t, page, "--no-pdf-header-footer", "--print-to-pdf="+printed)
+	pdf, err := os.ReadFile(printed)
 	if err != nil || !bytes.HasPrefix(pdf, []byte("%PDF-")) {
 		t.Fatalf("nothing was printed: %v", err)
 	}

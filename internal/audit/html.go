@@ -55,8 +55,13 @@ func (s Service) absent() string {
 		what  string
 		count int
 	}{
-		{"images in service", len(s.Images)}, {"deployments", len(s.Deployments)}, {"servers", len(s.Servers)}, {"hotfixes and shells", len(s.Sessions)},
-		{"drift", len(s.Drifts)}, {"chaos", len(s.Experiments)}, {"planned replacements", len(s.Recycled)},
+		{"images in service", len(s.Images)},
+		{"deployments", len(s.Deployments)},
+		{"servers", len(s.Servers)},
+		{"hotfixes and shells", len(s.Sessions)},
+		{"drift", len(s.Drifts)},
+		{"chaos", len(s.Experiments)},
+		{"planned replacements", len(s.Recycled)},
 	} {
 		if part.count == 0 {
 			none = append(none, part.what)

@@ -66,7 +66,9 @@ func TestPutAndOpen(t *testing.T) {
 			name string
 			r    io.Reader
 		}{
-			{"session.cast", strings.NewReader("cast")}, {"changes/etc/app.conf", f}, {"changes/big", io.MultiReader(bytes.NewReader(big))},
+			{"session.cast", strings.NewReader("cast")},
+			{"changes/etc/app.conf", f},
+			{"changes/big", io.MultiReader(bytes.NewReader(big))},
 			{"empty", io.MultiReader()},
 		} {
 			if err := w.File(x.name, x.r); err != nil {
@@ -226,5 +228,37 @@ func TestTrim(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
 		t.Fatalf("left behind: %v", entries)
+	}
+}
+
+// TestAmongThousands finds and reads the log of one server among thousands of
+// archives: it takes far less than the second that people may wait.
+func TestAmongThousands(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{Logs: &logs{lines: 20_000, text: noise(60)}})
+	wanted := write(t, s, record("shop-aaaaaa"), nil, evidenceOf("last")).Evidence
+	for i := range 3000 {
+		a := Archive{Name: "shop-" + model.Sixes("bbbbbb", uint64(i)), Digest: fmt.Sprintf("sha256:%064x", i)}
+		if err := os.WriteFile(filepath.Join(dir, a.fileName()), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, dir, Options{})
+	began := time.Now()
+	a, ok := s.Find("shop-aaaaaa")
+	if !ok || a.Digest != wanted {
+		t.Fatalf("found %+v, %v", a, ok)
+	}
+	files, err := s.Open(a.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	n := 0
+	if err := files.Log(t.Context(), engine.LogOptions{Tail: 10}, func(engine.LogLine) error { n++; return nil }); err != nil || n != 10 {
+		t.Fatalf("%d lines, %v", n, err)
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %s", took)
 	}
 }

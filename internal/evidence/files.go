@@ -35,7 +35,7 @@ func (x *Files) Raw() *io.SectionReader { return io.NewSectionReader(x.f, 0, x.s
 // Close closes the archive, not the files that were opened in it.
 func (x *Files) Close() error { return x.f.Close() }
 
-// each calls visit for each file until it returns errFound or another error.
+// each calls visit for each file until it returns an error.
 func (x *Files) each(visit func(h *tar.Header, r io.Reader) error) error {
 	decoder, err := zstd.NewReader(io.NewSectionReader(x.f, 0, x.size), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderLowmem(true))
 	if err != nil {
@@ -63,8 +63,6 @@ func (x *Files) each(visit func(h *tar.Header, r io.Reader) error) error {
 		}
 	}
 }
-
-var errFound = errors.New("found")
 
 // Open implements fs.FS.
 func (x *Files) Open(name string) (fs.File, error) {
