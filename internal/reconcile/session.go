@@ -78,7 +78,7 @@ func sessionable(s *model.State, req SessionRequest, obs Observation) (*model.Se
 		return nil, nil, refuse(model.Invalid, "there is no such kind of session")
 	case req.Kind == model.SessionHotfix && strings.TrimSpace(req.Reason) == "":
 		return nil, nil, refuse(model.Invalid, "a hotfix has a reason").WithHint("kiln hotfix %s --reason \"…\"", srv.ID)
-	case release.Policy.Shell == model.ShellDeny:
+	case shellRule(svc, release) == model.ShellDeny:
 		return nil, nil, refuse(model.Denied, "the declaration of %s says shell = \"deny\"", svc.Name).
 			WithHint("shell = \"allow\" in a new release, or: kiln logs %s", srv.ID)
 	case svc.Destroying:
@@ -98,6 +98,14 @@ func sessionable(s *model.State, req SessionRequest, obs Observation) (*model.Se
 		}
 	}
 	return svc, srv, nil
+}
+
+// shellRule is what is declared now: a change of it replaces no server.
+func shellRule(svc *model.Service, own *model.Release) model.ShellRule {
+	if now := svc.Release(svc.InService); now != nil {
+		return now.Policy.Shell
+	}
+	return own.Policy.Shell
 }
 
 func noServer(svc *model.Service, verb string, id model.ServerID) error {

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 )
 
@@ -47,7 +46,7 @@ func linesFor(c Change) []string {
 	case c.Type == "file" && c.File == "":
 		return []string{"# " + oneLine(c.Path) + ": its content was not kept; see what the session says is missing"}
 	case c.Type == "file":
-		return []string{fmt.Sprintf("COPY --chown=%s --chmod=%s %s", owner, c.Mode, list(c.File, c.Path))}
+		return []string{copied(owner, c)}
 	case c.Type == "directory" && c.Kind == "added":
 		return []string{run("mkdir", "-p", "--", c.Path), run("chown", owner, "--", c.Path), run("chmod", c.Mode, "--", c.Path)}
 	case c.Type == "directory":
@@ -62,15 +61,20 @@ func linesFor(c Change) []string {
 // run is an instruction without a shell, as any name can stand in it.
 func run(words ...string) string { return "RUN " + list(words...) }
 
-// list writes words as instructions take them. What expands variables is kept
-// from it.
+// copied is the instruction that copies a file. What would be a pattern or a
+// variable in its name is none.
+func copied(owner string, c Change) string {
+	source := strings.NewReplacer("[", "[[]", "*", "[*]", "?", "[?]").Replace(c.File)
+	return fmt.Sprintf("COPY --chown=%s --chmod=%s %s", owner, c.Mode, strings.ReplaceAll(list(source, c.Path), "$", `\\$`))
+}
+
+// list writes words as instructions take them.
 func list(words ...string) string {
 	var out strings.Builder
 	enc := json.NewEncoder(&out)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(words) // strings can always be written
-	text := strings.TrimSpace(out.String())
-	return strings.ReplaceAll(text, "$", `\\$`)
+	return strings.TrimSpace(out.String())
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
@@ -85,7 +89,3 @@ func octal(m fs.FileMode) string {
 	}
 	return fmt.Sprintf("%04o", bits)
 }
-
-// validFile reports whether a name is one of an archive's files that a client
-// may ask for.
-func validFile(name string) bool { return fs.ValidPath(name) && name == path.Clean(name) }
