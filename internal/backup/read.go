@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -50,13 +52,25 @@ type reader struct {
 // Verify checks an archive from its first byte to its last: the digest of each
 // file, the journal's chain, what is signed, and that images are whole.
 func Verify(ctx context.Context, r io.Reader) (*api.BackupReport, error) {
-	m, key, signedHeads, err := read(ctx, r, &checkOnly{journal.NewChain()})
+	to := &checkOnly{journal.NewChain()}
+	m, key, signedHeads, err := read(ctx, r, to)
 	if err != nil {
 		return nil, err
 	}
 	report := m.report()
+	report.Volumes = volumesOf(to.c.State())
 	report.Key, report.Signed = fmt.Sprintf("%x", key), signedHeads
 	return report, nil
+}
+
+// volumesOf names the volumes that a journal knows.
+func volumesOf(s *model.State) (names []string) {
+	for _, service := range slices.Sorted(maps.Keys(s.Services)) {
+		for _, v := range s.Services[service].Volumes {
+			names = append(names, service+"/"+v.Name)
+		}
+	}
+	return names
 }
 
 // checkOnly is a sink that keeps nothing.

@@ -66,7 +66,7 @@ func Restore(ctx context.Context, r io.Reader, req api.RestoreRequest, by Restor
 		return nil, err
 	}
 	report = &api.RestoreReport{BackupReport: *m.report(), DataDir: req.DataDir}
-	report.Key, report.Signed = hex.EncodeToString(key), signedHeads
+	report.Key, report.Signed, report.Volumes = hex.EncodeToString(key), signedHeads, volumesOf(rebuilt.Chain().State())
 	if err := belongs(req, m.Instance); err != nil {
 		return nil, err
 	}

@@ -22,8 +22,8 @@ func (a *app) backupCommand() *cobra.Command {
 		Use:   "backup FILE",
 		Short: "Write all that this kiln is into one archive, while it runs",
 		Long: `Writes a consistent copy of the journal with its keys, the instance's id, its certificates and
-the images of the releases that are in service or can be rolled back to. Deployments go on
-meanwhile. The archive is checked while it is written, and FILE appears when it is whole; "-"
+the images of the releases that are in service or can be rolled back to; what volumes hold is for
+"kiln volumes backup". Deployments go on meanwhile. The archive is checked while it is written, and FILE appears when it is whole; "-"
 writes to standard output. Whoever has the archive has the keys.`,
 		Example: "  kiln backup /backup/kiln-monday.tar.zst\n  kiln backup --no-images - | ssh backup 'cat > kiln.tar.zst'\n  kiln backup verify /backup/kiln-monday.tar.zst",
 		Args:    cobra.ExactArgs(1),
@@ -189,6 +189,14 @@ func (a *app) listBackup(r *api.BackupReport) {
 	}
 	for _, img := range r.Missing {
 		a.printf("  without image %s  %s  %s\n", img.Image.Short(), orDash(strings.Join(img.Names, " ")), strings.Join(img.UsedBy, ", "))
+	}
+	a.tellVolumes(r.Volumes)
+}
+
+// tellVolumes names the volumes of which a backup holds nothing.
+func (a *app) tellVolumes(names []string) {
+	for _, name := range names {
+		a.printf("  without what volume %s holds: kiln volumes backup writes it, kiln volumes import brings it back\n", name)
 	}
 }
 
