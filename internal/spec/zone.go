@@ -67,7 +67,7 @@ US: Alaska Aleutian Arizona Central East-Indiana Eastern Hawaii Indiana-Starke M
 func zones() []string {
 	var all []string
 	region := ""
-	for _, word := range strings.Fields(zoneNames) {
+	for word := range strings.FieldsSeq(zoneNames) {
 		switch name, isRegion := strings.CutSuffix(word, ":"); {
 		case isRegion && name == "":
 			region = ""

@@ -120,7 +120,7 @@ func (p *plan) resolve(t model.Template, config ocispec.Image, root string, plac
 	for _, place := range places {
 		if resolved, err := securejoin.SecureJoin(root, place); err == nil {
 			if info, err := os.Stat(resolved); err == nil {
-				st := info.Sys().(*syscall.Stat_t) //nolint:errcheck,forcetypeassert // it is, on Linux
+				st := info.Sys().(*syscall.Stat_t)
 				p.modes[place] = uint32(info.Mode().Perm())
 				p.owners[place] = owner{st.Uid, st.Gid, info.Mode().Perm() | info.Mode()&(os.ModeSticky|os.ModeSetgid)}
 			}

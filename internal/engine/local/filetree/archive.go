@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -98,7 +99,7 @@ func (a *archiver) file(name string) error {
 	if err != nil || !info.Mode().IsRegular() {
 		return err
 	}
-	st := info.Sys().(*syscall.Stat_t) //nolint:errcheck,forcetypeassert // it is, on Linux
+	st := info.Sys().(*syscall.Stat_t)
 	if st.Nlink > 1 {
 		id := inode{st.Dev, st.Ino}
 		if first, again := a.links[id]; again {
@@ -178,9 +179,9 @@ func Read(ctx context.Context, r io.Reader, dir string) error {
 			dirs = append(dirs, h)
 		}
 	}
-	for i := len(dirs) - 1; i >= 0; i-- {
-		if err := finish(root, dirs[i]); err != nil {
-			return fmt.Errorf("cannot take %q out of the archive: %w", dirs[i].Name, err)
+	for _, h := range slices.Backward(dirs) {
+		if err := finish(root, h); err != nil {
+			return fmt.Errorf("cannot take %q out of the archive: %w", h.Name, err)
 		}
 	}
 	return nil

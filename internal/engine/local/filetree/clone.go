@@ -105,7 +105,7 @@ func (c *cloner) entry(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	st := info.Sys().(*syscall.Stat_t) //nolint:errcheck,forcetypeassert // it is, on Linux
+	st := info.Sys().(*syscall.Stat_t)
 	if !info.IsDir() && st.Nlink > 1 {
 		id := inode{st.Dev, st.Ino}
 		if first, again := c.links[id]; again {
@@ -162,7 +162,7 @@ func (c *cloner) file(name string) error {
 // likeOpen gives an open file the owner, mode, times and extended attributes
 // of another.
 func likeOpen(to, from *os.File, info fs.FileInfo) error {
-	st := info.Sys().(*syscall.Stat_t) //nolint:errcheck,forcetypeassert // it is, on Linux
+	st := info.Sys().(*syscall.Stat_t)
 	if err := to.Chown(int(st.Uid), int(st.Gid)); err != nil {
 		return err
 	}
@@ -203,7 +203,7 @@ func Usage(ctx context.Context, dir string) (int64, error) {
 		if err != nil {
 			return nil //nolint:nilerr // it has just gone
 		}
-		st := info.Sys().(*syscall.Stat_t) //nolint:errcheck,forcetypeassert // it is, on Linux
+		st := info.Sys().(*syscall.Stat_t)
 		if st.Nlink > 1 && !info.IsDir() {
 			id := inode{st.Dev, st.Ino}
 			if seen[id] {
