@@ -90,6 +90,7 @@ func (e *Engine) disturb(ctx context.Context, s *server, r *record, d model.Dist
 		return e.signal(r, unix.SIGKILL)
 	case model.ChaosTerminate:
 		return e.terminate(s, r, d.Lasts.D())
+	default: // it lasts
 	}
 	e.undisturb(r.ID)
 	e.disturbances.trace(r.ID)
