@@ -23,6 +23,12 @@ func deployLimits() []Default {
 		{"early death", "10s", "a server that ends sooner (or within its grace) holds replacements back", "reconcile.earlyDeath"},
 		{"replacement held back, first", "1s", "then twice as long each time", "reconcile.backOffFirst"},
 		{"replacement held back, longest", "5m", "", "reconcile.backOffLongest"},
+		{"experiment", "10m", "from its start and its time, until the service must be whole again", "reconcile.chaosPatience"},
+		{"disturbance, longest", "1h", "whatever chaos.lasts or --lasts say", "reconcile.chaosLongest"},
+		{"calendar after a jump of the clock", "1h", "no experiment begins by it", "reconcile.chaosClockRest"},
+		{"drift soon after a start", "5m", "or three intervals: it may come with the image", "reconcile.driftSoon"},
+		{"drift that comes back", "1h", "drift of a younger server within it is counted on", "reconcile.driftChain"},
+		{"replacements for drift that comes back", "3", "of one template, until that is given up", "reconcile.driftReplacements"},
 		{"meltdown", "1m", "losses within it are counted together; 20 % of the servers, at least 2, hold replacements back", "reconcile.meltWindow"},
 		{"crash loop", "3", "early deaths in a row that are called one", "reconcile.crashLoopDeaths"},
 	}

@@ -158,18 +158,19 @@ func Read(ctx context.Context, r io.Reader, dir string) error {
 		return err
 	}
 	defer root.Close()
-	in := tar.NewReader(r)
+	source := &ending{r: r}
+	in := tar.NewReader(source)
 	var dirs []*tar.Header // their modes and times are set last
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		h, err := in.Next()
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) && !source.over {
 			break
 		}
 		if err != nil {
-			return fmt.Errorf("cannot read the archive: %w", err)
+			return fmt.Errorf("cannot read the archive, which may be cut off: %w", err)
 		}
 		h.Name = path.Clean(strings.TrimLeft(h.Name, "/"))
 		if err := extract(root, h, in); err != nil {
@@ -185,6 +186,20 @@ func Read(ctx context.Context, r io.Reader, dir string) error {
 		}
 	}
 	return nil
+}
+
+// ending notes whether its reader was asked for more than there is: what ends an
+// archive are two empty blocks, and package tar takes the mere end for that too.
+type ending struct {
+	r    io.Reader
+	over bool
+}
+
+// Read implements io.Reader.
+func (e *ending) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	e.over = e.over || n == 0 && errors.Is(err, io.EOF)
+	return n, err
 }
 
 func extract(root *os.Root, h *tar.Header, content io.Reader) error {

@@ -157,6 +157,22 @@ func TestArchiveComesBackTheSame(t *testing.T) {
 	}
 }
 
+// An archive that is cut off is told, wherever that was.
+func TestArchiveIsWhole(t *testing.T) {
+	from := filepath.Join(t.TempDir(), "from")
+	tree(t, from)
+	var archive bytes.Buffer
+	if err := Write(t.Context(), from, &archive); err != nil {
+		t.Fatal(err)
+	}
+	whole := archive.Bytes()
+	for size := 0; size < len(whole)-1024; size += 256 {
+		if err := Read(t.Context(), bytes.NewReader(whole[:size]), t.TempDir()); err == nil {
+			t.Fatalf("%d bytes of %d were taken for all", size, len(whole))
+		}
+	}
+}
+
 // An archive that names places outside of the directory writes nothing there.
 func TestArchiveStaysInside(t *testing.T) {
 	for name, headers := range map[string][]*tar.Header{
