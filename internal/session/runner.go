@@ -208,6 +208,7 @@ func (r *Runner) standing(x model.Session) (until model.Instant, leaving bool) {
 			leaving = true
 		case model.PhaseDraining:
 			leaving = srv.Aside == 0
+		default: // it runs
 		}
 		if now := svc.Session(x.ID); now != nil {
 			until = now.Until
