@@ -228,6 +228,8 @@ func (v *service) cutShort(x *model.Experiment) (outcome model.ChaosOutcome, rea
 		return model.ChaosStopped, "the verdict of a deployment is unknown"
 	case x.Armed == 0 && v.due(x.Started.Add(chaosPatience)):
 		return model.ChaosStopped, "no spare server could be had, and the disruption budget lets none be away"
+	case x.Armed != 0 && x.Applied == 0 && v.due(x.Armed.Add(chaosBegin)):
+		return model.ChaosFailed, fmt.Sprintf("the disturbance was not in force within %s", model.Duration(chaosBegin))
 	case v.due(max(x.Started, x.Armed).Add(x.Lasts.D() + chaosPatience)):
 		return model.ChaosFailed, fmt.Sprintf("the service was not whole again %s after its start", model.Duration(x.Lasts.D()+chaosPatience))
 	case x.Kind.Lasting() && x.Applied != 0 && x.Detected == 0 && v.s.DaemonSince > x.Applied:

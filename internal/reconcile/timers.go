@@ -19,6 +19,7 @@ const (
 	crashLoopDeaths  = 3                // early deaths in a row that are called a crash loop
 	snapshotTimeout  = 1 * time.Minute  // of a volume, before a deployment makes servers
 	chaosPatience    = 10 * time.Minute // an experiment's start and time, until the service must be whole again
+	chaosBegin       = 1 * time.Minute  // a disturbance that may begin, until it is in force
 	chaosLongest     = time.Hour        // a disturbance
 	chaosClockRest   = time.Hour        // after a jump of the wall clock, until calendars are gone by again
 	driftSoon        = 5 * time.Minute  // drift sooner after a start than this (or than three intervals) may come with the image

@@ -31,6 +31,13 @@ func deployLimits() []Default {
 		{"replacements for drift that comes back", "3", "of one template, until that is given up", "reconcile.driftReplacements"},
 		{"meltdown", "1m", "losses within it are counted together; 20 % of the servers, at least 2, hold replacements back", "reconcile.meltWindow"},
 		{"crash loop", "3", "early deaths in a row that are called one", "reconcile.crashLoopDeaths"},
+		{"experiment", "10m", "from its start, or the end of its time, until the service must be whole again; and for a spare server to come before it", "reconcile.chaosPatience"},
+		{"disturbance, beginning", "1m", "from when the server may be away until it is in force", "reconcile.chaosBegin"},
+		{"disturbance, longest", "1h", "what `--lasts` may ask for", "reconcile.chaosLongest"},
+		{"chaos after a jump of the wall clock", "1h", "until calendars are gone by again", "reconcile.chaosClockRest"},
+		{"drift that comes back", "5m", "after a server's start (or three intervals): sooner, it may come with the image", "reconcile.driftSoon"},
+		{"drift that comes back, chain", "1h", "drift of younger servers within it is counted on", "reconcile.driftChain"},
+		{"drift that comes back, replacements", "3", "of one template, until that is given up and told", "reconcile.driftReplacements"},
 	}
 }
 
