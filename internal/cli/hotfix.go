@@ -39,7 +39,7 @@ lines of a Containerfile that make the change part of the next image: kiln hotfi
 		}),
 	}
 	cmd.Flags().StringVar(&reason, "reason", "", "why; it is kept, and is needed")
-	lengthFlag(cmd, &ttl, "ttl", 0, "the server is replaced before then (default 1h)")
+	lengthFlag(cmd, &ttl, "ttl", time.Hour, "the server is replaced before then")
 	cmd.Flags().BoolVar(&aside, "out-of-rotation", false, "replace the server at once; it waits without traffic until the time is up")
 	cmd.AddCommand(a.extendCommand(), a.sessionsCommand(), a.sessionCommand())
 	return cmd

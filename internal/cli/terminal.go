@@ -153,6 +153,7 @@ func (t *attachment) show() error {
 				return model.Errorf(model.Internal, "cannot read how the session ended: %w", err)
 			}
 			return t.ended(end)
+		default: // of a newer daemon
 		}
 		if err != nil {
 			return model.Errorf(model.Internal, "cannot show the session: %w", err)

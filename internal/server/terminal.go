@@ -159,6 +159,7 @@ func (t *terminal) listen(ctx context.Context, end context.CancelCauseFunc) {
 			case t.signals <- string(data):
 			default: // nobody waits for so many
 			}
+		default: // of a newer client
 		}
 	}
 }
