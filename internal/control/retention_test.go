@@ -53,7 +53,7 @@ func newTestRetention(t *testing.T, s *shelf) (*Retention, *Control) {
 	now := &model.Now{Elapsed: 1, Wall: time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)}
 	c := New(Config{Journal: book{}, Clock: standing{now}, State: model.NewState(), Epoch: 1, Log: slog.New(slog.DiscardHandler)})
 	add(t, c.Do)
-	now.Elapsed = now.Elapsed.Add(25 * time.Hour)
+	now.Elapsed, now.Wall = now.Elapsed.Add(25*time.Hour), now.Wall.Add(25*time.Hour)
 	return NewRetention(RetentionConfig{
 		Control: c, Clock: standing{now}, Log: slog.New(slog.DiscardHandler),
 		Sources: []Source{{Kind: model.ObjectImage, Inventory: s}},

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -75,9 +76,7 @@ func findings(id model.ServerID, what []string) []model.Finding {
 // changes a file a second after it has become healthy.
 func (w *world) inspect(obs *Observation) {
 	obs.Fleet, obs.Drift = w.fleet, map[model.ServerID][]model.Finding{}
-	for id, found := range w.drift {
-		obs.Drift[id] = found
-	}
+	maps.Copy(obs.Drift, w.drift)
 	for _, name := range sortedNames(w.s) {
 		for _, srv := range serversOf(w.s.Services[name]) {
 			o := w.servers[srv.ID]

@@ -223,7 +223,13 @@ func upkeepWanted() [][2]string {
 		list = append(list, [2]string{kindUpkeep, "condemned by " + string(c)})
 	}
 	for _, k := range []model.Payload{
-		model.ServerOverdue{}, model.ServerDrifted{}, model.ServerUndrifted{}, model.FleetDrifted{}, model.FleetMended{}, model.ClockJumped{}, model.SessionExtended{},
+		model.ServerOverdue{},
+		model.ServerDrifted{},
+		model.ServerUndrifted{},
+		model.FleetDrifted{},
+		model.FleetMended{},
+		model.ClockJumped{},
+		model.SessionExtended{},
 		model.SessionEnded{},
 	} {
 		list = append(list, [2]string{kindUpkeep, string(k.Kind())})
