@@ -169,8 +169,11 @@ func Read(ctx context.Context, r io.Reader, dir string) error {
 		if errors.Is(err, io.EOF) && !source.over {
 			break
 		}
+		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return errors.New("the archive is cut off")
+		}
 		if err != nil {
-			return fmt.Errorf("cannot read the archive, which may be cut off: %w", err)
+			return fmt.Errorf("cannot read the archive: %w", err)
 		}
 		h.Name = path.Clean(strings.TrimLeft(h.Name, "/"))
 		if err := extract(root, h, in); err != nil {
