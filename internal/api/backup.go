@@ -35,7 +35,7 @@ type BackupReport struct {
 	Key      string           `json:"key"`          // that signed it, in hexadecimal
 	Signed   int              `json:"signed_heads"` // that fit
 	Images   []BackupImage    `json:"images"`
-	Missing  []BackupImage    `json:"missing"` // that releases need and that are not in it
+	Missing  []BackupImage    `json:"missing"`           // that releases need and that are not in it
 	Volumes  []string         `json:"volumes,omitempty"` // SERVICE/VOLUME: what they hold is in no backup
 	Files    int              `json:"files"`
 	Daemon   []string         `json:"daemon,omitempty"` // the arguments with which the daemon ran

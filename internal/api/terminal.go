@@ -192,7 +192,7 @@ func (c *Client) OpenTerminal(ctx context.Context, server model.ServerID, in Ter
 	return NewFrames(conn), nil
 }
 
-// Lost returns the error of a session whose connection has ended before it had.
+// LostSession returns the error of a session whose connection has ended before it had.
 func (c *Client) LostSession(err error) error {
 	return c.unreachable(&contactError{err: err, sent: true})
 }

@@ -74,11 +74,11 @@ func (r rooms) Rooms() ([]model.Disk, error) {
 		if err != nil {
 			return nil, model.Errorf(model.Unavailable, "cannot look at the disk: %w", err)
 		}
-		if st, ok := info.Sys().(*syscall.Stat_t); !ok || seen[st.Dev] {
+		on, ok := info.Sys().(*syscall.Stat_t)
+		if !ok || seen[on.Dev] {
 			continue
-		} else {
-			seen[st.Dev] = true
 		}
+		seen[on.Dev] = true
 		var st unix.Statfs_t
 		if err := unix.Statfs(path, &st); err != nil {
 			return nil, model.Errorf(model.Unavailable, "cannot look at the disk of %s: %w", path, err)

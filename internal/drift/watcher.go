@@ -11,6 +11,7 @@ package drift
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -99,9 +100,7 @@ func (w *Watcher) Standing() model.Inspections {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	out := model.Inspections{Servers: make(map[model.ServerID][]model.Finding, len(w.found)), Fleet: w.fleet, FleetAt: w.fleetAt}
-	for id, found := range w.found {
-		out.Servers[id] = found
-	}
+	maps.Copy(out.Servers, w.found)
 	return out
 }
 

@@ -1,6 +1,9 @@
 package model
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // sessionsKept bounds how many sessions of a service the fold remembers.
 const sessionsKept = 1000
@@ -183,7 +186,7 @@ func (s *Service) extendSession(e Event, srv *Server, p SessionExtended) error {
 	}
 	x := *old
 	x.Until = p.Until
-	x.Extensions = append(x.Extensions[:len(x.Extensions):len(x.Extensions)], Extension{By: p.By, Reason: p.Reason, At: e.At, Until: p.Until})
+	x.Extensions = append(slices.Clip(x.Extensions), Extension{By: p.By, Reason: p.Reason, At: e.At, Until: p.Until})
 	s.replaceSession(&x)
 	if srv.Aside != 0 {
 		srv.Aside = max(srv.Aside, p.Until)

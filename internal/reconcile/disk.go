@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"fmt"
+	"slices"
 
 	"kiln/internal/model"
 )
@@ -133,10 +134,8 @@ func ownSize(s *model.State, img *model.Image) int64 {
 // what it is unpacked, unless it was started here before.
 func DeployNeed(s *model.State, snapshot *model.Snapshot, d model.Digest) int64 {
 	if snapshot != nil {
-		for _, there := range snapshot.Images {
-			if there == d {
-				return 0
-			}
+		if slices.Contains(snapshot.Images, d) {
+			return 0
 		}
 	}
 	if img := s.Images[d]; img != nil {

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -389,9 +390,7 @@ func leftAt(svc *model.Service) map[int]model.Instant {
 			}
 		}
 	}
-	for n, at := range svc.Left {
-		left[n] = at
-	}
+	maps.Copy(left, svc.Left)
 	return left
 }
 

@@ -53,8 +53,8 @@ func TestText(t *testing.T) {
 				t.Errorf("%s comes twice", ls)
 			}
 			samples[ls.String()] = v
-			base := regexp.MustCompile("_(bucket|sum|count)$").ReplaceAllString(ls.Get(labels.MetricName), "")
-			if !declared[base] && !declared[ls.Get(labels.MetricName)] {
+			base := regexp.MustCompile("_(bucket|sum|count)$").ReplaceAllString(ls.Get("__name__"), "")
+			if !declared[base] && !declared[ls.Get("__name__")] {
 				t.Errorf("%s is not declared", ls)
 			}
 		default:

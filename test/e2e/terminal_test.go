@@ -22,7 +22,7 @@ const terminalWait = 20 * time.Second
 type screen struct {
 	cmd   *exec.Cmd
 	own   *os.File
-	ended chan error
+	ended chan struct{} // closed when it has been waited for
 
 	mu    sync.Mutex
 	shown []byte
@@ -71,7 +71,7 @@ func startScreen(ts *testscript.TestScript, size string, args []string) (*screen
 	if err != nil {
 		return nil, err
 	}
-	s := &screen{own: os.NewFile(uintptr(fd), "/dev/ptmx"), ended: make(chan error, 1)}
+	s := &screen{own: os.NewFile(uintptr(fd), "/dev/ptmx"), ended: make(chan struct{})}
 	number, err := unix.IoctlGetInt(fd, unix.TIOCGPTN)
 	if err = errors.Join(err, unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0), s.resize(size)); err != nil {
 		return nil, err
@@ -90,7 +90,10 @@ func startScreen(ts *testscript.TestScript, size string, args []string) (*screen
 	}
 	ts.Defer(func() { _ = s.cmd.Process.Kill() }) // most have ended
 	go s.read()
-	go func() { s.ended <- s.cmd.Wait() }()
+	go func() {
+		defer close(s.ended)
+		_ = s.cmd.Wait() // its state says how it ended
+	}()
 	return s, nil
 }
 

@@ -272,7 +272,7 @@ func (c *cell) start(cmd *exec.Cmd) error {
 // end kills what runs in the cell, the holder last.
 func (c *cell) end() error {
 	if c.holder == nil {
-		return killGroup(c.group, execKillLimit)
+		return killGroup(c.group)
 	}
 	_ = c.input.Close()
 	select {
@@ -280,7 +280,7 @@ func (c *cell) end() error {
 	case <-time.After(holderLimit):
 	}
 	// It may have been ended itself, by somebody in the server.
-	err := killGroup(c.group, execKillLimit)
+	err := killGroup(c.group)
 	_ = c.holder.Process.Kill()
 	<-c.waited
 	return err

@@ -85,9 +85,10 @@ func processesIn(dir string) []int {
 	return slices.Compact(pids)
 }
 
-// killGroup kills every process in the control group, until there is none.
-func killGroup(dir string, patience time.Duration) error {
-	deadline := time.Now().Add(patience)
+// killGroup kills every process in the control group, until there is none, for
+// execKillLimit at most.
+func killGroup(dir string) error {
+	deadline := time.Now().Add(execKillLimit)
 	for {
 		_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) // v2, at once
 		pids := processesIn(dir)

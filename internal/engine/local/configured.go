@@ -133,7 +133,10 @@ func (e *Engine) inspectConfiguration(r *record) ([]model.Finding, error) {
 		return nil, err
 	}
 	c := &configuration{e: e, r: r, base: base}
-	err = errors.Join(c.mounts(), c.spaces(), c.spec(), c.limits(), c.openLimits(), c.addresses())
+	c.spaces()
+	c.limits()
+	c.openLimits()
+	err = errors.Join(c.mounts(), c.spec(), c.addresses())
 	if !r.Process.runs(e.boot) {
 		return nil, nil // what was read is of a server that has ended
 	}
@@ -197,7 +200,7 @@ func subtract(a, b []string) []string {
 	return rest
 }
 
-func (c *configuration) spaces() error {
+func (c *configuration) spaces() {
 	const how = "the namespaces of its first process"
 	now := spacesOf(unix.AT_FDCWD, "/proc/"+strconv.Itoa(c.r.Process.PID))
 	for i, kind := range spaceKinds {
@@ -205,7 +208,6 @@ func (c *configuration) spaces() error {
 			c.add("namespace changed", kind, fmt.Sprintf("wanted %s, seen %s", c.base.Spaces[i], now[i]), how)
 		}
 	}
-	return nil
 }
 
 // spec compares the runtime's configuration: the environment is taken from
@@ -280,7 +282,7 @@ var capabilityBits = map[string]uint{
 const unlimited = math.MaxInt64
 
 // limits compares the control group's bounds.
-func (c *configuration) limits() error {
+func (c *configuration) limits() {
 	const how = "the control group"
 	want := c.r.Template.Resources
 	now := c.e.boundsOf(c.r.ID)
@@ -310,7 +312,6 @@ func (c *configuration) limits() error {
 		pids = want.PIDs
 	}
 	compare("pids", pids, now.pids)
-	return nil
 }
 
 func amount(n int64) string {
@@ -353,15 +354,14 @@ func readBound(path string) int64 {
 
 // openLimits looks whether the first process may have more files open than it
 // was given: within its own hard limit it may do as it likes.
-func (c *configuration) openLimits() error {
+func (c *configuration) openLimits() {
 	var now unix.Rlimit
 	if err := unix.Prlimit(c.r.Process.PID, unix.RLIMIT_NOFILE, nil, &now); err != nil {
-		return nil //nolint:nilerr // it has just ended
+		return // it has just ended
 	}
 	if c.base.OpenFiles > 0 && now.Max > c.base.OpenFiles {
 		c.add("limit changed", "open files", fmt.Sprintf("wanted no more than %d, seen %d", c.base.OpenFiles, now.Max), "the limits of its first process")
 	}
-	return nil
 }
 
 // addresses compares both ends of the server's link.

@@ -122,7 +122,7 @@ func (e *Engine) runGroup(ctx context.Context, cmd *exec.Cmd, out io.Writer, gro
 		_ = cmd.Process.Kill()
 		err = errors.Join(ctx.Err(), ignoreExit(<-ended))
 	}
-	if killing := killGroup(group, execKillLimit); killing != nil {
+	if killing := killGroup(group); killing != nil {
 		err = errors.Join(err, killing)
 		_ = pr.SetReadDeadline(time.Now())
 	}
@@ -170,7 +170,7 @@ func (e *Engine) killLeftoverExecs() {
 	groups, _ := filepath.Glob(filepath.Join(e.cgroupDir(execController(), "*"), execGroup+"*"))
 	for _, group := range groups {
 		e.Log.Info("ending a command that an earlier engine ran", "group", group)
-		if err := killGroup(group, execKillLimit); err != nil {
+		if err := killGroup(group); err != nil {
 			e.Log.Warn("cannot end a command", "group", group, "error", err)
 		}
 		_ = removeEmptyGroup(group)

@@ -34,12 +34,12 @@ func (e *Engine) Shell(ctx context.Context, ref engine.Ref, sh engine.Shell) (in
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(e.lifetime, cancel)() // nobody would end it any more
+	defer context.AfterFunc(e.lifetime, cancel)() //nolint:contextcheck // the engine's own: nobody would end it any more
 	c, err := e.openCell(ctx, r, sh)
 	if err != nil {
 		return 0, fmt.Errorf("cannot open a session in %s: %w", ref.ID, err)
 	}
-	context.AfterFunc(c.gone, cancel)
+	context.AfterFunc(c.gone, cancel) //nolint:contextcheck // of the cell
 	process := sessionProcess(r, command, sh)
 	code, err := c.run(ctx, process, sh)
 	if closing := c.close(); err == nil && closing != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -122,10 +123,8 @@ func remount() error {
 func mountDisk() error {
 	var failed error
 	for _, disk := range []string{"/dev/vda", "/dev/sda", "/dev/nvme0n1"} {
-		if err := unix.Mount(disk, "/tmp", "ext4", 0, ""); err == nil {
+		if failed = unix.Mount(disk, "/tmp", "ext4", 0, ""); failed == nil {
 			return nil
-		} else {
-			failed = err
 		}
 	}
 	return failed
@@ -177,7 +176,7 @@ func readMessages() error {
 
 // controlGroup tries to give itself more, or to leave.
 func controlGroup() error {
-	var failed error = errors.New("there is none to be seen")
+	failed := errors.New("there is none to be seen")
 	for _, name := range []string{"memory/memory.limit_in_bytes", "pids/pids.max", "pids/cgroup.procs", "memory.max", "cgroup.procs", "devices/devices.allow"} {
 		f, err := os.OpenFile(filepath.Join("/sys/fs/cgroup", name), os.O_WRONLY, 0)
 		if err == nil {
@@ -273,10 +272,8 @@ func abstract() error {
 	if err != nil {
 		return err
 	}
-	for i := range b {
-		if b[i] == '@' {
-			return nil
-		}
+	if slices.Contains(b, '@') {
+		return nil
 	}
 	return errors.New("there is none")
 }
