@@ -201,7 +201,7 @@ type ending struct {
 // Read implements io.Reader.
 func (e *ending) Read(p []byte) (int, error) {
 	n, err := e.r.Read(p)
-	e.over = e.over || n == 0 && errors.Is(err, io.EOF)
+	e.over = e.over || n < len(p) && errors.Is(err, io.EOF) // with some bytes, too: bodies of HTTP end so
 	return n, err
 }
 

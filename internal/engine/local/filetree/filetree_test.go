@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -166,10 +168,15 @@ func TestArchiveIsWhole(t *testing.T) {
 		t.Fatal(err)
 	}
 	whole := archive.Bytes()
-	for size := 0; size < len(whole)-1024; size += 256 {
-		if err := Read(t.Context(), bytes.NewReader(whole[:size]), t.TempDir()); err == nil {
-			t.Fatalf("%d bytes of %d were taken for all", size, len(whole))
+	for size := 0; size < len(whole)-1024; size += 160 {
+		for _, r := range []io.Reader{bytes.NewReader(whole[:size]), iotest.DataErrReader(bytes.NewReader(whole[:size]))} {
+			if err := Read(t.Context(), r, t.TempDir()); err == nil {
+				t.Fatalf("%d bytes of %d were taken for all", size, len(whole))
+			}
 		}
+	}
+	if err := Read(t.Context(), iotest.DataErrReader(&archive), t.TempDir()); err != nil {
+		t.Fatal(err)
 	}
 }
 
