@@ -160,11 +160,11 @@ func evidence(t *testing.T, s *servers) {
 	if got, want := fmt.Sprint(found.Changes), "[{/etc/group removed 0} {/var/cache/web/in-image changed 5} {/var/new added 1}]"; got != want {
 		t.Errorf("changes are %s, want %s", got, want)
 	}
-	if got := fmt.Sprint(found.Listening); got != "[{tcp [::]:8080}]" {
-		t.Errorf("it listens on %s", got)
+	if l := found.Listening; len(l) != 1 || l[0].Network != "tcp" || l[0].Address != "[::]:8080" {
+		t.Errorf("it listens on %v", l)
 	}
-	if got := fmt.Sprint(found.Processes); got != "[{1 /bin/program serve 8080}]" {
-		t.Errorf("its processes are %s", got)
+	if p := found.Processes; len(p) != 1 || p[0].PID != 1 || p[0].Command != "/bin/program serve 8080" || p[0].Threads < 1 || p[0].Started.IsZero() {
+		t.Errorf("its processes are %v", p)
 	}
 	if found.Stats == nil || found.Stats.Memory == 0 || found.Stats.CPUMicros == 0 || found.Stats.PIDs == 0 {
 		t.Errorf("its sample is %+v", found.Stats)

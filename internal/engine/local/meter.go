@@ -19,7 +19,9 @@ import (
 // groups and, once for all of them, what went over the machine's links: no
 // process is started and containerd is not asked.
 func (e *Engine) Usage(ctx context.Context) (map[model.ServerID]engine.Usage, error) {
-	links, err := readLinks("/proc/net/dev")
+	// Not of the process: its first thread may have been left in the network
+	// namespace of a server, where no goroutine uses it any more.
+	links, err := readLinks("/proc/thread-self/net/dev")
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot measure the servers: %w", err)
 	}

@@ -79,7 +79,7 @@ func (e *Engine) territory(r *record) *territory {
 	}
 	pid := strconv.Itoa(r.Process.PID)
 	t := &territory{record: r, spaces: spacesOf(unix.AT_FDCWD, "/proc/"+pid)}
-	machine := spacesOf(unix.AT_FDCWD, "/proc/self")
+	machine := spacesOf(unix.AT_FDCWD, "/proc/thread-self") // the first thread may be left in a server's
 	for i := range t.spaces {
 		if t.spaces[i] == machine[i] {
 			t.spaces[i] = "" // the machine's own
