@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -138,9 +139,17 @@ func (c *Client) call(ctx context.Context, method, path string, body []byte, out
 	}
 }
 
-// cutOff reports whether err says that a connection ended without an answer.
+// cutOff reports whether err says that a connection was made and ended without
+// an answer. net/http has several words for that, not all of them exported.
 func cutOff(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return false
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	_, asked := errors.AsType[*url.Error](err)
+	return asked || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func (c *Client) ask(ctx context.Context, method, path string, body []byte, out any) error {
