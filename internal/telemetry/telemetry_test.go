@@ -237,28 +237,30 @@ func TestAnswers(t *testing.T) {
 	defer st.close()
 	tl.keep(t.Context(), st)
 	w.pass(5 * time.Second)
-	for target, want := range map[string]string{
-		at("/api/v1/query", "query", "kiln_servers_wanted"): `"resultType":"vector","result":[{"metric":{"__name__":"kiln_servers_wanted","service":"shop"},"value":[1777636805,"2"]}]`,
-		at("/api/v1/query", "query", "nothing_at_all"):      `"result":[]`,
-		at("/api/v1/query", "query", "1+1"):                 `"resultType":"scalar"`,
-		at("/api/v1/query_range", "query", "kiln_servers_wanted", "start", "1777636800", "end", "1777636810", "step", "5"): `"values":[[1777636800,"2"],[1777636805,"2"],[1777636810,"2"]]`,
-		at("/api/v1/labels", "match[]", "kiln_server_memory_bytes"):                                                        `["__name__","commit","image","release","server","service"]`,
-		at("/api/v1/label/server/values"):                                                                                  `["shop-aaaaaa"]`,
-		at("/api/v1/series", "match[]", `kiln_servers_wanted{service="shop"}`):                                             `[{"__name__":"kiln_servers_wanted","service":"shop"}]`,
-		at("/api/v1/metadata"): `"kiln_servers":[{"type":"gauge"`,
+	for _, c := range []struct{ target, want string }{
+		{at("/api/v1/query", "query", "kiln_servers_wanted"), `"resultType":"vector","result":[{"metric":{"__name__":"kiln_servers_wanted","service":"shop"},"value":[1777636805,"2"]}]`},
+		{at("/api/v1/query", "query", "nothing_at_all"), `"result":[]`},
+		{at("/api/v1/query", "query", "1+1"), `"resultType":"scalar"`},
+		{at("/api/v1/query_range", "query", "kiln_servers_wanted", "start", "1777636800", "end", "1777636810", "step", "5"), `"values":[[1777636800,"2"],[1777636805,"2"],[1777636810,"2"]]`},
+		{at("/api/v1/labels", "match[]", "kiln_server_memory_bytes"), `["__name__","commit","image","release","server","service"]`},
+		{at("/api/v1/label/server/values"), `["shop-aaaaaa"]`},
+		{at("/api/v1/series", "match[]", `kiln_servers_wanted{service="shop"}`), `[{"__name__":"kiln_servers_wanted","service":"shop"}]`},
+		{at("/api/v1/metadata"), `"kiln_servers":[{"type":"gauge"`},
 	} {
+		target, want := c.target, c.want
 		if code, body := get(t, tl, target); code != 200 || !strings.Contains(body, want) || !strings.HasPrefix(body, `{"status":"success"`) {
 			t.Errorf("%s answers %d %s\nwithout %s", target, code, body, want)
 		}
 	}
-	for target, want := range map[string]string{
-		at("/api/v1/query", "query", "sum("):                                                      "cannot understand the query",
-		at("/api/v1/query", "query", "up", "time", "yesterday"):                                   "seconds since 1970",
-		at("/api/v1/query_range", "query", "up", "start", "0", "end", "1777636810", "step", "1s"): "more than 11000 points",
-		at("/api/v1/query_range", "query", "up", "start", "1777636810", "end", "0"):               "end is before",
-		at("/api/v1/series"):                 "no match[]",
-		at("/api/v1/labels", "match[]", "{"): "cannot understand the selector",
+	for _, c := range []struct{ target, want string }{
+		{at("/api/v1/query", "query", "sum("), "cannot understand the query"},
+		{at("/api/v1/query", "query", "up", "time", "yesterday"), "seconds since 1970"},
+		{at("/api/v1/query_range", "query", "up", "start", "0", "end", "1777636810", "step", "1s"), "more than 11000 points"},
+		{at("/api/v1/query_range", "query", "up", "start", "1777636810", "end", "0"), "end is before"},
+		{at("/api/v1/series"), "no match[]"},
+		{at("/api/v1/labels", "match[]", "{"), "cannot understand the selector"},
 	} {
+		target, want := c.target, c.want
 		if code, body := get(t, tl, target); code != 400 || !strings.Contains(body, want) || !strings.Contains(body, `"errorType":"bad_data"`) {
 			t.Errorf("%s answers %d %s\nwithout %q", target, code, body, want)
 		}
