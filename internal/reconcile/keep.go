@@ -132,6 +132,11 @@ func (v *service) shed(c crew, want int) {
 		return // one disturbance at a time
 	}
 	if len(c.leaving) > 0 {
+		// Until every router knows those that have joined, nobody who could wait
+		// leaves: one of them may fall ill before a silent router hears of it.
+		if v.s.Table.Acknowledged < v.s.Table.Generation {
+			return
+		}
 		srv := firstToLeave(c.leaving)
 		v.emit(v.becomeDraining(srv, "replaced: "+srv.Condemned.Reason, v.leavingGeneration(srv), ""))
 		return

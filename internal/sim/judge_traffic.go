@@ -116,9 +116,25 @@ func (w *world) judgeCapacity(old, next model.TableService, svc *model.Service) 
 			lost = string(b.Server)
 		}
 	}
-	if least := leastReady(svc, release); lost != "" && len(next.Backends) < least {
+	if least := leastReady(svc, release); lost != "" && len(next.Backends)+fallenSince(svc, model.ServerID(lost)) < least {
 		w.violate(2, "a table takes server %s of %s out of rotation: %d stay, at least %d are promised", lost, next.Name, len(next.Backends), least)
 	}
+}
+
+// fallenSince counts the servers that ended or became unhealthy by themselves
+// after the given one had been told to leave: a router that was silent meanwhile
+// hears of both at once, and only one of them was kiln's doing.
+func fallenSince(svc *model.Service, leaver model.ServerID) (n int) {
+	srv := svc.Servers[leaver]
+	if srv == nil || srv.Phase != model.PhaseDraining {
+		return 0
+	}
+	for _, at := range svc.Losses {
+		if at >= srv.Since {
+			n++
+		}
+	}
+	return n
 }
 
 // judgeWayBack: while a canary runs the whole set in service stays in rotation,
