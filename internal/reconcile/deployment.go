@@ -194,6 +194,9 @@ func (v *service) stopsBefore(srv *model.Server, t *model.Release) bool {
 		return false
 	}
 	leaves := srv.Phase == model.PhaseDraining || srv.Phase == model.PhaseStopping
+	if t.Template.SingleWriter() && srv.TemplateHash == t.TemplateHash && srv.Phase == model.PhaseServing && srv.Health == model.Unhealthy {
+		return true // of the same template, but no member: it has what its successor needs
+	}
 	return stopFirst(v.release(srv), t) || leaves && contend(v.release(srv), t)
 }
 

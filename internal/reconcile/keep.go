@@ -59,7 +59,7 @@ func (v *service) keepUp() {
 	case len(c.fit)+len(c.sick) > want:
 		v.shed(c, want)
 	case v.sendHome(c, strays, want):
-	case len(c.fit)+len(c.sick)+len(c.coming) > want+min(1, len(c.sick)+len(c.leaving)):
+	case len(c.fit)+len(c.sick)+len(c.coming) > want+min(1, len(c.sick)+v.replaceable(c)):
 		newest := c.coming[len(c.coming)-1]
 		v.emit(v.becomeStopping(newest, "not needed any more"))
 	default:
@@ -68,6 +68,15 @@ func (v *service) keepUp() {
 	if !v.spoke() {
 		v.calmDown(c, want)
 	}
+}
+
+// replaceable counts the condemned servers whose replacement may go on: none
+// while a deployment moves, which has the room for its own.
+func (v *service) replaceable(c crew) int {
+	if d := v.svc.Deployment; d != nil && d.Phase != model.DeployHolding && d.Phase != model.DeployPreparing {
+		return 0
+	}
+	return len(c.leaving)
 }
 
 // sendHome drains one of the servers that a failed rolling deployment has left
