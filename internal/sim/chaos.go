@@ -138,6 +138,9 @@ func (w *world) judgeArmed(svc *model.Service, x *model.Experiment) {
 	if others, least := othersReady(svc, x.Server), leastReady(svc, release); others < least {
 		w.violate(2, "experiment %s takes server %s: %d ready ones stay, at least %d are promised", x.ID, x.Server, others, least)
 	}
+	if len(svc.Servers) > release.Policy.Servers {
+		w.cover.met(kindChaos, "with a spare")
+	}
 }
 
 // othersHealthy counts the healthy servers in service but for one.
@@ -208,7 +211,7 @@ func (w *world) judgeChaos() {
 
 // chaosWanted lists what a whole run has to meet.
 func chaosWanted() [][2]string {
-	list := [][2]string{{kindChaos, "begun by itself"}}
+	list := [][2]string{{kindChaos, "begun by itself"}, {kindChaos, "with a spare"}}
 	for _, o := range []model.ChaosOutcome{model.ChaosRecovered, model.ChaosWithstood, model.ChaosStopped, model.ChaosFailed} {
 		list = append(list, [2]string{kindChaos, string(o)})
 	}

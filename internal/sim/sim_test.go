@@ -37,7 +37,7 @@ func envInt(name string, otherwise int) int {
 // fault has to be met leastMet times.
 const (
 	wholeRun = 20000
-	leastMet = 15
+	leastMet = 100
 )
 
 // TestScripts plays what once broke a promise, or was thought of as likely to,
