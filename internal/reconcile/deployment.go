@@ -48,7 +48,7 @@ func (v *service) overdueDeployment() bool {
 	if d.Pause != nil {
 		return false
 	}
-	again := v.s.DaemonSince.Add(v.phaseTime(d.Phase, d.Stage))
+	again := v.s.DaemonSince.Add(d.Until.Sub(d.Since)) // not what the phase would take now: a volume may have come
 	return v.due(max(d.Until, min(again, d.Deadline)))
 }
 

@@ -53,13 +53,30 @@ func (v *service) completeStage() {
 	if !listed(t, v.inService()) {
 		generation = 0
 	}
-	stay := oldInRotation(v.svc, stage.Old)
-	for _, srv := range v.servers() {
-		if srv.Phase == model.PhaseServing && srv.TemplateHash == v.hashInService() && !slices.Contains(stay, srv) {
+	old := oldServing(v.svc)
+	spared := min(len(old), oldWanted(v.svc)) // those beyond were being replaced: that is no doing of the deployment
+	for i, srv := range old {
+		switch {
+		case i < stage.Old:
+		case i < spared:
 			v.emit(v.becomeDraining(srv, fmt.Sprintf("release %d took its place", t.Number), generation, d.ID))
+		default:
+			v.emit(v.becomeDraining(srv, beyond(srv), generation, ""))
 		}
 	}
 	v.advance(model.DeployHolding, v.holdsFor(stage))
+}
+
+// beyond says why a server leaves that has a replacement in service already.
+func beyond(srv *model.Server) string {
+	switch {
+	case srv.Health == model.Unhealthy:
+		return "unhealthy, and replaced: " + srv.HealthDetail
+	case srv.Condemned != nil:
+		return "replaced: " + srv.Condemned.Reason
+	default:
+		return "more servers than wanted"
+	}
 }
 
 func (v *service) holdsFor(stage model.Stage) string {
@@ -76,8 +93,16 @@ func (v *service) holdsFor(stage model.Stage) string {
 func pausedBy(d *model.Deployment) string { return "kiln canary resume: paused by " + d.Pause.By }
 
 // oldInRotation returns the n servers of the release in service that stay in
-// rotation beside a new one: healthy ones first, then the oldest.
+// rotation beside a new one.
 func oldInRotation(svc *model.Service, n int) []*model.Server {
+	old := oldServing(svc)
+	return old[:min(len(old), n)]
+}
+
+// oldServing returns the serving servers of the release in service, those first
+// that stay longest beside a new one: the healthy, then the condemned, then the
+// unhealthy, and of each the oldest.
+func oldServing(svc *model.Service) []*model.Server {
 	release := svc.Release(svc.InService)
 	if release == nil {
 		return nil
@@ -88,17 +113,18 @@ func oldInRotation(svc *model.Service, n int) []*model.Server {
 			old = append(old, srv)
 		}
 	}
-	if len(old) <= n {
-		return old
-	}
-	sick := func(srv *model.Server) int {
-		if srv.Health == model.Unhealthy {
+	worth := func(srv *model.Server) int {
+		switch {
+		case srv.Health == model.Unhealthy:
+			return 2
+		case srv.Condemned != nil:
 			return 1
+		default:
+			return 0
 		}
-		return 0
 	}
-	slices.SortStableFunc(old, func(a, b *model.Server) int { return cmp.Compare(sick(a), sick(b)) })
-	return old[:n]
+	slices.SortStableFunc(old, func(a, b *model.Server) int { return cmp.Compare(worth(a), worth(b)) })
+	return old
 }
 
 // hold waits until the time of a stage is over, and goes on to the next. A

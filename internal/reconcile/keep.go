@@ -134,7 +134,7 @@ func (v *service) join(c crew, t *model.Release, want int) {
 func (v *service) shed(c crew, want int) {
 	if len(c.sick) > 0 {
 		srv := c.sick[0]
-		v.emit(v.becomeDraining(srv, "unhealthy, and replaced: "+srv.HealthDetail, v.leavingGeneration(srv), ""))
+		v.emit(v.becomeDraining(srv, beyond(srv), v.leavingGeneration(srv), ""))
 		return
 	}
 	if Budget(v.svc) <= 0 || len(c.leaving) > 0 && v.svc.Experiment != nil {
@@ -147,7 +147,7 @@ func (v *service) shed(c crew, want int) {
 			return
 		}
 		srv := firstToLeave(c.leaving)
-		v.emit(v.becomeDraining(srv, "replaced: "+srv.Condemned.Reason, v.leavingGeneration(srv), ""))
+		v.emit(v.becomeDraining(srv, beyond(srv), v.leavingGeneration(srv), ""))
 		return
 	}
 	srv, by, reason := c.fit[len(c.fit)-1], model.DeploymentID(""), fmt.Sprintf("more servers than the %d wanted", want)
