@@ -17,7 +17,8 @@ func accidentVerbs() []verb {
 		accident("server runs out of memory", 3, func(w *world, n uint64) bool {
 			return w.killServer(n, model.Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true})
 		}),
-		accident("server dies in a deployment", 90, (*world).killTakenOver),
+		accident("server dies in a deployment", 160, (*world).killTakenOver),
+		accident("new server dies", 70, (*world).killReady),
 		accident("server vanishes", 6, (*world).vanish),
 		accident("server returns", 14, (*world).returns),
 		accident("server gets sick", 20, (*world).sicken),
@@ -31,7 +32,7 @@ func accidentVerbs() []verb {
 		accident("router hands over", 8, (*world).handOver),
 		accident("router joins", 4, (*world).joinRouter),
 		accident("router leaves", 4, (*world).leaveRouter),
-		accident("address given again", 4, (*world).reuse),
+		accident("address given again", 14, (*world).reuse),
 		accident("daemon crashes", 10, func(w *world, _ uint64) bool { return w.crashDaemon() }),
 		accident("daemon sleeps", 3, func(w *world, _ uint64) bool {
 			if w.daemon == nil || w.asleep != nil {
@@ -47,18 +48,20 @@ func accidentVerbs() []verb {
 			w.skew += time.Duration(n%uint64(100*time.Hour)) - 50*time.Hour
 			return true
 		}),
-		accident("machine reboots in a stage", 60, func(w *world, _ uint64) bool {
-			for _, name := range serviceNames {
-				svc := w.journal.replay.Services[name]
-				if svc != nil && svc.Deployment != nil && svc.Deployment.Phase == model.DeployHolding {
-					w.reboot()
-					return true
-				}
-			}
-			return false
-		}),
+		{name: "machine reboots in a stage", weight: 40, staged: true, fault: "machine reboots in a stage", do: (*world).rebootInStage},
 		accident("machine reboots", 2, func(w *world, _ uint64) bool { w.reboot(); return true }),
 	}
+}
+
+func (w *world) rebootInStage(uint64) bool {
+	for _, name := range serviceNames {
+		svc := w.journal.replay.Services[name]
+		if svc != nil && svc.Deployment != nil && svc.Deployment.Phase == model.DeployHolding {
+			w.reboot()
+			return true
+		}
+	}
+	return false
 }
 
 // pick chooses one of the servers of the world; nil: there is none.
@@ -83,17 +86,36 @@ func (w *world) killServer(n uint64, exit model.Exit) bool {
 }
 
 // killTakenOver ends a server in service whose service is being deployed: best
-// one that the deployment takes over.
+// one that the deployment takes over, now or when there is one.
 func (w *world) killTakenOver(n uint64) bool {
-	return w.killIn(n, func(d *model.Deployment, taken bool) bool {
-		return taken && (d.Phase == model.DeployChecking || d.Phase == model.DeployValidating)
-	}) || w.killIn(n, func(*model.Deployment, bool) bool { return true })
+	takenOver := func() bool {
+		return w.killIn(n, model.PhaseServing, func(d *model.Deployment, taken bool) bool {
+			return taken && (d.Phase == model.DeployChecking || d.Phase == model.DeployValidating)
+		})
+	}
+	if takenOver() || w.killIn(n, model.PhaseServing, func(*model.Deployment, bool) bool { return true }) {
+		return true
+	}
+	left := 30
+	var again func()
+	again = func() {
+		if left--; left > 0 && !w.calmed && !takenOver() {
+			w.after(time.Second, again)
+		}
+	}
+	again()
+	return false
 }
 
-func (w *world) killIn(n uint64, chosen func(d *model.Deployment, taken bool) bool) bool {
+// killReady ends a server that is ready to be put in service.
+func (w *world) killReady(n uint64) bool {
+	return w.killIn(n, model.PhaseReady, func(*model.Deployment, bool) bool { return true })
+}
+
+func (w *world) killIn(n uint64, phase model.ServerPhase, chosen func(d *model.Deployment, taken bool) bool) bool {
 	for _, o := range w.machine.Observed(w.wall()) {
 		srv, svc := w.server(o.ID)
-		if srv == nil || svc.Deployment == nil || srv.Phase != model.PhaseServing || o.State == model.Exited {
+		if srv == nil || svc.Deployment == nil || srv.Phase != phase || o.State == model.Exited {
 			continue
 		}
 		if d := svc.Deployment; !chosen(d, srv.TemplateHash == svc.Release(d.To).TemplateHash) {

@@ -112,7 +112,7 @@ func (w *world) noted(e model.Event, s *model.State) {
 		w.noteStages(p, s)
 	case model.ServiceMelting, model.ServiceRecovered:
 		w.cover.met(kindGuard, string(p.Kind()))
-	case model.ExperimentStarted, model.ExperimentEnded:
+	case model.ExperimentStarted, model.ExperimentAdvanced, model.ExperimentEnded:
 		w.noteExperiment(e, s)
 	case model.DeploymentEnded:
 		w.noteVerdict(p, s)
@@ -193,10 +193,12 @@ func (w *world) judgeBudget(p model.ServerAdvanced, srv *model.Server, s *model.
 	if mustStopFirst(svc) {
 		return
 	}
-	ready := 0
-	canary := svc.Deployment != nil && svc.Deployment.Strategy == model.Canary // its servers may have to go at any time
+	ready, canary := 0, ""
+	if d := svc.Deployment; d != nil && d.Strategy == model.Canary { // its servers may have to go at any time
+		canary = svc.Release(d.To).TemplateHash
+	}
 	for _, other := range svc.Servers {
-		if canary && other.TemplateHash != release.TemplateHash {
+		if other.TemplateHash == canary && canary != release.TemplateHash {
 			continue
 		}
 		if other.ID != srv.ID && other.Phase == model.PhaseServing && other.Health != model.Unhealthy {

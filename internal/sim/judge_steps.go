@@ -55,8 +55,8 @@ func (w *world) judgeFailed(d *model.Deployment, svc *model.Service) {
 		return // its batches have taken places, and give them back under the budget
 	}
 	from, to := svc.Release(d.From), svc.Release(d.To)
-	if from == nil || len(from.Policy.Routes) == 0 {
-		return // a worker that may not overlap is stopped before its successor starts
+	if from == nil || len(from.Policy.Routes) == 0 || from.Template.SingleWriter() && to.Template.SingleWriter() {
+		return // what may not overlap is stopped before its successor starts
 	}
 	for _, srv := range svc.Servers {
 		if srv.Retired == d.ID && srv.TemplateHash == from.Template.Hash() && from.Template.Hash() != to.Template.Hash() {

@@ -58,8 +58,17 @@ func ParseScript(text string) (Script, error) {
 type verb struct {
 	name   string
 	weight int
+	staged bool   // it belongs to deployments in stages, and comes more often in a run that is about them
 	fault  string // the kind of fault that it is; "": none, or counted when it is met
 	do     func(w *world, n uint64) bool
+}
+
+// weightIn returns how often the verb is drawn in a run, against others.
+func (v verb) weightIn(stages bool) int {
+	if v.staged && stages {
+		return 8 * v.weight
+	}
+	return v.weight
 }
 
 // verbs lists everything that can happen: commands, and faults. Faults of calls
@@ -77,8 +86,11 @@ func verbs() []verb {
 			}})
 		}
 	}
-	for _, call := range []string{"prepare", "provision", "stop", "collect", "destroy", "disturb", "calm"} {
+	for _, call := range []string{"prepare", "provision", "stop", "collect", "destroy"} {
 		arm(call, engineFaults[call], 2)
+	}
+	for _, call := range []string{"disturb", "calm"} { // called less often
+		arm(call, engineFaults[call], 5)
 	}
 	arm("router", routerFaults, 3)
 	arm("validate", validationFaults, 2)
@@ -112,49 +124,48 @@ func faults() []string {
 
 // playbook is verbs with what is needed to draw from them.
 type playbook struct {
-	verbs    []verb
-	byName   map[string]verb
-	commands int // weight
-	faults   int // weight
+	verbs  []verb
+	byName map[string]verb
 }
 
 func newPlaybook() *playbook {
 	p := &playbook{verbs: verbs(), byName: map[string]verb{}}
 	for _, v := range p.verbs {
 		p.byName[v.name] = v
-		if v.isFault() {
-			p.faults += v.weight
-		} else {
-			p.commands += v.weight
-		}
 	}
 	return p
 }
 
 func (v verb) isFault() bool { return v.fault != "" || strings.HasPrefix(v.name, "arm ") }
 
-func (p *playbook) draw(r *rand.Rand, faults bool) string {
-	total := p.commands
-	if faults {
-		total = p.faults
+// draw chooses a command or a fault.
+func (p *playbook) draw(r *rand.Rand, faults, stages bool) string {
+	total := 0
+	for _, v := range p.verbs {
+		if v.isFault() == faults {
+			total += v.weightIn(stages)
+		}
 	}
 	at := r.IntN(total)
 	for _, v := range p.verbs {
 		if v.isFault() != faults {
 			continue
 		}
-		if at -= v.weight; at < 0 {
+		if at -= v.weightIn(stages); at < 0 {
 			return v.name
 		}
 	}
-	return p.verbs[0].name
+	return nothing
 }
 
 // newScript draws a script of so many operations. Some runs are stormy, some
-// calm.
+// calm; one of four is about deployments in stages.
 func (p *playbook) newScript(seed uint64, length int) Script {
 	r := rand.New(rand.NewPCG(seed, 0x6b696c6e))
-	storm := []float64{0.03, 0.12, 0.3}[r.IntN(3)]
+	storm, stages, commands := []float64{0.03, 0.12, 0.3}[r.IntN(3)], r.IntN(4) == 0, 0.2
+	if stages {
+		commands = 0.5 // a stage is soon over
+	}
 	script := make(Script, length)
 	for i := range script {
 		o := op{verb: nothing, n: r.Uint64()}
@@ -162,9 +173,9 @@ func (p *playbook) newScript(seed uint64, length int) Script {
 		case i < 2: // something good is declared from the start
 			o.verb, o.n = "deploy", o.n&(1<<44-1)&^0xff|uint64(i)<<44
 		case x < storm:
-			o.verb = p.draw(r, true)
-		case x < storm+0.2:
-			o.verb = p.draw(r, false)
+			o.verb = p.draw(r, true, stages)
+		case x < storm+commands:
+			o.verb = p.draw(r, false, stages)
 		}
 		o.after = pauseOf(r)
 		script[i] = o

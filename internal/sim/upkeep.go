@@ -41,7 +41,7 @@ func volumesOf(n uint64) []model.Mount {
 func upkeepVerbs() []verb {
 	return []verb{
 		{name: "recycle", weight: 12, do: (*world).recycle},
-		{name: "open a session", weight: 24, do: (*world).openSession},
+		{name: "open a session", weight: 16, do: (*world).openSession},
 		{name: "extend a session", weight: 12, do: (*world).extendSession},
 		{name: "end a session", weight: 8, do: (*world).endSession},
 	}

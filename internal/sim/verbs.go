@@ -15,18 +15,19 @@ var serviceNames = []string{"shop", "site", "work"}
 func commandVerbs() []verb {
 	return []verb{
 		{name: "deploy", weight: 16, do: (*world).deploy},
-		{name: "deploy again", weight: 12, do: (*world).deployAgain},
+		{name: "deploy again", weight: 20, do: (*world).deployAgain},
+		{name: "deploy in stages", weight: 8, staged: true, do: (*world).deployInStages},
 		{name: "scale", weight: 6, do: (*world).scale},
-		{name: "rollback", weight: 20, do: (*world).rollback},
+		{name: "rollback", weight: 24, staged: true, do: (*world).rollback},
 		{name: "abort", weight: 2, do: (*world).abort},
-		{name: "abort a queued one", weight: 12, do: (*world).abortQueued},
-		{name: "pause", weight: 20, do: (*world).pause},
-		{name: "resume", weight: 40, do: (*world).resume},
-		{name: "finish", weight: 12, do: (*world).finish},
-		{name: "chaos run", weight: 30, do: (*world).chaosRun},
+		{name: "abort a queued one", weight: 16, staged: true, do: (*world).abortQueued},
+		{name: "pause", weight: 16, staged: true, do: (*world).pause},
+		{name: "resume", weight: 32, staged: true, do: (*world).resume},
+		{name: "finish", weight: 8, staged: true, do: (*world).finish},
+		{name: "chaos run", weight: 16, do: (*world).chaosRun},
 		{name: "chaos stop", weight: 8, do: (*world).chaosStop},
 		{name: "release", weight: 24, do: (*world).release},
-		{name: "gc", weight: 30, do: (*world).gc},
+		{name: "gc", weight: 20, do: (*world).gc},
 		{name: "pin", weight: 4, do: (*world).pin},
 		{name: "destroy", weight: 1, do: (*world).destroy},
 		{name: "traffic", weight: 20, do: func(w *world, _ uint64) bool { w.routers.traffic(); return true }},
@@ -179,6 +180,20 @@ func (w *world) deployAgain(n uint64) bool {
 		return false
 	}
 	return w.deployThis(service, svc.Release(svc.InService).Template, policyOf(service, n), modeOf(n>>56))
+}
+
+// deployInStages deploys a good image that is not in service, server by server
+// or as a canary.
+func (w *world) deployInStages(n uint64) bool {
+	service := serviceNames[n>>44%2] // one with a route
+	t, p := templateOf(service, n), policyOf(service, n)
+	t.Image = imageOf("good", int(n>>5%versions))
+	if svc := w.journal.replay.Services[service]; svc == nil || svc.InService == 0 || svc.Release(svc.InService).Template.Image == t.Image {
+		return false
+	}
+	strategyOf(service, 1<<6|4+n>>48%4, &p.Deploy)
+	p.Servers = max(2, p.Servers)
+	return w.deployThis(service, t, p, modeOf(n>>56))
 }
 
 func (w *world) scale(n uint64) bool {
