@@ -68,7 +68,13 @@ type RestoreReport struct {
 // was written is not a backup.
 func (c *Client) Backup(ctx context.Context, in BackupRequest, w io.Writer) error {
 	query := url.Values{"images": {strconv.FormatBool(in.Images)}, "evidence": {strconv.FormatBool(in.Evidence)}}
-	resp, err := c.do(ctx, call{target: PathBackup, query: query})
+	return c.download(ctx, call{target: PathBackup, query: query}, w)
+}
+
+// download copies what the daemon sends to w. What goes wrong in the midst of
+// it comes behind it.
+func (c *Client) download(ctx context.Context, in call, w io.Writer) error {
+	resp, err := c.do(ctx, in)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"io"
 	"net/url"
 	"time"
@@ -85,23 +84,7 @@ func (c *Client) RemoveVolume(ctx context.Context, service, name string, in Volu
 // ExportVolume copies a volume's content to w as a tar archive. After an error
 // what was written is not whole.
 func (c *Client) ExportVolume(ctx context.Context, service, name string, w io.Writer) error {
-	resp, err := c.do(ctx, call{target: path(PathVolumeArchive, service, name)})
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if _, err := io.Copy(w, &fromDaemon{r: resp.Body, c: c}); err != nil {
-		return err
-	}
-	text := resp.Trailer.Get(TrailerProblem)
-	if text == "" {
-		return nil
-	}
-	var p Problem
-	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		return model.Errorf(model.Internal, "cannot read the daemon's answer: %w", err)
-	}
-	return p.Err()
+	return c.download(ctx, call{target: path(PathVolumeArchive, service, name)}, w)
 }
 
 // ImportVolume makes the content of a volume what the tar archive says.

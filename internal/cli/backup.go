@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -76,50 +75,23 @@ func (a *app) backup(ctx context.Context, file string, req api.BackupRequest) er
 		if err != nil {
 			return err
 		}
-		a.progressf("backup of instance %s up to event %d, %s", report.Instance, report.Seq, bytesText(report.Bytes))
+		a.progressf("backup of instance %s up to event %d, %s", report.Instance, report.Seq, model.SizeText(report.Bytes))
 		return nil
 	}
 	path, err := filepath.Abs(file)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".kiln-backup-*") // with mode 0600
-	if err != nil {
-		return invalid("cannot write %s: %w", path, readFailure(err))
-	}
-	defer os.Remove(f.Name()) // gone already when it was renamed
-	report, err := a.copyBackup(ctx, req, &target{f, path})
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	var report *api.BackupReport
+	_, err = writeWhole(path, 0o600, func(w io.Writer) (err error) {
+		report, err = a.copyBackup(ctx, req, w)
 		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return model.Errorf(model.Unavailable, "cannot write %s: %w", path, readFailure(err))
-	}
-	if d, err := os.Open(filepath.Dir(path)); err == nil {
-		_ = d.Sync() // the file is there; only its name could still be lost
-		_ = d.Close()
+	})
+	if err != nil {
+		return err
 	}
 	report.File = path
 	return a.backupResult(report, "written")
-}
-
-// target is the file that is written. What goes wrong there is not the
-// daemon's.
-type target struct {
-	f    *os.File
-	path string
-}
-
-func (t *target) Write(p []byte) (int, error) {
-	n, err := t.f.Write(p)
-	if err != nil {
-		err = model.Errorf(model.Unavailable, "cannot write %s: %w", t.path, readFailure(err)).
-			WithHint("nothing of it was kept; make room, or name a file elsewhere")
-	}
-	return n, err
 }
 
 // copyBackup copies a backup to w and checks it on the way: what is reported is
@@ -162,7 +134,7 @@ func (p *progress) Write(b []byte) (int, error) {
 	p.n += int64(len(b))
 	if isTerminal(p.a.Stderr) && time.Since(p.shown) > 200*time.Millisecond {
 		p.shown = time.Now()
-		fmt.Fprintf(p.a.Stderr, "\r\x1b[K%s", bytesText(p.n))
+		fmt.Fprintf(p.a.Stderr, "\r\x1b[K%s", model.SizeText(p.n))
 	}
 	return len(b), nil
 }
@@ -185,7 +157,7 @@ func (a *app) backupResult(r *api.BackupReport, verdict string) error {
 
 func (a *app) listBackup(r *api.BackupReport) {
 	for _, img := range r.Images {
-		a.printf("  image %s  %s  %s  %s\n", img.Image.Short(), bytesText(img.Size), orDash(strings.Join(img.Names, " ")), strings.Join(img.UsedBy, ", "))
+		a.printf("  image %s  %s  %s  %s\n", img.Image.Short(), model.SizeText(img.Size), orDash(strings.Join(img.Names, " ")), strings.Join(img.UsedBy, ", "))
 	}
 	for _, img := range r.Missing {
 		a.printf("  without image %s  %s  %s\n", img.Image.Short(), orDash(strings.Join(img.Names, " ")), strings.Join(img.UsedBy, ", "))

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -214,14 +213,10 @@ func (a *app) chaosReport(ctx context.Context, service, svg string) error {
 }
 
 func (a *app) writePicture(path string, picture []byte) error {
-	if path == "-" {
-		_, err := a.Stdout.Write(picture)
+	if err := a.writeOut(path, picture); err != nil {
 		return err
 	}
-	if err := os.WriteFile(path, picture, 0o644); err != nil {
-		return model.Errorf(model.Unavailable, "cannot write the picture: %w", err)
-	}
-	if !a.opts.json {
+	if path != "-" && !a.opts.json {
 		a.progressf("wrote %s", path)
 	}
 	return nil

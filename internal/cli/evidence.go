@@ -5,10 +5,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
@@ -120,14 +118,14 @@ func (a *app) evidenceList() *cobra.Command {
 			for _, e := range list.Evidence {
 				a.evidenceLine(e)
 			}
-			a.printf("%d %s, %s\n", list.Archives, plural(list.Archives, "archive"), bytesText(list.Bytes))
+			a.printf("%d %s, %s\n", list.Archives, plural(list.Archives, "archive"), model.SizeText(list.Bytes))
 			return nil
 		}),
 	}
 }
 
 func (a *app) evidenceLine(e api.EvidenceEntry) {
-	name, size := string(e.Server), bytesText(e.Size)
+	name, size := string(e.Server), model.SizeText(e.Size)
 	if e.Session != "" {
 		name = string(e.Session)
 	}
@@ -191,34 +189,29 @@ type exported struct {
 
 // export writes an archive to a file that is there whole or not at all.
 func (a *app) export(ctx context.Context, name, output string) error {
-	sum := sha256.New()
+	digest := ""
+	write := func(w io.Writer) (err error) {
+		sum := sha256.New()
+		digest, err = a.api().Archive(ctx, name, io.MultiWriter(w, sum))
+		if err != nil {
+			return err
+		}
+		return matches(sum.Sum(nil), digest)
+	}
 	if output == "-" {
-		digest, err := a.api().Archive(ctx, name, io.MultiWriter(a.Stdout, sum))
-		return errors.Join(err, matches(sum.Sum(nil), digest))
+		return write(a.Stdout)
 	}
 	if output == "" {
 		output = filepath.Base(name) + ".tar.zst"
 	}
-	f, err := os.CreateTemp(filepath.Dir(output), ".kiln-evidence-*")
+	size, err := writeWhole(output, 0o600, write)
 	if err != nil {
-		return model.Errorf(model.Unavailable, "cannot write the archive: %w", err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // where it has its name it is not there any more
-	digest, err := a.api().Archive(ctx, name, io.MultiWriter(f, sum))
-	size, _ := f.Seek(0, io.SeekCurrent)
-	if err = errors.Join(err, f.Close()); err != nil {
 		return err
-	}
-	if err := matches(sum.Sum(nil), digest); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), output); err != nil {
-		return model.Errorf(model.Unavailable, "cannot write the archive: %w", err)
 	}
 	if a.opts.json {
 		return a.document(exported{output, digest, size})
 	}
-	a.printf("%s  %s  %s\n", output, bytesText(size), digest)
+	a.printf("%s  %s  %s\n", output, model.SizeText(size), digest)
 	return nil
 }
 

@@ -63,14 +63,14 @@ func (a *app) survey(s *api.Survey) {
 			case !s.DryRun:
 				continue
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.Kind, objectID(k.Object), orDash(printable(clipped(k.Name))), bytesText(k.Bytes), word, printable(k.Reason))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", k.Kind, objectID(k.Object), orDash(printable(clipped(k.Name))), model.SizeText(k.Bytes), word, printable(k.Reason))
 		}
 	})
 	verb := "were removed"
 	if s.DryRun {
 		verb = "would go"
 	}
-	a.printf("%s of %s %s; %s serve nobody\n", bytesText(s.Freed), bytesText(s.Bytes), verb, bytesText(s.Idle))
+	a.printf("%s of %s %s; %s serve nobody\n", model.SizeText(s.Freed), model.SizeText(s.Bytes), verb, model.SizeText(s.Idle))
 	for _, m := range s.Missing {
 		a.progressf("not looked at: %s", printable(m))
 	}
@@ -161,12 +161,12 @@ func (a *app) storage(s *api.Storage) {
 	if s == nil {
 		return
 	}
-	a.printf("\nstorage  %s kept, %s of it for nobody who is served now", bytesText(s.Bytes), bytesText(s.Idle))
+	a.printf("\nstorage  %s kept, %s of it for nobody who is served now", model.SizeText(s.Bytes), model.SizeText(s.Idle))
 	if s.Removable > 0 {
-		a.printf(", %s can go", bytesText(s.Removable))
+		a.printf(", %s can go", model.SizeText(s.Removable))
 	}
 	a.printf(" (kiln gc --dry-run)\n")
 	if d := s.Disk; d.State == model.DiskLow || d.State == model.DiskShort {
-		a.printf("disk     %s at %s: %s of %s were free\n", d.State, d.Path, bytesText(d.Free), bytesText(d.Total))
+		a.printf("disk     %s at %s: %s of %s were free\n", d.State, d.Path, model.SizeText(d.Free), model.SizeText(d.Total))
 	}
 }

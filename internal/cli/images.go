@@ -72,25 +72,11 @@ func (a *app) listImages(ctx context.Context) error {
 	}
 	a.table("", "IMAGE\tSIZE\tCREATED\tSOURCE\tCOMMIT\tAUTHOR\tNAMES", func(w io.Writer) {
 		for _, i := range images.Images {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Digest.Short(), bytesText(i.Size), stamp(i.CreatedAt), i.Source,
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Digest.Short(), model.SizeText(i.Size), stamp(i.CreatedAt), i.Source,
 				source(i.Provenance.Commit, i.Provenance.Dirty), orDash(printable(i.Author)), orDash(strings.Join(i.Names, " ")))
 		}
 	})
 	return nil
-}
-
-// bytesText writes a size for people.
-func bytesText(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	case n >= 1<<10:
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	default:
-		return fmt.Sprintf("%d B", n)
-	}
 }
 
 func (a *app) showImage(i *api.Image) {
@@ -101,7 +87,7 @@ func (a *app) showImage(i *api.Image) {
 	}
 	field("digest", string(i.Digest))
 	field("names", strings.Join(i.Names, " "))
-	field("size", bytesText(i.Size))
+	field("size", model.SizeText(i.Size))
 	field("created", stamp(i.CreatedAt))
 	if !i.RemovedAt.IsZero() {
 		field("removed", stamp(i.RemovedAt)+", for nothing held it any more")
@@ -132,7 +118,7 @@ func (a *app) showImage(i *api.Image) {
 		field("env", e)
 	}
 	for _, l := range i.Layers {
-		field("layer", string(l.Digest)+" "+bytesText(l.Size))
+		field("layer", string(l.Digest)+" "+model.SizeText(l.Size))
 	}
 	for _, u := range i.UsedBy {
 		field("used by", u)
@@ -180,7 +166,7 @@ func (a *app) imageResult(r *api.ImageResult) error {
 	if a.opts.json {
 		return a.document(r)
 	}
-	a.printf("%s  %s  %s  %s\n", r.Image, bytesText(r.Size), time.Duration(r.TookMS)*time.Millisecond, r.Name)
+	a.printf("%s  %s  %s  %s\n", r.Image, model.SizeText(r.Size), time.Duration(r.TookMS)*time.Millisecond, r.Name)
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -63,42 +62,13 @@ func serverCount(n int) string {
 // untilReplaced watches the service until none of the servers is in service,
 // nor parked.
 func (a *app) untilReplaced(ctx context.Context, acc *api.Recycling) error {
-	if a.opts.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, a.opts.timeout, errTimeout)
-		defer cancel()
-	}
-	last := ""
-	for {
-		var status *api.Status
-		err := a.steady(ctx, func() (err error) {
-			status, err = a.api().Status(ctx, acc.Service)
-			return err
-		})
-		switch {
-		case model.CodeOf(err) == model.NotFound:
-			return nil
-		case ctx.Err() != nil:
-			a.progressf("%s; the servers are still being replaced: kiln status %s", a.whyStopped(ctx, nil), acc.Service)
-			return exit(exitUnknown)
-		case err != nil:
-			return err
-		case len(status.Services) == 0:
-			return nil
-		}
-		left := remaining(status.Services[0], acc.Servers)
+	return a.until(ctx, acc.Service, "the servers are still being replaced", func(s api.ServiceStatus) string {
+		left := remaining(s, acc.Servers)
 		if len(left) == 0 {
-			return nil
+			return ""
 		}
-		if words := strings.Join(left, "; "); words != last {
-			a.progressf("%s: %s", acc.Service, words)
-			last = words
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(300 * time.Millisecond):
-		}
-	}
+		return acc.Service + ": " + strings.Join(left, "; ")
+	})
 }
 
 // remaining says what is left of the servers that are to be replaced.

@@ -3,15 +3,11 @@ package cli
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"kiln/internal/audit"
-	"kiln/internal/model"
 )
 
 // reportFormats are the ways to write an account.
@@ -64,13 +60,8 @@ func (a *app) report(ctx context.Context, service, since, format, output string)
 	if err := write(account, &text); err != nil {
 		return err
 	}
-	if output == "" || output == "-" {
-		_, err = a.Stdout.Write(text.Bytes())
-	} else {
-		err = writeWhole(output, text.Bytes())
-	}
-	if err != nil {
-		return model.Errorf(model.Unavailable, "cannot write the report: %w", err)
+	if err := a.writeOut(output, text.Bytes()); err != nil {
+		return err
 	}
 	if !account.Chain.Whole {
 		return exit(exitFailed)
@@ -78,16 +69,16 @@ func (a *app) report(ctx context.Context, service, since, format, output string)
 	return nil
 }
 
-// writeWhole makes the whole file appear at once, or not at all.
-func writeWhole(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".kiln-report-*")
-	if err != nil {
+// writeOut writes what was made to a file, which everybody may read, or to
+// standard output ("" or "-").
+func (a *app) writeOut(path string, content []byte) error {
+	write := func(w io.Writer) error {
+		_, err := w.Write(content)
 		return err
 	}
-	defer func() { _ = os.Remove(f.Name()) }() // where it has its name it is not there any more
-	_, err = f.Write(content)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		return err
+	if path == "" || path == "-" {
+		return write(a.Stdout)
 	}
-	return os.Rename(f.Name(), path)
+	_, err := writeWhole(path, 0o644, write)
+	return err
 }

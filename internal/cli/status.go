@@ -373,6 +373,15 @@ func (a *app) confirm(question string) error {
 
 // untilGone watches a service until nothing of it runs any more.
 func (a *app) untilGone(ctx context.Context, service string) error {
+	return a.until(ctx, service, service+" is still being destroyed", func(s api.ServiceStatus) string {
+		return left(service, len(s.Servers))
+	})
+}
+
+// until watches a service until it is gone or nothing is missing any more, and
+// says what is whenever that changes. While is what still happens when nobody
+// watches any more.
+func (a *app) until(ctx context.Context, service, while string, missing func(api.ServiceStatus) string) error {
 	if a.opts.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, a.opts.timeout, errTimeout)
@@ -389,14 +398,18 @@ func (a *app) untilGone(ctx context.Context, service string) error {
 		case model.CodeOf(err) == model.NotFound:
 			return nil
 		case ctx.Err() != nil:
-			a.progressf("%s; %s is still being destroyed: kiln status %s", a.whyStopped(ctx, nil), service, service)
+			a.progressf("%s; %s: kiln status %s", a.whyStopped(ctx, nil), while, service)
 			return exit(exitUnknown)
 		case err != nil:
 			return err
 		case len(status.Services) == 0:
 			return nil
 		}
-		if words := left(service, len(status.Services[0].Servers)); words != last {
+		switch words := missing(status.Services[0]); words {
+		case "":
+			return nil
+		case last:
+		default:
 			a.progressf("%s", words)
 			last = words
 		}

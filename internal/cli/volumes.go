@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -186,8 +184,8 @@ func (a *app) listVolumes(ctx context.Context) error {
 	}
 	a.table("", "VOLUME\tACCESS\tUSED\tSIZE\tFREE\tSNAPSHOTS\tSERVERS", func(w io.Writer) {
 		for _, v := range all.Volumes {
-			fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Service, v.Name, orDash(string(v.Access)), bytesText(v.Used), sizeOfVolume(v),
-				bytesText(v.Free), snapshotsText(v), orDash(joined(v.Servers)))
+			fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\t%s\n", v.Service, v.Name, orDash(string(v.Access)), model.SizeText(v.Used), sizeOfVolume(v),
+				model.SizeText(v.Free), snapshotsText(v), orDash(joined(v.Servers)))
 		}
 	})
 	return nil
@@ -206,9 +204,9 @@ func sizeOfVolume(v api.Volume) string {
 	case v.Size == 0:
 		return "-"
 	case !v.Enforced:
-		return bytesText(v.Size) + ", not enforced"
+		return model.SizeText(v.Size) + ", not enforced"
 	default:
-		return bytesText(v.Size)
+		return model.SizeText(v.Size)
 	}
 }
 
@@ -252,14 +250,14 @@ func (a *app) describeVolume(v api.Volume) {
 	case v.Path == "":
 		a.printf("content     none of it is on this machine\n")
 	default:
-		a.printf("content     %s, %s used, %s free\n", v.Path, bytesText(v.Used), bytesText(v.Free))
+		a.printf("content     %s, %s used, %s free\n", v.Path, model.SizeText(v.Used), model.SizeText(v.Free))
 	}
 	if v.Size != 0 {
 		enforced := ""
 		if !v.Enforced {
 			enforced = ", which the file system does not enforce: it was not mounted with project quotas (prjquota)"
 		}
-		a.printf("size        %s%s\n", bytesText(v.Size), enforced)
+		a.printf("size        %s%s\n", model.SizeText(v.Size), enforced)
 	}
 	if v.Unknown {
 		a.printf("journal     knows nothing of it: it was removed, or comes from elsewhere\n")
@@ -297,21 +295,9 @@ func (a *app) backupVolume(ctx context.Context, name, file string) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".kiln-volume-*") // with mode 0600
+	size, err := writeWhole(path, 0o600, func(w io.Writer) error { return a.api().ExportVolume(ctx, service, volume, w) })
 	if err != nil {
-		return invalid("cannot write %s: %w", path, readFailure(err))
-	}
-	defer os.Remove(f.Name()) // gone already when it was renamed
-	err = a.api().ExportVolume(ctx, service, volume, &target{f, path})
-	if err == nil {
-		err = f.Sync()
-	}
-	size := sizeOf(f)
-	if err = errors.Join(err, f.Close()); err != nil {
 		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return model.Errorf(model.Unavailable, "cannot write %s: %w", path, readFailure(err))
 	}
 	if a.opts.json {
 		return a.document(struct {
@@ -321,6 +307,6 @@ func (a *app) backupVolume(ctx context.Context, name, file string) error {
 			Bytes   int64  `json:"bytes"`
 		}{service, volume, path, size})
 	}
-	a.printf("%s: written, %s\n", path, bytesText(size))
+	a.printf("%s: written, %s\n", path, model.SizeText(size))
 	return nil
 }

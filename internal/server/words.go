@@ -61,11 +61,11 @@ func retentionInWords(p model.Payload) string {
 		}
 		return because(fmt.Sprintf("image %s is pinned by %s", p.Digest.Short(), p.By), p.Reason)
 	case model.ImageRemoved:
-		return because(fmt.Sprintf("image %s is removed, %s", p.Digest.Short(), sizeText(p.Bytes)), p.Reason)
+		return because(fmt.Sprintf("image %s is removed, %s", p.Digest.Short(), model.SizeText(p.Bytes)), p.Reason)
 	case model.ObjectsRemoved:
-		return because(fmt.Sprintf("%d of %s are removed, %s", p.Count, p.Object, sizeText(p.Bytes)), p.Reason)
+		return because(fmt.Sprintf("%d of %s are removed, %s", p.Count, p.Object, model.SizeText(p.Bytes)), p.Reason)
 	case model.DiskChanged:
-		return fmt.Sprintf("the disk at %s is %s: %s of %s are free", p.Disk.Path, p.Disk.State, sizeText(p.Disk.Free), sizeText(p.Disk.Total))
+		return fmt.Sprintf("the disk at %s is %s: %s of %s are free", p.Disk.Path, p.Disk.State, model.SizeText(p.Disk.Free), model.SizeText(p.Disk.Total))
 	default:
 		return string(p.Kind())
 	}
@@ -76,20 +76,6 @@ func because(text, reason string) string {
 		return text
 	}
 	return text + ": " + reason
-}
-
-// sizeText writes a number of bytes for people.
-func sizeText(n int64) string {
-	switch {
-	case n >= 1<<30:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	case n >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	case n >= 1<<10:
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	default:
-		return fmt.Sprintf("%d B", n)
-	}
 }
 
 func releaseInWords(r model.Release) string {
