@@ -46,6 +46,16 @@ func (c *chronicle) image(n int, source string, parents ...int) {
 	c.add(model.ImageAdded{Image: img})
 }
 
+// history brings so many releases, each of its own image, into service one
+// after the other.
+func (c *chronicle) history(releases int, retention model.RetentionPolicy, apart time.Duration) {
+	for n := 1; n <= releases; n++ {
+		c.image(n, "build")
+		c.serves(n, retention)
+		c.wait(apart)
+	}
+}
+
 // serves brings a release of the image into service.
 func (c *chronicle) serves(image int, retention model.RetentionPolicy) {
 	c.t.Helper()
@@ -121,11 +131,7 @@ func TestRollbackWindow(t *testing.T) {
 func TestRollbackTargetStays(t *testing.T) {
 	c := newChronicle(t)
 	policy := model.RetentionPolicy{Releases: 1, For: model.Duration(time.Second)}
-	for n := 1; n <= 3; n++ {
-		c.image(n, "build")
-		c.serves(n, policy)
-		c.wait(time.Hour)
-	}
+	c.history(3, policy, time.Hour)
 	svc := c.s.Services["shop"]
 	c.add(model.ReleaseCreated{Release: model.Release{
 		Service: "shop", Number: 4, Template: svc.Release(2).Template, Policy: svc.Release(3).Policy, RollbackOf: 2,
@@ -208,11 +214,7 @@ func TestRetainUnused(t *testing.T) {
 func TestRemoved(t *testing.T) {
 	c := newChronicle(t)
 	policy := model.RetentionPolicy{Releases: 1, For: model.Duration(time.Second)}
-	for n := 1; n <= 3; n++ {
-		c.image(n, "build")
-		c.serves(n, policy)
-		c.wait(time.Minute)
-	}
+	c.history(3, policy, time.Minute)
 	objects := []model.Object{{Kind: model.ObjectImage, ID: string(digestOf(1)), Bytes: 7}, {Kind: model.ObjectBuildCache, ID: "x", Bytes: 5}}
 	kept := Retain(c.s, objects, c.now)
 	events := Removal(c.s, kept)

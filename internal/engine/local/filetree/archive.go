@@ -89,16 +89,26 @@ func (a *archiver) entry(ctx context.Context, name string) error {
 	}
 }
 
-func (a *archiver) file(name string) error {
-	f, err := a.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+// openRegular opens a file for reading. It neither follows a link nor waits for
+// whoever writes to a pipe: what is no regular file any more gives nil.
+func openRegular(root *os.Root, name string) (*os.File, fs.FileInfo, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
+		return nil, nil, err
+	}
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return nil, nil, errors.Join(err, f.Close())
+	}
+	return f, info, nil
+}
+
+func (a *archiver) file(name string) error {
+	f, info, err := openRegular(a.root, name)
+	if f == nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return err
-	}
 	st := info.Sys().(*syscall.Stat_t)
 	if st.Nlink > 1 {
 		id := inode{st.Dev, st.Ino}

@@ -136,15 +136,11 @@ func (c *cloner) entry(ctx context.Context, name string) error {
 }
 
 func (c *cloner) file(name string) error {
-	from, err := c.source.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
-	if err != nil {
+	from, info, err := openRegular(c.source, name)
+	if from == nil {
 		return err
 	}
 	defer from.Close()
-	info, err := from.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return err
-	}
 	to, err := c.target.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
