@@ -38,7 +38,7 @@ func (p MetricPoint) MarshalJSON() ([]byte, error) {
 	return json.Marshal([2]any{p.Time, p.Value})
 }
 
-// MetricsRange asks for every Step from Start to End instead of for now: seconds
+// MetricsRange asks for every Step from Start to End instead of at this moment: seconds
 // since 1970 or RFC 3339, and a duration as in PromQL.
 type MetricsRange struct{ Start, End, Step string }
 

@@ -172,7 +172,7 @@ func shortHash(parts ...string) string {
 }
 
 // containerdError says what could not be done, and how that is to be taken:
-// containerd being away is for now, an ended context leaves open what happened.
+// containerd being away will pass, an ended context leaves open what happened.
 func containerdError(err error, format string, args ...any) error {
 	what := fmt.Sprintf(format, args...)
 	switch {
