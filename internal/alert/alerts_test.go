@@ -51,6 +51,10 @@ webhook "some" {
 	eventually(t, "all are told", func() bool {
 		return slices.Equal(all.told(), []uint64{2, 3, 4}) && slices.Equal(some.told(), []uint64{2})
 	})
+	eventually(t, "their answers have come", func() bool { // what was not answered for is told again
+		s, _ := w.a.Standing()
+		return s[0].Seq == 4 && s[1].Seq == 4
+	})
 	w.stop()
 	w.j.add(drifted, "shop") // while no daemon runs
 	w.start()
@@ -82,12 +86,12 @@ func TestRetries(t *testing.T) {
 			w.WriteHeader(http.StatusInternalServerError)
 			return false
 		case 2:
-			time.Sleep(600 * time.Millisecond) // longer than it may take
+			time.Sleep(3 * time.Second) // longer than it may take
 			return false
 		}
 		return true
 	}
-	w := newWorld(t, fmt.Sprintf("webhook \"ops\" {\n  url = %q\n  events = [\"server.*\"]\n  timeout = \"300ms\"\n}", h.URL))
+	w := newWorld(t, fmt.Sprintf("webhook \"ops\" {\n  url = %q\n  events = [\"server.*\"]\n  timeout = \"2s\"\n}", h.URL))
 	w.start()
 	w.receivers(1)
 	w.j.add(drifted, "shop")
@@ -100,7 +104,7 @@ func TestRetries(t *testing.T) {
 		}
 		return slices.Equal(h.told(), []uint64{1, 2})
 	})
-	if len(said) != 2 || !strings.Contains(said[0], "it answered 500") || !strings.Contains(said[1], "longer than 300ms") {
+	if len(said) != 2 || !strings.Contains(said[0], "it answered 500") || !strings.Contains(said[1], "longer than 2s") {
 		t.Errorf("meanwhile it was said that %q", said)
 	}
 	if f := w.j.failures(); len(f) != 0 {
@@ -188,7 +192,7 @@ esac
 	if err := os.WriteFile(script, []byte(text), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld(t, fmt.Sprintf("command \"page\" {\n  command = [%q]\n  timeout = \"500ms\"\n}", script))
+	w := newWorld(t, fmt.Sprintf("command \"page\" {\n  command = [%q]\n  timeout = \"3s\"\n}", script))
 	w.start()
 	w.receivers(1)
 	w.j.add(drifted, "shop")
@@ -200,7 +204,7 @@ esac
 		}
 		return s[0].Delivered == 1
 	})
-	if len(said) != 2 || said[0] != "it ended with exit status 3: no line" || said[1] != "it took longer than 500ms" {
+	if len(said) != 2 || said[0] != "it ended with exit status 3: no line" || said[1] != "it took longer than 3s" {
 		t.Errorf("meanwhile it was said that %q", said)
 	}
 	env, _ := os.ReadFile(filepath.Join(dir, "env"))
