@@ -18,6 +18,7 @@ import (
 const (
 	lookEvery   = 5 * time.Second  // at the disks
 	surveyEvery = 10 * time.Minute // at what there is, for status; and while the disk is low, to remove
+	surveySoon  = 15 * time.Second // the same, after images or servers came or went
 	sweepFirst  = time.Hour        // after the daemon has started
 	sweepEvery  = 24 * time.Hour
 )
@@ -84,10 +85,16 @@ func (r *Retention) Run(ctx context.Context) {
 		r.cfg.Log.Warn("cannot finish the removal of images", "error", err)
 	}
 	now := r.cfg.Clock.Now().Elapsed
-	sweep, survey := now.Add(sweepFirst), now
+	sweep, survey, soon, seen := now.Add(sweepFirst), now, now, r.extent()
 	for {
 		low, worse := r.look(ctx)
-		now := r.cfg.Clock.Now().Elapsed
+		now, there := r.cfg.Clock.Now().Elapsed, r.extent()
+		if there != seen && now >= soon {
+			survey = min(survey, now)
+		}
+		if now >= survey || now >= sweep || worse {
+			soon, seen = now.Add(surveySoon), there
+		}
 		switch {
 		case now >= sweep, worse, low && now >= survey:
 			if _, err := r.Sweep(ctx, "kiln"); err != nil && ctx.Err() == nil {
@@ -104,6 +111,25 @@ func (r *Retention) Run(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// extent is, in short, what is kept and for whom.
+type extent struct{ images, servers, releases int }
+
+// extent changes when a survey would show something else.
+func (r *Retention) extent() (e extent) {
+	r.cfg.Control.View(func(s *model.State, _ *model.Snapshot) {
+		for _, img := range s.Images {
+			if img.RemovedAt.IsZero() {
+				e.images++
+			}
+		}
+		for _, svc := range s.Services {
+			e.servers += len(svc.Servers)
+			e.releases += svc.InService
+		}
+	})
+	return e
 }
 
 // look writes down how the disks stand, if that has changed. worse: it is lower

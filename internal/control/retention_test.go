@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kiln/internal/model"
@@ -164,4 +165,43 @@ func TestChildrenFirst(t *testing.T) {
 	if !slices.Equal(ids, []string{"leaf", "middle", "base"}) {
 		t.Errorf("the order is %v", ids)
 	}
+}
+
+// bubble is the clock of a synctest.
+type bubble struct{ begun time.Time }
+
+func (b bubble) Now() model.Now {
+	return model.Now{Elapsed: model.Instant(time.Since(b.begun)), Wall: time.Now()}
+}
+
+type noRooms struct{}
+
+func (noRooms) Rooms() ([]model.Disk, error) { return nil, nil }
+
+// What comes is in the survey soon after, without anybody asking; and while
+// nothing comes nobody looks.
+func TestSurveyFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock, looked := bubble{time.Now()}, 0
+		s := &shelf{listing: func() { looked++ }}
+		c := New(Config{Journal: book{}, Clock: clock, State: model.NewState(), Epoch: 1, Log: slog.New(slog.DiscardHandler)})
+		r := NewRetention(RetentionConfig{
+			Control: c, Clock: clock, Log: slog.New(slog.DiscardHandler), Rooms: noRooms{},
+			Sources: []Source{{Kind: model.ObjectImage, Inventory: s}},
+		})
+		go r.Run(t.Context())
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		before := looked
+		s.images = []string{old}
+		add(t, c.Do)
+		time.Sleep(surveySoon + lookEvery)
+		synctest.Wait()
+		if n := len(r.Last().Kept); n != 1 {
+			t.Errorf("the survey knows of %d images instead of 1", n)
+		}
+		if looked != before+1 {
+			t.Errorf("it was listed %d times instead of once", looked-before)
+		}
+	})
 }

@@ -73,15 +73,15 @@ func TestHTTPHealth(t *testing.T) {
 		"500":      {address, "/500", false, []string{"/500 answered 500", `: "database . is down é`, `é…"`}},
 		"404":      {address, "/absent", false, []string{"/absent answered 404", "page not found"}},
 		"redirect": {address, "/moved", false, []string{"/moved answered 302", "a redirect to https://elsewhere.example/login, which a health check does not follow"}},
-		"hangs":    {address, "/hang", false, []string{address + "/hang took the connection and did not answer within 300ms"}},
-		"halfway":  {address, "/halfway", false, []string{"answered 200 and did not end its answer within 300ms"}},
+		"hangs":    {address, "/hang", false, []string{address + "/hang took the connection and did not answer within 1s"}},
+		"halfway":  {address, "/halfway", false, []string{"answered 200 and did not end its answer within 1s"}},
 		"resets":   {address, "/reset", false, []string{"/reset closed the connection without an answer"}},
 		"refused":  {closed, "/", false, []string{closed + "/ refused the connection: nothing listens there"}},
 		"no port":  {"127.0.0.1", "/", false, []string{"it has no address with a port"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			target := Target{Ref: engine.Ref{ID: server}, Address: c.address, Health: model.Health{
-				Kind: model.CheckHTTP, Path: c.path, Timeout: model.Duration(300 * time.Millisecond),
+				Kind: model.CheckHTTP, Path: c.path, Timeout: model.Duration(time.Second),
 			}}
 			passed, detail := means{dialer: loopback{}}.healthy(t.Context(), target)
 			if passed != c.passed {
@@ -135,7 +135,7 @@ func TestPorts(t *testing.T) {
 func TestValidate(t *testing.T) {
 	address, closed := site(t), closedPort(t)
 	http := func(v model.Validation) model.Validation {
-		v.Kind, v.Name, v.Timeout = model.CheckHTTP, "home page", model.Duration(300*time.Millisecond)
+		v.Kind, v.Name, v.Timeout = model.CheckHTTP, "home page", model.Duration(time.Second)
 		return v
 	}
 	for name, c := range map[string]struct {
@@ -155,7 +155,7 @@ func TestValidate(t *testing.T) {
 		"bad expression":  {address, http(model.Validation{Path: "/ok", Matches: "("}), []string{"is not a regular expression"}},
 		"other header":    {address, http(model.Validation{Path: "/ok", Headers: map[string]string{"x-shop": "closed"}}), []string{"expected the header X-Shop: closed, and it is open"}},
 		"no header":       {address, http(model.Validation{Path: "/ok", Headers: map[string]string{"x-till": "1"}}), []string{"expected the header X-Till: 1, and there is none"}},
-		"hangs":           {address, http(model.Validation{Path: "/hang"}), []string{"did not answer within 300ms"}},
+		"hangs":           {address, http(model.Validation{Path: "/hang"}), []string{"did not answer within 1s"}},
 		"refused":         {closed, http(model.Validation{Path: "/"}), []string{closed + "/ refused the connection"}},
 		"tcp":             {address, model.Validation{Name: "port", Kind: model.CheckTCP}, nil},
 		"tcp refused":     {closed, model.Validation{Name: "port", Kind: model.CheckTCP}, []string{`"port"`, closed + " refused the connection"}},

@@ -338,7 +338,7 @@ func TestClientLeavesUnread(t *testing.T) {
 
 // TestSlowSendersAreTold: a head that does not come in time is answered 408.
 func TestSlowSendersAreTold(t *testing.T) {
-	r := startRouter(t, Limits{HeaderTimeout: 200 * time.Millisecond})
+	r := startRouter(t, Limits{HeaderTimeout: time.Second})
 	r.serve(model.HTTP, backendServer(t, "web-aaaaaa", text("ok")))
 	for _, first := range []string{"", "GET / HTTP/1.1\r\nHost: x\r\n\r\n"} {
 		conn, br := dialRouter(t, r)

@@ -35,8 +35,8 @@ func raw(t *testing.T, address, text string) string {
 
 func TestLimits(t *testing.T) {
 	r := startRouter(t, Limits{
-		HeaderBytes: 8 << 10, HeaderTimeout: 200 * time.Millisecond,
-		IdleTimeout: 300 * time.Millisecond, BodyIdle: 300 * time.Millisecond,
+		HeaderBytes: 8 << 10, HeaderTimeout: time.Second,
+		IdleTimeout: time.Second, BodyIdle: time.Second,
 	})
 	r.serve(model.HTTP, backendServer(t, "web-aaaaaa", http.HandlerFunc(sumHandler)))
 	for _, c := range []struct{ name, text, want string }{
