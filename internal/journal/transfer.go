@@ -230,7 +230,8 @@ func (r *Rebuild) Chain() *Chain { return r.chain }
 
 // Finish makes the journal whole, and writes into it that it was restored: with
 // an epoch above all that the lost part can have had, which counts daemons,
-// because it counts seconds. It returns that epoch.
+// because it counts milliseconds: also where that part began with a restore a
+// moment ago. It returns that epoch.
 func (r *Rebuild) Finish(ctx context.Context, version string, madeAt, now time.Time) (epoch uint64, err error) {
 	head, state := r.chain.Head(), r.chain.State()
 	err = writeFile(filepath.Join(r.dir, headName), append(encodeSlot(head), blankSlot()...), 0o600)
@@ -243,7 +244,7 @@ func (r *Rebuild) Finish(ctx context.Context, version string, madeAt, now time.T
 		return 0, fmt.Errorf("cannot read what was written: %w", err)
 	}
 	event := model.Event{
-		Seq: head.Seq + 1, Epoch: max(state.Epoch+1000, uint64(max(0, now.Unix()))), At: now.UTC(), Elapsed: state.Elapsed, Actor: "kiln",
+		Seq: head.Seq + 1, Epoch: max(state.Epoch+1000, uint64(max(0, now.UnixMilli()))), At: now.UTC(), Elapsed: state.Elapsed, Actor: "kiln",
 		Data: model.JournalRestored{Seq: head.Seq, Hash: head.Hash.String(), MadeAt: madeAt.UTC(), Version: version},
 	}
 	err = j.Append(ctx, event.Epoch, head.Seq, []model.Event{event})

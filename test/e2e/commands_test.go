@@ -33,8 +33,8 @@ type world struct {
 	next     func() (string, error) // a later build of this tree
 	loads    map[string]*underway
 	held     []net.Conn // connections that a script has open
-	failed   bool
-	screen   *screen // that terminal acts on
+	ended    bool       // as it should: nothing is left
+	screen   *screen    // that terminal acts on
 
 	authorities []*authority.Authority
 }
@@ -88,10 +88,9 @@ func commands() map[string]command {
 
 func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
 
-// check ends the script with the error, remembering that it failed.
+// check ends the script with the error.
 func check(ts *testscript.TestScript, err error) {
 	if err != nil {
-		of(ts).failed = true
 		ts.Fatalf("%v", err)
 	}
 }
@@ -155,6 +154,7 @@ func end(ts *testscript.TestScript, _ bool, args []string) {
 	if len(left) > 0 {
 		check(ts, fmt.Errorf("left behind:\n  %s", strings.Join(left, "\n  ")))
 	}
+	of(ts).ended = true
 }
 
 // kiln runs a client command that has to succeed, or with ! to fail.

@@ -88,8 +88,8 @@ func setup(t *testing.T, env *testscript.Env, root string, w world) error {
 		env.Setenv(name, port)
 	}
 	env.Defer(func() {
-		if t.Failed() || w.failed {
-			t.Logf("the daemon's last words:\n%s", w.Tail(60))
+		if said := w.Tail(60); !w.ended && said != "" {
+			t.Logf("the daemon's last words:\n%s", said)
 		}
 		w.stopLoads()
 		w.letGo()
