@@ -353,7 +353,7 @@ func (d *daemon) stop(ctx context.Context, httpServer *http.Server) {
 	if httpServer.Shutdown(grace) != nil {
 		_ = httpServer.Close() // streams that nobody ends
 	}
-	d.sessions.Wait()
+	d.sessions.Wait(ctx)
 	d.running.Wait()
 	d.prober.Close()
 	d.builds.stop()

@@ -93,10 +93,7 @@ func (s *Server) image(ctx context.Context, in *imageInput) (*reply[api.Image], 
 func imageNamed(st *model.State, name string) (*model.Image, error) {
 	var matches []model.Image
 	for _, img := range st.Images {
-		hex := strings.TrimPrefix(string(img.Digest), "sha256:")
-		digits := strings.TrimPrefix(name, "sha256:")
-		if slices.ContainsFunc(img.Names, func(n string) bool { return n == name || strings.TrimPrefix(n, "docker.io/") == name }) ||
-			(len(digits) >= 4 && strings.HasPrefix(hex, digits)) {
+		if named(img, name) || digits(img, name) {
 			matches = append(matches, copyOf(img))
 		}
 	}
@@ -106,9 +103,27 @@ func imageNamed(st *model.State, name string) (*model.Image, error) {
 	case 0:
 		return nil, model.Errorf(model.NotFound, "cannot find image %q", name).WithHint("kiln images lists them")
 	default:
-		return nil, model.Errorf(model.Invalid, "cannot tell which image %q is: it begins %d digests", name, len(matches)).
-			WithHint("give more digits")
+		return nil, model.Errorf(model.Invalid, "cannot tell which image %q is: it is a name or the beginning of the digest of %d images", name, len(matches)).
+			WithHint("give more digits, or the whole name")
 	}
+}
+
+// named reports whether the image has the name, written in full or short.
+func named(img *model.Image, name string) bool {
+	return slices.ContainsFunc(img.Names, func(n string) bool { return reconcile.SameName(n, name) })
+}
+
+// digits reports whether the image's digest begins so: with four digits or more.
+func digits(img *model.Image, text string) bool {
+	text = strings.TrimPrefix(text, "sha256:")
+	return len(text) >= 4 && strings.HasPrefix(strings.TrimPrefix(string(img.Digest), "sha256:"), text)
+}
+
+// settled reports whether the reference means the image for good: it is one of
+// this machine's, or says the digest. What came from a registry by its name is
+// asked of that again, for the name may have moved there.
+func settled(img *model.Image, ref string) bool {
+	return img.Source == "import" || img.Source == "build" || strings.Contains(ref, "sha256:") || !named(img, ref)
 }
 
 func users(st *model.State, digest model.Digest) []string {
@@ -155,8 +170,8 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 	began := time.Now()
 	var local *model.Image
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) { local, _ = imageNamed(st, in.Body.Ref) })
-	if local != nil && !s.present(ctx, local.Digest) {
-		local = nil // the journal knows it, and a restore did not bring it
+	if local != nil && (!settled(local, in.Body.Ref) || !s.present(ctx, local.Digest)) {
+		local = nil // present is false after a restore that did not bring it
 	}
 	if local != nil {
 		return &reply[api.ImageResult]{api.ImageResult{Image: local.Digest, Name: in.Body.Ref, Size: local.Size}}, nil

@@ -66,7 +66,7 @@ func (s *Server) terminal(w http.ResponseWriter, r *http.Request) {
 	t := newTerminal(past(conn, buffered.Reader), req, s.cfg.Clock.Now(), open.Session)
 	defer t.close()
 	go t.listen(ctx, end)
-	if err := t.frames.SendJSON(api.FrameEnded, open.Run(ctx, t.terminal())); err != nil {
+	if err := t.last(open.Run(ctx, t.terminal())); err != nil {
 		s.cfg.Log.Debug("the client of a session is gone", "session", string(open.ID), "error", err)
 	}
 }
@@ -94,21 +94,48 @@ type terminal struct {
 	input   *io.PipeReader
 	typed   *io.PipeWriter
 	pending chan []byte // that was typed and not read yet; nil: nothing follows
+	notes   chan string // for the person
 	sizes   chan engine.WindowSize
 	signals chan string
 }
 
-// pendingFrames is how much may be typed ahead of the command.
-const pendingFrames = 64
+const (
+	pendingFrames = 64 // may be typed ahead of the command
+	// lastWords is how long a client may take for what is sent to it at the end.
+	lastWords = 5 * time.Second
+)
 
 func newTerminal(conn *hijacked, req api.TerminalRequest, now model.Now, x model.Session) *terminal {
 	t := &terminal{
 		conn: conn.Conn, frames: api.NewFrames(conn), req: req, pending: make(chan []byte, pendingFrames),
-		sizes: make(chan engine.WindowSize, 1), signals: make(chan string, 16),
+		notes: make(chan string, 4), sizes: make(chan engine.WindowSize, 1), signals: make(chan string, 16),
 	}
 	t.input, t.typed = io.Pipe()
 	_ = t.frames.SendJSON(api.FrameBegun, sessionView(&x, now)) // a client that is gone is noticed by whoever listens
+	go func() {
+		for text := range t.notes {
+			_ = t.frames.Send(api.FrameNote, []byte(text))
+		}
+	}()
 	return t
+}
+
+// last tells the client how the session has ended. A client that has stopped
+// reading does not hold it up for long.
+func (t *terminal) last(end model.SessionEnd) error {
+	close(t.notes)
+	if err := t.conn.SetWriteDeadline(time.Now().Add(lastWords)); err != nil {
+		return err
+	}
+	return t.frames.SendJSON(api.FrameEnded, end)
+}
+
+// note passes a note on to the client, unless that takes none.
+func (t *terminal) note(text string) {
+	select {
+	case t.notes <- text:
+	default:
+	}
 }
 
 func (t *terminal) close() {
@@ -126,7 +153,7 @@ func (t *terminal) terminal() session.Terminal {
 	if !t.req.TTY {
 		sh.Stderr = t.frames.Writer(api.FrameError)
 	}
-	return session.Terminal{Shell: sh, Note: func(text string) { _ = t.frames.Send(api.FrameNote, []byte(text)) }}
+	return session.Terminal{Shell: sh, Note: t.note}
 }
 
 // listen passes on what the client sends until the connection ends. That is

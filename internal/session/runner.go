@@ -66,8 +66,15 @@ func New(cfg Config) (*Runner, error) {
 	return r, nil
 }
 
-// Wait waits for the sessions that have not ended.
-func (r *Runner) Wait() { r.open.Wait() }
+// Wait waits for the sessions that have not ended, at most until ctx has.
+func (r *Runner) Wait(ctx context.Context) {
+	all := make(chan struct{})
+	go func() { r.open.Wait(); close(all) }()
+	select {
+	case <-all:
+	case <-ctx.Done():
+	}
+}
 
 // Leaves opens the archive of a session that has ended.
 func (r *Runner) Leaves(digest string) (*evidence.Files, error) { return r.cfg.Archives.Open(digest) }

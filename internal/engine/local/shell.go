@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -159,7 +160,7 @@ func (c *cell) run(ctx context.Context, p *specs.Process, sh engine.Shell) (int,
 	if killing := c.end(); killing != nil {
 		err = errors.Join(err, killing)
 	}
-	io.drain()
+	io.drain(ctx)
 	if interrupted != nil {
 		return 0, interrupted
 	}
@@ -220,8 +221,8 @@ func (c *cell) attend(ctx context.Context, cmd *exec.Cmd, sh engine.Shell, io *s
 	}
 }
 
-// drainLimit is how long output may take to be read once nothing writes it any
-// more.
+// drainLimit is how long the next output may take to come once nothing writes
+// it any more, and how long all of it may take once the session is over.
 const drainLimit = 5 * time.Second
 
 // streams are the engine's ends of what a command reads and writes.
@@ -230,6 +231,7 @@ type streams struct {
 	ours    []*os.File // that are read
 	input   *os.File   // that is written
 	reading sync.WaitGroup
+	ended   atomic.Bool // the command has: what comes now is the rest
 	sources []io.Writer
 	stdin   io.Reader
 	tty     bool
@@ -310,7 +312,7 @@ func (s *streams) started() {
 		_ = f.Close()
 	}
 	for i, from := range s.ours {
-		s.reading.Go(func() { _, _ = io.Copy(s.sources[i], from) })
+		s.reading.Go(func() { s.copy(s.sources[i], from) })
 	}
 	if s.input == nil || s.stdin == nil {
 		return
@@ -338,12 +340,43 @@ func (s *streams) resize(size engine.WindowSize) {
 	})
 }
 
-// drain reads what is left, and closes everything.
-func (s *streams) drain() {
+// copy passes on what comes until its end. Somebody who takes it slowly gets
+// all of it.
+func (s *streams) copy(to io.Writer, from *os.File) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+		if s.ended.Load() {
+			_ = from.SetReadDeadline(time.Now().Add(drainLimit))
+		}
+	}
+}
+
+// drain reads what is left, and closes everything. Whoever takes none of it any
+// more is not waited for once ctx has ended.
+func (s *streams) drain(ctx context.Context) {
+	s.ended.Store(true)
 	for _, f := range s.ours {
 		_ = f.SetReadDeadline(time.Now().Add(drainLimit))
 	}
-	s.reading.Wait()
+	read := make(chan struct{})
+	go func() { s.reading.Wait(); close(read) }()
+	select {
+	case <-read:
+	case <-ctx.Done():
+		select {
+		case <-read:
+		case <-time.After(drainLimit):
+		}
+	}
 	s.close()
 }
 
