@@ -238,9 +238,12 @@ func (c *Control) Troubles() []model.Trouble {
 // the same outcomes again: what stands in the state already has no other
 // consequence.
 func (c *Control) decide(ctx context.Context, obs reconcile.Observation) (reconcile.Decision, []reconcile.ProbeTarget, error) {
-	const rounds = 100 // far more than any state needs: a decision that never settles is a defect
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	rounds := 100 // far more than any state needs: a decision that never settles is a defect
+	for _, svc := range c.state.Services {
+		rounds += 4 * len(svc.Servers)
+	}
 	if obs.Snapshot != nil {
 		c.snapshot = obs.Snapshot
 	}

@@ -53,7 +53,7 @@ func (s *State) foldMark(e Event) error {
 	}
 	switch p := e.Data.(type) {
 	case ServerCondemned:
-		srv.condemn(Condemned{Cause: p.Cause, Reason: p.Reason, Since: e.Elapsed, From: p.From, Until: p.Until})
+		svc.condemn(srv, Condemned{Cause: p.Cause, Reason: p.Reason, Since: e.Elapsed, From: p.From, Until: p.Until})
 	case ServerOverdue:
 		if srv.Condemned == nil {
 			return fmt.Errorf("server %s is not condemned", id)
@@ -98,12 +98,20 @@ func markedServer(p Payload) ServerID {
 	}
 }
 
+// Dormant reports whether the server is condemned for drift of a template for
+// which replacing was given up: nothing replaces it for that.
+func (svc *Service) Dormant(srv *Server) bool {
+	c, r := srv.Condemned, svc.Recurrence
+	return c != nil && c.Cause == CondemnedByDrift && r != nil && r.Halted && r.TemplateHash == srv.TemplateHash
+}
+
 // condemn notes that the server is to be replaced; the sooner sentence holds,
-// and what somebody asks for over what kiln has decided by itself.
-func (srv *Server) condemn(c Condemned) {
+// what somebody asks for over what kiln has decided by itself, and anything over
+// a sentence that is dormant.
+func (svc *Service) condemn(srv *Server, c Condemned) {
 	old := srv.Condemned
 	asked := c.Cause == CondemnedByRequest && (old == nil || old.Cause != CondemnedByRequest)
-	if old != nil && old.From <= c.From && !asked {
+	if old != nil && old.From <= c.From && !asked && !svc.Dormant(srv) {
 		return
 	}
 	srv.Condemned = &c
@@ -172,7 +180,7 @@ func (s *Service) openSession(e Event, srv *Server, p SessionOpened, st *State) 
 	if x.OutOfRotation {
 		srv.Aside = max(srv.Aside, x.Until)
 	}
-	srv.condemn(Condemned{Cause: CondemnedBySession, Reason: taintReason(&x), Since: e.Elapsed, From: p.From, Until: x.Until})
+	s.condemn(srv, Condemned{Cause: CondemnedBySession, Reason: taintReason(&x), Since: e.Elapsed, From: p.From, Until: x.Until})
 }
 
 func taintReason(x *Session) string {
@@ -309,6 +317,7 @@ func (s *State) foldVolume(e Event) error {
 			return fmt.Errorf("volume %s of %s exists already", name, service)
 		}
 		v := p.Volume
+		v.Created = e.Elapsed
 		svc.Volumes = append(svc.Volumes, &v)
 		return nil
 	}

@@ -103,7 +103,7 @@ func upkeepExamples() []Payload {
 		ImagePinned{Digest: "sha256:aa", Pinned: true, By: "ann", Reason: "audit"},
 		ImageRemoved{Digest: "sha256:aa", Bytes: 7, Reason: "no release needs it"},
 		ObjectsRemoved{Object: ObjectBuildCache, Count: 2, Bytes: 9, Reason: "unused for 7 days", IDs: []string{"a"}},
-		VolumeCreated{Volume: Volume{Service: "shop", Name: "data", Access: SingleWriter, Size: 9, CreatedAt: at, Snapshots: []VolumeSnapshot{snapshot}, RemovedAt: at, Missed: "d-aaaaaa"}},
+		VolumeCreated{Volume: Volume{Service: "shop", Name: "data", Access: SingleWriter, Size: 9, CreatedAt: at, Created: 3, Snapshots: []VolumeSnapshot{snapshot}, RemovedAt: at, Missed: "d-aaaaaa"}},
 		VolumeSnapshotted{Service: "shop", Name: "data", Snapshot: snapshot, Missing: "ext4 makes none"},
 		VolumeSnapshotRemoved{Service: "shop", Name: "data", ID: "1", Reason: "too old"},
 		VolumeRestored{Service: "shop", Name: "data", From: "snapshot 1"},

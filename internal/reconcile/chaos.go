@@ -185,7 +185,7 @@ func (v *service) follow(x *model.Experiment) {
 	victim := v.svc.Servers[x.Server]
 	struck := victim == nil || victim.Phase != model.PhaseServing || victim.Health == model.Unhealthy
 	if x.Ending != "" {
-		undone := !x.Kind.Lasting() || victim == nil || !victim.Phase.Alive()
+		undone := victim == nil || !victim.Phase.Alive() || !x.Kind.Lasting() && (struck || !v.dying(x, victim))
 		if undone || v.due(max(x.Started, x.Armed).Add(x.Lasts.D()+2*chaosPatience)) {
 			v.endExperiment(x)
 		}
@@ -214,6 +214,16 @@ func (v *service) follow(x *model.Experiment) {
 	case x.Kind.Lasting() && v.due(x.Applied.Add(x.Lasts.D())):
 		v.emit(ending(x, model.ChaosWithstood, fmt.Sprintf("%s stayed healthy all of the %s", x.Server, x.Lasts)))
 	}
+}
+
+// dying reports whether the server of an experiment that ends it may still be
+// about to end, though it serves: what was done cannot be taken back, and until
+// it shows the server counts as away.
+func (v *service) dying(x *model.Experiment, victim *model.Server) bool {
+	if x.Applied == 0 {
+		return v.obs.UnderWay[disturbKey(x.ID)]
+	}
+	return !v.due(x.Applied.Add(v.release(victim).Policy.StopGrace.D() + chaosSlack))
 }
 
 // cutShort says why the experiment cannot go on, and how it ends; "": it can.
@@ -266,7 +276,7 @@ func (v *service) giveDisturbance() {
 	switch {
 	case x.Ending != "" && x.Kind.Lasting() && !v.obs.UnderWay[disturbKey(x.ID)]:
 		v.give(Action{Key: calmKey(x.ID), Verb: Calm, Service: x.Service, Server: x.Server})
-	case x.Ending == "" && x.Armed != 0 && x.Applied == 0 && srv.Phase == model.PhaseServing && v.s.Table.Acknowledged >= v.s.Table.Generation:
+	case x.Ending == "" && x.Armed != 0 && x.Applied == 0 && srv.Phase == model.PhaseServing && v.s.Table.Acknowledged >= v.s.Table.Generation && v.spared(x):
 		// Every router knows the servers that are to stay.
 		d := &model.Disturbance{Kind: x.Kind, Lasts: x.Lasts}
 		if x.Kind == model.ChaosTerminate {
@@ -274,6 +284,13 @@ func (v *service) giveDisturbance() {
 		}
 		v.give(Action{Key: disturbKey(x.ID), Verb: Disturb, Service: x.Service, Server: x.Server, Disturbance: d})
 	}
+}
+
+// spared reports whether the service can still do without the server of the
+// experiment: another one may have been lost since it was armed.
+func (v *service) spared(x *model.Experiment) bool {
+	release := v.inService()
+	return release != nil && Budget(v.svc) >= 0 && len(healthyOf(v.svc, release, x.Server)) > 0
 }
 
 // noteDisturbed notes that the disturbance is in force, cannot be made, or is
@@ -284,7 +301,7 @@ func (v *service) noteDisturbed(o Outcome) {
 	case x == nil || x.Server != o.Server:
 	case o.Key == calmKey(x.ID) && o.Err == nil && x.Ending != "":
 		v.endExperiment(x)
-	case o.Key != disturbKey(x.ID) || x.Ending != "" || x.Applied != 0:
+	case o.Key != disturbKey(x.ID) || x.Applied != 0 || x.Ending != "" && (x.Kind.Lasting() || o.Err != nil):
 	case o.Err == nil:
 		v.emit(model.ExperimentAdvanced{ID: x.ID, Service: x.Service, Applied: v.now.Elapsed})
 	case says(o.Err) && o.Err.Code != model.Precondition: // it does not run: an observation tells more

@@ -69,6 +69,8 @@ func (w *world) disturb(a Action) *model.Error {
 		return model.Errorf(model.Precondition, "%s does not run", a.Server)
 	case a.Disturbance.Kind == model.ChaosLatency:
 		return model.Errorf(model.Invalid, "this machine cannot make packets late")
+	case a.Disturbance.Kind == model.ChaosTerminate && w.behaves[w.s.Services[a.Service].Release(w.s.Server(a.Server).Release).Template.Image] == "stubborn":
+		// It takes its time; the script kills it.
 	case !a.Disturbance.Kind.Lasting():
 		w.exit(a.Server, model.Exit{Known: true, Code: 137, Signal: "SIGKILL"})
 	case a.Disturbance.Kind == model.ChaosFreeze:

@@ -24,7 +24,7 @@ func (v *service) outlive() {
 		if srv.Phase != model.PhaseServing || ends == 0 {
 			continue
 		}
-		if c := srv.Condemned; c != nil && c.From <= v.now.Elapsed {
+		if c := srv.Condemned; c != nil && c.From <= v.now.Elapsed && !v.svc.Dormant(srv) {
 			continue
 		}
 		if !v.due(startBy(release, max(1, release.Policy.Servers), srv.RanSince, ends)) {
@@ -38,10 +38,11 @@ func (v *service) outlive() {
 }
 
 // leaves reports whether the server is condemned and its time has come. What
-// drifts again and again is not replaced for drift any more.
+// drifts again and again is not replaced for drift any more, but for what else
+// has befallen it.
 func (v *service) leaves(srv *model.Server) bool {
 	c := srv.Condemned
-	return c != nil && v.due(c.From) && (c.Cause != model.CondemnedByDrift || !halted(v.svc, srv.TemplateHash))
+	return c != nil && v.due(c.From) && (!v.svc.Dormant(srv) || srv.Taint != nil)
 }
 
 // held says why no replacement of a condemned server is begun now; "": nothing
@@ -165,7 +166,7 @@ func (v *service) whyStill(srv *model.Server) string {
 	switch {
 	case t == nil || srv.TemplateHash != t.TemplateHash:
 		return "it is not of the release in service, and its deployment has not ended"
-	case srv.Condemned.Cause == model.CondemnedByDrift && halted(v.svc, srv.TemplateHash):
+	case v.svc.Dormant(srv) && srv.Taint == nil:
 		return v.svc.Recurrence.Reason
 	}
 	if why := v.held(t); why != "" {

@@ -116,12 +116,12 @@ func (v *service) judgeWarm() bool {
 		fresh := v.now.Elapsed.Sub(h.At) <= 2*check.Interval.D()
 		switch {
 		case srv.Condemned != nil:
-			v.emit(v.becomeDraining(srv, "it cannot take over, for it is to be replaced itself: "+srv.Condemned.Reason, 0, ""))
+			v.emit(v.becomeDraining(srv, "it cannot take over, for it is to be replaced itself: "+srv.Condemned.Reason, v.leavesAgain(srv), ""))
 		case h.Status == model.Healthy && fresh:
 		case h.Status == model.Unhealthy:
-			v.emit(v.becomeDraining(srv, "unhealthy, so it cannot take over: "+h.Detail, 0, ""))
+			v.emit(v.becomeDraining(srv, "unhealthy, so it cannot take over: "+h.Detail, v.leavesAgain(srv), ""))
 		case v.due(max(d.Since, v.s.DaemonSince).Add(2*check.Interval.D() + check.Timeout.D())):
-			v.emit(v.becomeDraining(srv, "no fresh health check, so it cannot take over", 0, ""))
+			v.emit(v.becomeDraining(srv, "no fresh health check, so it cannot take over", v.leavesAgain(srv), ""))
 		default:
 			judged = false
 		}
@@ -174,7 +174,7 @@ func (v *service) stopOld() bool {
 		case model.PhaseServing:
 			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", v.leavingGeneration(srv), v.svc.Deployment.ID))
 		case model.PhaseWarm:
-			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", 0, ""))
+			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", v.leavesAgain(srv), ""))
 		case model.PhaseCreated, model.PhaseRunning, model.PhaseReady:
 			v.emit(v.becomeStopping(srv, "stopped before its successor starts: no overlap is allowed"))
 		default:

@@ -79,6 +79,10 @@ func (v *service) endServers() {
 			case v.leaves(srv):
 				v.emit(v.becomeDraining(srv, srv.Condemned.Reason, 0, ""))
 			}
+		case model.PhaseReady:
+			if !v.svc.Destroying && !v.wanted(srv) && srv.TemplateHash != v.hashInService() { // an open switch to it gave way to another
+				v.emit(v.becomeDraining(srv, "no release that is in service, or about to be, has it", v.s.Table.Generation+1, ""))
+			}
 		case model.PhaseDraining:
 			switch {
 			case !srv.Drained:

@@ -22,8 +22,24 @@ func (v *service) noteDrift() {
 		v.noteUndrifted(srv, found)
 		if news, more := newFindings(srv, found); len(news) > 0 {
 			recurrence = v.drifted(srv, news, more, recurrence)
+		} else {
+			v.judgeAgain(srv)
 		}
 	}
+}
+
+// judgeAgain condemns a server whose drift was only told of, when the policy has
+// become to replace it.
+func (v *service) judgeAgain(srv *model.Server) {
+	d := srv.Drift
+	if d == nil || d.Response != model.DriftAlert || len(d.Findings) == 0 || srv.Condemned != nil || srv.Phase != model.PhaseServing ||
+		v.release(srv).Policy.Drift.WithDefaults().Response != model.DriftReplace || halted(v.svc, srv.TemplateHash) {
+		return
+	}
+	v.emit(model.ServerCondemned{
+		ID: srv.ID, Cause: model.CondemnedByDrift, From: v.now.Elapsed, Until: inTurn(v.svc, srv, v.now),
+		Reason: fmt.Sprintf("drift: %s: %s", d.Findings[0].What, d.Findings[0].Where),
+	})
 }
 
 // inspected reports whether drift of a server in the phase is noted. What is

@@ -38,6 +38,9 @@ func (v *service) fail(failures []failure) {
 			blamed = append(blamed, f)
 			continue
 		}
+		if laid[f.srv.ID] {
+			continue // two outcomes of one turn say the same
+		}
 		made := v.madeBy(d, f.srv) || v.newSide(f.srv)
 		laid[f.srv.ID] = true
 		v.emit(v.lay(f, made))

@@ -60,8 +60,10 @@ func (v *service) keepUp() {
 		v.shed(c, want)
 	case v.sendHome(c, strays, want):
 	case len(c.fit)+len(c.sick)+len(c.coming) > want+min(1, len(c.sick)+v.replaceable(c)):
-		newest := c.coming[len(c.coming)-1]
-		v.emit(v.becomeStopping(newest, "not needed any more"))
+		needed := max(0, want+min(1, len(c.sick)+v.replaceable(c))-len(c.fit)-len(c.sick))
+		for _, newest := range slices.Backward(c.coming[needed:]) {
+			v.emit(v.becomeStopping(newest, "not needed any more"))
+		}
 	default:
 		v.replace(c, t, want, v.atOnce(len(strays)))
 	}
@@ -79,9 +81,9 @@ func (v *service) replaceable(c crew) int {
 	return len(c.leaving)
 }
 
-// sendHome drains one of the servers that a failed rolling deployment has left
-// in service, when it is not needed any more: for each server of the release in
-// service that joins, one goes. It reports whether one went.
+// sendHome drains the servers that a failed rolling deployment has left in
+// service, when they are not needed any more: for each server of the release in
+// service that joins, one goes. It reports whether any went.
 func (v *service) sendHome(c crew, strays []*model.Server, want int) bool {
 	fit := 0
 	for _, srv := range strays {
@@ -93,10 +95,12 @@ func (v *service) sendHome(c crew, strays []*model.Server, want int) bool {
 		sick := srv.Health == model.Unhealthy
 		if sick && len(c.fit)+fit > 0 || !sick && len(c.fit)+fit > want {
 			v.emit(v.becomeDraining(srv, fmt.Sprintf("release %d, which was not to stay, gives its place back", srv.Release), v.leavingGeneration(srv), ""))
-			return true
+			if !sick {
+				fit--
+			}
 		}
 	}
-	return false
+	return v.spoke()
 }
 
 // keptByOther reports whether a deployment or an open switch is at work on the
@@ -128,9 +132,9 @@ func (v *service) join(c crew, t *model.Release, want int) {
 	}
 }
 
-// shed drains one server of a set that is larger than wanted: an unhealthy one
-// where there is one, else a condemned one, else the newest, if the budget
-// allows.
+// shed makes a set smaller that is larger than wanted: an unhealthy server goes
+// where there is one, else a condemned one, else the newest, as many as the
+// budget allows.
 func (v *service) shed(c crew, want int) {
 	if len(c.sick) > 0 {
 		srv := c.sick[0]
@@ -150,11 +154,13 @@ func (v *service) shed(c crew, want int) {
 		v.emit(v.becomeDraining(srv, beyond(srv), v.leavingGeneration(srv), ""))
 		return
 	}
-	srv, by, reason := c.fit[len(c.fit)-1], model.DeploymentID(""), fmt.Sprintf("more servers than the %d wanted", want)
-	if staged(v.svc) && len(c.fit) <= v.inService().Policy.Servers { // one beyond these was a spare
-		by, reason = v.svc.Deployment.ID, fmt.Sprintf("makes room for release %d", v.svc.Deployment.To)
+	for left := len(c.fit); left > max(want, len(c.fit)-Budget(v.svc)); left-- {
+		srv, by, reason := c.fit[left-1], model.DeploymentID(""), fmt.Sprintf("more servers than the %d wanted", want)
+		if staged(v.svc) && left <= v.inService().Policy.Servers { // one beyond these was a spare
+			by, reason = v.svc.Deployment.ID, fmt.Sprintf("makes room for release %d", v.svc.Deployment.To)
+		}
+		v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
 	}
-	v.emit(v.becomeDraining(srv, reason, v.leavingGeneration(srv), by))
 }
 
 // replace makes servers for those that are missing, and one at a time for

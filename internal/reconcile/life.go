@@ -98,6 +98,22 @@ func (v *service) leavingGeneration(srv *model.Server) uint64 {
 	return v.s.Table.Generation + 1
 }
 
+// leavesAgain returns the first table generation without a warm server: the next
+// one, if a switch that is not acknowledged may have put it in the table again,
+// else 0.
+func (v *service) leavesAgain(srv *model.Server) uint64 {
+	if !v.switchingMember(srv) {
+		return 0
+	}
+	return v.s.Table.Generation + 1
+}
+
+// backInTable reports whether an open switch may have put a warm server in the
+// table again: what was drained before has begun anew.
+func backInTable(svc *model.Service, srv *model.Server) bool {
+	return srv.Phase == model.PhaseWarm && svc.Pending != nil && srv.TemplateHash == svc.Release(svc.Pending.Release).TemplateHash
+}
+
 // switchingMember reports whether the server may be named by a table that has
 // been published but not acknowledged by every router.
 func (v *service) switchingMember(srv *model.Server) bool {

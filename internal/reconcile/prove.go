@@ -31,7 +31,7 @@ func (v *service) proveServers() {
 		f := failure{srv: srv, unfit: true}
 		switch srv.Phase {
 		case model.PhaseCreated:
-			if v.due(srv.Until) {
+			if v.due(max(srv.Until, v.s.DaemonSince.Add(provisionTimeout))) {
 				f.reason = fmt.Sprintf("its process did not run within %s", model.Duration(provisionTimeout))
 				unfit = append(unfit, f)
 			}

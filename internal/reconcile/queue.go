@@ -168,6 +168,9 @@ func (v *service) dequeue() {
 			return
 		}
 	}
+	if err := v.affordableNow(to, d.Strategy); err != nil && v.roomComes() {
+		return
+	}
 	if err := v.stillPossible(to, d.Strategy); err != nil {
 		v.emit(model.DeploymentEnded{
 			ID: d.ID, Service: v.svc.Name, Verdict: model.Failed, Reason: "when its turn had come: " + err.Error(),
@@ -182,12 +185,35 @@ func (v *service) stillPossible(to *model.Release, strategy model.Strategy) erro
 	if err := fits(v.svc, to, strategy); err != nil {
 		return err
 	}
-	if v.obs.Snapshot != nil {
-		if err := affordable(v.svc, to, strategy, &v.obs.Snapshot.Capacity); err != nil {
-			return err
-		}
+	if err := v.affordableNow(to, strategy); err != nil {
+		return err
 	}
 	return routesFree(v.s, DeployRequest{Service: v.svc.Name, Template: to.Template, Policy: to.Policy})
+}
+
+func (v *service) affordableNow(to *model.Release, strategy model.Strategy) error {
+	if v.obs.Snapshot == nil {
+		return nil
+	}
+	return affordable(v.svc, to, strategy, &v.obs.Snapshot.Capacity)
+}
+
+// roomComes reports whether servers of the service are on their way out, those
+// that the deployment before has made for one: the next one waits a while for
+// what they give back.
+func (v *service) roomComes() bool {
+	n := len(v.svc.Deployments)
+	if n == 0 || v.due(v.svc.Deployments[n-1].Since.Add(queueRoom)) {
+		return false
+	}
+	for _, srv := range v.svc.Servers {
+		switch srv.Phase {
+		case model.PhaseDraining, model.PhaseStopping, model.PhaseEnded, model.PhaseRecorded:
+			return true
+		default:
+		}
+	}
+	return false
 }
 
 // StageRequest asks about the stages of the running deployment.

@@ -200,7 +200,11 @@ func (r *retention) markCache(objects []model.Object) {
 // judge says what becomes of one object.
 func (r *retention) judge(o model.Object) model.Kept {
 	k := r.verdict(o)
-	if at := r.s.ClockJumped; !k.Keep && at != 0 && r.now.Elapsed < at.Add(jumpPause) {
+	at := r.s.ClockJumped
+	if r.s.ClockJump(r.now.Wall, r.now.Elapsed) != 0 { // it is not written down yet
+		at = r.now.Elapsed
+	}
+	if !k.Keep && at != 0 && r.now.Elapsed < at.Add(jumpPause) {
 		k.Keep = true
 		k.Reason = fmt.Sprintf("the wall clock has jumped: nothing is removed for %s more (else: %s)",
 			span(at.Add(jumpPause).Sub(r.now.Elapsed)), k.Reason)

@@ -37,6 +37,10 @@ const (
 	extensionTime = model.Duration(30 * time.Minute)
 )
 
+// sessionText is how long a session's command and reason may be together, in
+// bytes: they are in the journal.
+const sessionText = 16 << 10
+
 // OpenSession taints the server and condemns it: an identical one takes its
 // place before the session's time is up. The session that is returned is the
 // one that the events open; its time may be shorter than was asked for, where
@@ -49,6 +53,10 @@ func OpenSession(s *model.State, req SessionRequest, obs Observation, now model.
 	ttl := cmp.Or(req.TTL, sessionTime)
 	if ttl < 0 || ttl > sessionMost {
 		return nil, model.Session{}, model.Errorf(model.Invalid, "cannot open a %s in %s for %s: at most %s", req.Kind, srv.ID, ttl, sessionMost)
+	}
+	if n := len(strings.Join(req.Command, " ")) + len(req.Reason); n > sessionText {
+		return nil, model.Session{}, model.Errorf(model.Invalid, "cannot open a %s in %s: its command and reason are %d bytes, at most %d are kept", req.Kind, srv.ID, n, sessionText).
+			WithHint("kiln %s %s -- sh <script.sh, with what is long in a file", req.Kind, srv.ID)
 	}
 	until := sooner(svc, srv, now.Elapsed.Add(ttl.D()), now)
 	x := model.Session{

@@ -116,7 +116,10 @@ func (v *service) retire(srv *model.Server, t *model.Release, by model.Deploymen
 		v.emit(v.becomeDraining(srv, reason, generation, by))
 	case model.PhaseWarm:
 		if t.TemplateHash != v.hashInService() {
-			v.emit(v.becomeDraining(srv, "another set waits warm now", 0, ""))
+			if !backInTable(v.svc, srv) {
+				generation = 0
+			}
+			v.emit(v.becomeDraining(srv, "another set waits warm now", generation, ""))
 		}
 	case model.PhaseCreated, model.PhaseRunning:
 		if srv.TemplateHash != t.TemplateHash {

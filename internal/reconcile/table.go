@@ -172,7 +172,7 @@ func drainingOf(s *model.State, svc *model.Service, shown map[model.ServerID]boo
 			Server: srv.ID, Address: srv.Address,
 			Requests: noDeadline, Streams: noDeadline, WebSockets: noDeadline,
 		}
-		if srv.Phase != model.PhaseServing && srv.DrainSince != 0 {
+		if srv.Phase != model.PhaseServing && srv.DrainSince != 0 && !backInTable(svc, srv) {
 			drain := release.Policy.Deploy.Drain
 			entry.Requests = int64(srv.DrainSince.Add(drain.Requests.D()) - s.BootOffset)
 			entry.Streams = int64(srv.DrainSince.Add(drain.Streams.D()) - s.BootOffset)

@@ -18,9 +18,11 @@ const (
 	meltWindow       = 60 * time.Second // losses within it are counted together
 	crashLoopDeaths  = 3                // early deaths in a row that are called a crash loop
 	snapshotTimeout  = 1 * time.Minute  // of a volume, before a deployment makes servers
+	queueRoom        = 1 * time.Minute  // after a deployment, for what it gives back, before the next one in the queue is refused for want of room
 	chaosPatience    = 10 * time.Minute // an experiment's start and time, until the service must be whole again
 	chaosBegin       = 1 * time.Minute  // a disturbance that may begin, until it is in force
 	chaosLongest     = time.Hour        // a disturbance
+	chaosSlack       = 5 * time.Second  // beyond its stop grace, until a terminated server is seen to have ended
 	chaosClockRest   = time.Hour        // after a jump of the wall clock, until calendars are gone by again
 	driftSoon        = 5 * time.Minute  // drift sooner after a start than this (or than three intervals) may come with the image
 	driftChain       = time.Hour        // drift of a younger server within it is counted on

@@ -24,7 +24,7 @@ func (v *service) createVolumes(release *model.Release) {
 			continue
 		}
 		v.emit(model.VolumeCreated{Volume: model.Volume{
-			Service: v.svc.Name, Name: m.Volume, Access: m.Access, Size: m.Size, CreatedAt: v.now.Wall,
+			Service: v.svc.Name, Name: m.Volume, Access: m.Access, Size: m.Size, CreatedAt: v.now.Wall, Created: v.now.Elapsed,
 		}})
 	}
 }
@@ -40,7 +40,7 @@ func (v *service) unsaved() []*model.Volume {
 	var list []*model.Volume
 	for _, m := range to.Template.Volumes {
 		vol := v.svc.Volume(m.Volume)
-		if vol == nil || !vol.CreatedAt.Before(d.StartedAt) || vol.Missed == d.ID {
+		if vol == nil || vol.Created >= d.Started || vol.Missed == d.ID {
 			continue
 		}
 		if !slices.ContainsFunc(vol.Snapshots, func(s model.VolumeSnapshot) bool { return s.Deployment == d.ID }) {
@@ -149,7 +149,7 @@ func (v *service) inUse(volume string) bool {
 // savesVolumes reports whether a deployment from one release to the other has
 // volumes that are there already.
 func savesVolumes(svc *model.Service, from, to *model.Release) bool {
-	if svc == nil || from == nil || from.TemplateHash == to.TemplateHash {
+	if svc == nil || from != nil && from.TemplateHash == to.TemplateHash {
 		return false
 	}
 	return slices.ContainsFunc(to.Template.Volumes, func(m model.Mount) bool { return svc.Volume(m.Volume) != nil })

@@ -156,7 +156,7 @@ func (w *work) finish(ctx context.Context, end model.SessionEnd) model.SessionEn
 		r.cfg.Log.Warn("what a session leaves is not kept", "session", string(w.session.ID), "error", err)
 		c.miss("the archive of what it leaves: %v", err)
 	}
-	end.Missing = c.missing
+	end.Missing = inShort(c.missing)
 	err = r.cfg.Control.Do(ctx, w.session.By, func(s *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
 		return reconcile.EndSession(s, w.session.ID, w.session.Server, end)
 	})
@@ -167,6 +167,28 @@ func (w *work) finish(ctx context.Context, end model.SessionEnd) model.SessionEn
 	_ = os.Remove(w.path(".cast"))
 	_ = os.Remove(w.path(".json"))
 	return end
+}
+
+// What a session's end says of what is missing: the list of its changes has
+// the rest.
+const (
+	missingShown  = 20
+	missingLength = 400 // bytes of one
+)
+
+// inShort leaves of a long list its beginning and how much more there was.
+func inShort(missing []string) []string {
+	var short []string
+	for i, m := range missing {
+		if i == missingShown {
+			return append(short, fmt.Sprintf("and %d more: %s of the archive says which contents were kept", len(missing)-i, FileChanges))
+		}
+		if len(m) > missingLength {
+			m = strings.ToValidUTF8(m[:missingLength], "") + "…"
+		}
+		short = append(short, m)
+	}
+	return short
 }
 
 // write writes the archive.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"time"
@@ -108,6 +109,9 @@ func (w *world) step() {
 	}
 	switch model.CodeOf(err) {
 	case model.Conflict, model.Internal:
+		if model.CodeOf(err) == model.Internal && !errors.Is(err, errAppendLies) {
+			w.violate(0, "the daemon ends by itself: %v", err)
+		}
 		// The state cannot be trusted any more: the daemon ends and is started
 		// again.
 		w.crash(false)

@@ -120,9 +120,12 @@ func (w *world) journalBefore() error {
 	return model.Errorf(model.Unavailable, "cannot append to the journal: no space left on device")
 }
 
+// errAppendLies is what an append says whose events are stored all the same.
+var errAppendLies error = model.Errorf(model.Internal, "cannot tell whether the journal holds the events")
+
 func (w *world) journalAfter() error {
 	if w.meet("appended") == "" {
 		return nil
 	}
-	return model.Errorf(model.Internal, "cannot tell whether the journal holds the events")
+	return errAppendLies
 }

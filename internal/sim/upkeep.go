@@ -273,8 +273,8 @@ func (w *world) judgeReplacing(svc *model.Service, p model.ServerCreated) {
 // judgeDriftReplaced: drift that comes back soon after each replacement is
 // given up on after a bounded number of them.
 func (w *world) judgeDriftReplaced(svc *model.Service, old *model.Server) {
-	if r := svc.Recurrence; r != nil && r.Halted && r.TemplateHash == old.TemplateHash {
-		w.violate(2, "server %s is replaced for drift, which was given up: %s", old.ID, r.Reason)
+	if svc.Dormant(old) && old.Taint == nil {
+		w.violate(2, "server %s is replaced for drift, which was given up: %s", old.ID, svc.Recurrence.Reason)
 	}
 	if t, _ := w.machine.Template(old.ID); !behaviourOf(t.Image).drifts {
 		return
