@@ -58,7 +58,7 @@ func (r receiver) target() string {
 	if err != nil { // the file was checked
 		return ""
 	}
-	return u.Scheme + "://" + u.Host + u.Path
+	return u.Scheme + "://" + u.Host // the path of a webhook may be its secret
 }
 
 // document is the file.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/url"
+	"slices"
 	"strconv"
+	"time"
 
 	"kiln/internal/model"
 )
@@ -179,11 +182,20 @@ func (q LogQuery) values() url.Values {
 // Logs calls each for every line. With Follow it goes on until ctx ends, also
 // over a daemon that goes away and comes back.
 func (c *Client) Logs(ctx context.Context, q LogQuery, each func(LogLine) error) error {
+	last := map[model.ServerID]time.Time{} // line that came
 	return c.again(ctx, func(alive func()) error {
+		// Asked again, the daemon sends anew what came before: of each server
+		// that is passed over.
+		had := maps.Clone(last)
+		if len(had) > 0 && (q.Follow || q.Tail > 0) {
+			q.Since, q.Tail = slices.MinFunc(slices.Collect(maps.Values(had)), time.Time.Compare).UTC().Format(time.RFC3339Nano), 0
+		}
 		return stream(ctx, c, call{target: PathLogs, query: q.values()}, alive, func(l LogLine) error {
 			alive()
-			// Asked again, the daemon begins after the last line that came.
-			q.Since, q.Tail = l.At.Add(1).UTC().Format("2006-01-02T15:04:05.999999999Z07:00"), 0
+			if at, again := had[l.Server]; again && !l.At.After(at) {
+				return nil
+			}
+			last[l.Server] = l.At
 			return each(l)
 		})
 	})

@@ -69,8 +69,16 @@ type Session struct {
 	OutOfRotation bool              `json:"out_of_rotation,omitempty"`
 	OpenedAt      time.Time         `json:"opened_at"`
 	Until         time.Time         `json:"until"` // its server is gone by then
-	Extensions    []model.Extension `json:"extensions,omitempty"`
+	Extensions    []Extension       `json:"extensions,omitempty"`
 	Ended         *model.SessionEnd `json:"ended"` // null: it is open
+}
+
+// Extension is more time that a session was given.
+type Extension struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+	Until  time.Time `json:"until"`
 }
 
 // Sessions are those of an instance, a service or a server, the latest first.

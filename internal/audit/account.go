@@ -84,6 +84,8 @@ type Deployment struct {
 	Finished uint64             `json:"requests_finished"`
 	Cut      uint64             `json:"requests_cut"`
 	Others   []string           `json:"others,omitempty"` // who aborted, paused, resumed, finished it
+
+	begun bool // it does not wait in the queue
 }
 
 // Check is one that the servers of a deployment had to pass.
@@ -112,9 +114,24 @@ type Server struct {
 // Session is a terminal that somebody had in a server.
 type Session struct {
 	model.Session
-	Seq  uint64 `json:"seq"`
-	Hash string `json:"hash"`
+	Seq        uint64      `json:"seq"`
+	Hash       string      `json:"hash"`
+	Until      time.Time   `json:"until"` // its server was to be gone by then
+	Extensions []Extension `json:"extensions,omitempty"`
+	NoOpened   hidden      `json:"opened,omitempty"`
 }
+
+// Extension is more time that a session was given.
+type Extension struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
+	Until  time.Time `json:"until"`
+}
+
+// hidden keeps a field of the same name of what is embedded out of JSON: it is
+// of the machine's elapsed time, which says nothing elsewhere.
+type hidden = *struct{}
 
 // Drift is a server that was not its template any more.
 type Drift struct {
@@ -129,8 +146,17 @@ type Drift struct {
 // Experiment is a disturbance on purpose.
 type Experiment struct {
 	model.Experiment
-	Seq  uint64 `json:"seq"`
-	Hash string `json:"hash"`
+	Seq            uint64         `json:"seq"`
+	Hash           string         `json:"hash"`
+	DetectedAfter  model.Duration `json:"detected_after,omitempty"`  // it was in force
+	RecoveredAfter model.Duration `json:"recovered_after,omitempty"` // until the service was whole again
+
+	NoStarted  hidden `json:"started,omitempty"`
+	NoArmed    hidden `json:"armed,omitempty"`
+	NoApplied  hidden `json:"applied,omitempty"`
+	NoDetected hidden `json:"detected,omitempty"`
+	NoReplaced hidden `json:"replaced,omitempty"`
+	NoEnded    hidden `json:"ended,omitempty"`
 }
 
 // Recycled is a server that was to be replaced by an identical one.

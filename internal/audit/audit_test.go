@@ -98,9 +98,39 @@ func story(only string) Account {
 	s.add("kiln", "shop", model.ServiceBackedOff{Service: "shop", Failures: 1, Reason: "server shop-gggggg failed"})
 	s.add("kiln", "", model.ClockJumped{By: model.Duration(time.Hour)})
 	s.add("ann", "blog", model.ReleaseCreated{Release: model.Release{Service: "blog", Number: 1, Template: model.Template{Image: digestOf('5')}}})
-	s.at = start.Add(30 * time.Hour)
-	s.deploy(5, digestOf('6'), model.Succeeded, "shop-hhhhhh") // after the period
 	return s.c.Account(Chain{Whole: true, Events: s.seq, Head: strings.Repeat("ab", 32), Signed: 1})
+}
+
+// What was written down while the wall clock was ahead is in the account too.
+func TestClockSetBack(t *testing.T) {
+	s := &script{c: NewCollector("", start, start.Add(time.Hour)), at: start.Add(30 * time.Hour)}
+	s.deploy(1, digestOf('6'), model.Succeeded, "shop-hhhhhh")
+	a := s.c.Account(Chain{Whole: true})
+	if len(a.Services) != 1 || len(a.Services[0].Deployments) != 1 || a.Until.Before(start.Add(30*time.Hour)) {
+		t.Errorf("until %s: %+v", a.Until, a.Services)
+	}
+}
+
+// What a server of the one in force passes is not the next one's, which waits.
+func TestChecksOfTheQueued(t *testing.T) {
+	s := &script{c: NewCollector("", start, start.Add(time.Hour)), at: start}
+	policy := model.Policy{Health: model.Health{Kind: model.CheckHTTP}}
+	for n, d := range []string{"d-running", "d-waiting"} {
+		s.add("ann", "shop", model.ReleaseCreated{Release: model.Release{Service: "shop", Number: n + 1, Policy: policy, Template: model.Template{Image: digestOf('1' + byte(n))}}})
+		deployment := model.Deployment{ID: model.DeploymentID(d), Service: "shop", To: n + 1, Phase: model.DeployQueued}
+		if n == 0 {
+			deployment.Phase = model.DeployPreparing
+			s.add("ann", "shop", model.DeploymentStarted{Deployment: deployment})
+			continue
+		}
+		s.add("ann", "shop", model.DeploymentQueued{Deployment: deployment})
+	}
+	s.add("kiln", "shop", model.ServerCreated{ID: "shop-aaaaaa", Service: "shop", Release: 1})
+	s.add("kiln", "shop", model.ServerAdvanced{ID: "shop-aaaaaa", Phase: model.PhaseReady})
+	all := s.c.Account(Chain{Whole: true}).Services[0].Deployments
+	if all[0].Checks[0].Passed != 1 || all[1].Checks[0].Passed != 0 {
+		t.Errorf("passed by %d servers, and %d of the one that waits", all[0].Checks[0].Passed, all[1].Checks[0].Passed)
+	}
 }
 
 func TestAccount(t *testing.T) {

@@ -64,8 +64,8 @@ func (c *Collector) service(name string) *service {
 
 // Add takes in the next event.
 func (c *Collector) Add(e Event) {
-	if e.At.After(c.account.Until) {
-		return
+	if e.At.After(c.account.Until) { // the wall clock was set back since
+		c.account.Until = e.At.UTC()
 	}
 	if c.release(e) || c.deployment(e) || c.server(e) || c.upkeep(e) {
 		return
@@ -165,6 +165,9 @@ func (c *Collector) deployment(e Event) bool {
 		note(p.ID, "finished at once", p.By)
 	case model.DeploymentEnded:
 		if d := c.deploys[p.ID]; d != nil {
+			if p.Verdict == model.Failed && strings.Contains(p.Reason, "server ") {
+				d.failed("", p.Reason)
+			}
 			d.EndedAt, d.Verdict, d.Why = e.At, p.Verdict, p.Reason
 		}
 	case model.DeploymentSettled:
@@ -181,11 +184,12 @@ func (c *Collector) deployment(e Event) bool {
 // begin notes a deployment, which is told twice if it waited first.
 func (c *Collector) begin(e Event, d model.Deployment) {
 	if known := c.deploys[d.ID]; known != nil {
+		known.begun = true
 		known.Strategy, known.From = cmp.Or(d.Strategy, known.Strategy), d.From
 		return
 	}
 	svc := c.service(d.Service)
-	out := &Deployment{ID: d.ID, Seq: e.Seq, Hash: e.Hash, From: d.From, To: d.To, Strategy: d.Strategy, By: cmp.Or(d.Actor, e.Actor), At: e.At, Checks: []Check{}}
+	out := &Deployment{ID: d.ID, Seq: e.Seq, Hash: e.Hash, From: d.From, To: d.To, Strategy: d.Strategy, By: cmp.Or(d.Actor, e.Actor), At: e.At, Checks: []Check{}, begun: d.Phase != model.DeployQueued}
 	if r, ok := svc.releaseOf(d.To); ok {
 		out.Image, out.Reason = r.Template.Image, r.Reason
 		if r.Policy.Health.Kind != "" {
@@ -261,11 +265,15 @@ func (c *Collector) advance(e Event, p model.ServerAdvanced) {
 	}
 }
 
-// latest returns the deployment that is under way for the server's service.
-func (c *Collector) latest(id model.ServerID) *Deployment {
-	svc := c.service(id.Service())
-	for _, d := range slices.Backward(svc.deployments) {
-		if d.Verdict == "" {
+// madeFor returns the deployment under way that the server is made for, or taken
+// over by.
+func (c *Collector) madeFor(id model.ServerID) *Deployment {
+	srv := c.servers[id]
+	if srv == nil {
+		return nil
+	}
+	for _, d := range slices.Backward(c.service(id.Service()).deployments) {
+		if d.Verdict == "" && (d.To == srv.Release || d.Image == srv.Image && d.begun) {
 			return d
 		}
 	}
@@ -275,7 +283,7 @@ func (c *Collector) latest(id model.ServerID) *Deployment {
 // passed notes that a server of a deployment is healthy, or passed every
 // validation.
 func (c *Collector) passed(id model.ServerID, validations bool) {
-	d := c.latest(id)
+	d := c.madeFor(id)
 	if d == nil {
 		return
 	}
@@ -288,8 +296,19 @@ func (c *Collector) passed(id model.ServerID, validations bool) {
 
 // failed notes why a server of a deployment was not fit.
 func (c *Collector) failed(id model.ServerID, reason string) {
-	d := c.latest(id)
-	if d == nil || len(d.Checks) == 0 {
+	if d := c.madeFor(id); d != nil {
+		d.failed(id, reason)
+	}
+}
+
+// failed notes why a server ("": the reason says which) was not fit, once.
+func (d *Deployment) failed(id model.ServerID, reason string) {
+	for _, check := range d.Checks {
+		if id == "" && len(check.Failed) > 0 {
+			return // it was told when it was seen
+		}
+	}
+	if len(d.Checks) == 0 {
 		return
 	}
 	which := 0 // where no validation is named it did not become healthy
@@ -299,7 +318,10 @@ func (c *Collector) failed(id model.ServerID, reason string) {
 			which = i
 		}
 	}
-	d.Checks[which].Failed = append(d.Checks[which].Failed, string(id)+": "+reason)
+	if id != "" {
+		reason = string(id) + ": " + reason
+	}
+	d.Checks[which].Failed = append(d.Checks[which].Failed, reason)
 }
 
 // upkeep takes in sessions, drift, chaos and recycling.
@@ -307,13 +329,14 @@ func (c *Collector) upkeep(e Event) bool {
 	entry := Entry{Seq: e.Seq, Hash: e.Hash, At: e.At, By: e.Actor, Text: e.Text}
 	switch p := e.Data.(type) {
 	case model.SessionOpened:
-		x := &Session{Session: p.Session, Seq: e.Seq, Hash: e.Hash}
+		x := &Session{Session: p.Session, Seq: e.Seq, Hash: e.Hash, Until: wallOf(e, p.Session.Until)}
 		c.sessions[x.ID] = x
 		svc := c.service(x.Server.Service())
 		svc.sessions = append(svc.sessions, x)
 	case model.SessionExtended:
 		if x := c.sessions[p.ID]; x != nil {
-			x.Extensions = append(x.Extensions, model.Extension{By: p.By, Reason: p.Reason, At: e.At, Until: p.Until})
+			x.Until = wallOf(e, p.Until)
+			x.Extensions = append(x.Extensions, Extension{By: p.By, Reason: p.Reason, At: e.At, Until: x.Until})
 		}
 	case model.SessionEnded:
 		if x := c.sessions[p.ID]; x != nil {
@@ -329,10 +352,14 @@ func (c *Collector) upkeep(e Event) bool {
 		svc.chaos = append(svc.chaos, x)
 	case model.ExperimentAdvanced:
 		if x := c.chaos[p.ID]; x != nil {
+			if p.Armed != 0 {
+				x.Armed = p.Armed
+			}
 			x.Applied, x.Detected, x.Replaced = cmp.Or(p.Applied, x.Applied), cmp.Or(p.Detected, x.Detected), cmp.Or(p.Replaced, x.Replaced)
 		}
 	case model.ExperimentEnded:
 		if x := c.chaos[p.ID]; x != nil {
+			x.DetectedAfter, x.RecoveredAfter = between(x.Applied, x.Detected), between(x.Applied, x.Replaced)
 			x.Outcome, x.Reason, x.Failed, x.EndedAt, x.Ended = p.Outcome, p.Reason, p.Failed, e.At, e.Elapsed
 		}
 	case model.ServerCondemned:
@@ -344,6 +371,19 @@ func (c *Collector) upkeep(e Event) bool {
 		return false
 	}
 	return true
+}
+
+// wallOf returns the wall clock's time of an instant, as of the event.
+func wallOf(e Event, at model.Instant) time.Time {
+	return e.At.Add(at.Sub(e.Elapsed)).UTC().Round(time.Millisecond)
+}
+
+// between is the time between two instants; 0 where there is no second one.
+func between(from, to model.Instant) model.Duration {
+	if from == 0 || to == 0 {
+		return 0
+	}
+	return model.Duration(to.Sub(from).Round(time.Millisecond))
 }
 
 // Account returns what was taken in, with the result of verifying the chain.

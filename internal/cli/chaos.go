@@ -182,6 +182,9 @@ func (a *app) chaosReport(ctx context.Context, service, svg string) error {
 	if err != nil {
 		return err
 	}
+	if svg == "-" && a.opts.json {
+		return usagef("--svg - and --json both write to standard output: name a file for the picture")
+	}
 	if svg != "" {
 		if err := a.writePicture(svg, recoveryPicture(service, report.Experiments)); err != nil || svg == "-" {
 			return err

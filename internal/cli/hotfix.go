@@ -173,7 +173,7 @@ it copies, and the diff as changes.patch.`,
 				return err
 			}
 			if cast != "" {
-				return a.saveSessionFile(ctx, x.ID, "recording.cast", cast)
+				return a.saveRecording(ctx, x.ID, cast)
 			}
 			if export != "" {
 				return a.exportSession(ctx, x, export)
@@ -184,26 +184,32 @@ it copies, and the diff as changes.patch.`,
 			return a.showSession(x)
 		}),
 	}
-	cmd.Flags().StringVar(&cast, "cast", "", "write the recording to the file")
+	cmd.Flags().StringVar(&cast, "cast", "", "write the recording (asciicast v2) to the file, or with \"-\" to standard output")
 	cmd.Flags().StringVar(&export, "export", "", "write what builds the changed image into the directory")
 	cmd.MarkFlagsMutuallyExclusive("cast", "export")
 	return cmd
 }
 
-// saveSessionFile writes one file of what a session leaves.
-func (a *app) saveSessionFile(ctx context.Context, id model.SessionID, name, path string) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+// saveRecording writes the recording of a session, in which passwords may be
+// seen, to a file of the caller's alone, or to standard output.
+func (a *app) saveRecording(ctx context.Context, id model.SessionID, path string) error {
+	write := func(w io.Writer) error { return a.api().SessionFile(ctx, id, "recording.cast", w) }
+	if path == "-" {
+		return write(a.Stdout)
+	}
+	size, err := writeWhole(path, 0o600, write)
 	if err != nil {
-		return invalid("cannot write %s: %w", path, readFailure(err))
+		return err
 	}
-	err = a.api().SessionFile(ctx, id, name, f)
-	if closing := f.Close(); err == nil {
-		err = closing
+	if a.opts.json {
+		return a.document(struct {
+			Session model.SessionID `json:"session"`
+			File    string          `json:"file"`
+			Bytes   int64           `json:"bytes"`
+		}{id, path, size})
 	}
-	if err != nil {
-		_ = os.Remove(path)
-	}
-	return err
+	a.printf("%s: written, %s\n", path, model.SizeText(size))
+	return nil
 }
 
 // exportSession writes what a session leaves into a directory, which is made if
@@ -220,7 +226,8 @@ func (a *app) exportSession(ctx context.Context, x *api.SessionShown, dir string
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return invalid("cannot write %s: %w", path, readFailure(err))
 		}
-		if err := a.saveSessionFile(ctx, x.ID, name, path); err != nil {
+		_, err := writeWhole(path, 0o644, func(w io.Writer) error { return a.api().SessionFile(ctx, x.ID, name, w) })
+		if err != nil {
 			return err
 		}
 	}

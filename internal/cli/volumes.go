@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -79,12 +80,14 @@ func (a *app) volumeRemoveCommand() *cobra.Command {
 		Example: "  kiln volumes remove db/data before-2-abcdef -y\n  kiln volumes remove db/data -y",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: a.run(func(ctx context.Context, args []string) error {
-			if err := a.sure("Remove " + strings.Join(args, " ") + " for good?"); err != nil {
-				return err
-			}
 			req := api.VolumeRequest{}
 			if len(args) > 1 {
-				req.Snapshot = args[1]
+				if req.Snapshot = args[1]; req.Snapshot == "" {
+					return usagef("the name of the snapshot is empty; without one the whole volume would be removed")
+				}
+			}
+			if err := a.sure("Remove " + strings.Join(args, " ") + " for good?"); err != nil {
+				return err
 			}
 			return a.onVolume(ctx, args[0], req, (*api.Client).RemoveVolume)
 		}),
@@ -118,6 +121,10 @@ volume stays as it was. Asks first on a terminal; without one, -y is needed.`,
 			}
 			if err := a.sure("Replace what " + args[0] + " holds?"); err != nil {
 				return err
+			}
+			if st, err := os.Stat(args[1]); err == nil && st.IsDir() {
+				return invalid("cannot import %s: it is a directory", args[1]).
+					WithHint("tar -C %s -c . | kiln volumes import %s - -y", args[1], args[0])
 			}
 			archive, err := a.open(args[1])
 			if err != nil {

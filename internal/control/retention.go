@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -220,7 +221,7 @@ func (r *Retention) Sweep(ctx context.Context, actor string) (Survey, error) {
 	if err != nil {
 		return Survey{}, err
 	}
-	out.Failed = r.remove(ctx, out.Kept)
+	out.Failed = r.remove(ctx, out.Kept) // what could not be removed is kept
 	r.note(r.survey(ctx, false))
 	return out, nil
 }
@@ -246,7 +247,8 @@ func (r *Retention) resume(ctx context.Context) error {
 	return nil
 }
 
-// remove removes what goes, source by source, and says what could not be.
+// remove removes what goes, source by source, and says what could not be: that
+// is kept after all.
 func (r *Retention) remove(ctx context.Context, kept []model.Kept) (failed []string) {
 	for _, source := range r.cfg.Sources {
 		var gone []model.Object
@@ -258,18 +260,32 @@ func (r *Retention) remove(ctx context.Context, kept []model.Kept) (failed []str
 		if len(gone) == 0 {
 			continue
 		}
-		if err := r.removeFrom(ctx, source, gone); err != nil {
+		errs := r.removeFrom(ctx, source, gone)
+		for i := range kept {
+			k := &kept[i]
+			if err := errs[k.ID]; err != nil && k.Kind == source.Kind && !k.Keep {
+				k.Keep, k.Reason = true, "it could not be removed: "+err.Error()
+			}
+		}
+		if err := errors.Join(slices.Collect(maps.Values(errs))...); err != nil {
 			failed = append(failed, fmt.Sprintf("%s: %v", source.Kind, err))
 		}
 	}
 	return failed
 }
 
-func (r *Retention) removeFrom(ctx context.Context, source Source, objects []model.Object) error {
+// removeFrom removes objects of one source, and returns what went wrong by their
+// ids.
+func (r *Retention) removeFrom(ctx context.Context, source Source, objects []model.Object) map[string]error {
+	errs := map[string]error{}
 	if many, ok := source.Inventory.(batch); ok {
-		return many.RemoveAll(ctx, objects)
+		if err := many.RemoveAll(ctx, objects); err != nil {
+			for _, o := range objects {
+				errs[o.ID] = err
+			}
+		}
+		return errs
 	}
-	var errs []error
 	for _, o := range childrenFirst(objects) {
 		var err error
 		if o.Kind == model.ObjectImage {
@@ -277,9 +293,11 @@ func (r *Retention) removeFrom(ctx context.Context, source Source, objects []mod
 		} else {
 			err = source.Remove(ctx, o)
 		}
-		errs = append(errs, err)
+		if err != nil {
+			errs[o.ID] = err
+		}
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 // removeImage removes an image that is written down as removed, unless it was

@@ -39,7 +39,7 @@ type Volume struct {
 	Size      int64            `json:"size,omitempty"`
 	CreatedAt time.Time        `json:"created_at"`
 	Snapshots []VolumeSnapshot `json:"snapshots,omitempty"` // oldest first
-	Created   Instant          `json:"created,omitempty"`    // the same in elapsed time; the fold sets it
+	Created   Instant          `json:"created,omitempty"`   // the same in elapsed time; the fold sets it
 	RemovedAt time.Time        `json:"removed_at,omitzero"` // it was; a new one of the name is another
 	Missed    DeploymentID     `json:"missed,omitempty"`    // the last one before which no snapshot could be made
 }

@@ -46,7 +46,9 @@ func (s *Server) accountOf(ctx context.Context, in *accountInput) (*reply[audit.
 			break
 		}
 		for _, e := range entries {
-			after = e.Event.Seq
+			if after = e.Event.Seq; after > head {
+				break
+			}
 			service, text := inWords(e.Event)
 			c.Add(audit.Event{Event: e.Event, Hash: e.Hash, Service: service, Text: text})
 		}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -140,6 +141,9 @@ func (s *Server) archiveOf(ctx context.Context, name string) (string, error) {
 		}
 	}
 	switch {
+	case ended && strings.HasPrefix(name, "s-"):
+		return "", model.Errorf(model.NotFound, "cannot read the evidence of %q: none could be kept", name).
+			WithHint("kiln hotfix show %s says why", name)
 	case ended:
 		return "", model.Errorf(model.NotFound, "cannot read the evidence of %q: none could be kept", name).
 			WithHint("kiln evidence show %s says why", name)

@@ -115,7 +115,8 @@ func (s *Server) logs(ctx context.Context, in *logsInput) (*huma.StreamResponse,
 		opts := engine.LogOptions{Since: in.Since, Tail: in.Tail, Follow: in.Follow}
 		if !in.Follow { // one after the other reads better than interleaved
 			for _, src := range sources {
-				if err := s.sendLogs(hctx.Context(), src, opts, out.send); err != nil {
+				err := s.sendLogs(hctx.Context(), src, opts, out.send)
+				if err != nil && (len(sources) == 1 || model.CodeOf(err) != model.NotFound) { // one of many may have gone meanwhile
 					return err
 				}
 			}

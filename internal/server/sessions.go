@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,9 +28,13 @@ func (s *Server) registerSessions(h huma.API) {
 
 // sessionView is a session as people see it.
 func sessionView(x *model.Session, now model.Now) api.Session {
+	var extensions []api.Extension
+	for _, e := range x.Extensions {
+		extensions = append(extensions, api.Extension{By: e.By, Reason: e.Reason, At: e.At, Until: wall(e.Until, now)})
+	}
 	return api.Session{
 		ID: x.ID, Service: x.Server.Service(), Server: x.Server, Kind: x.Kind, By: x.By, Reason: x.Reason, Command: x.Command,
-		OutOfRotation: x.OutOfRotation, OpenedAt: x.OpenedAt, Until: wall(x.Until, now), Extensions: x.Extensions, Ended: x.Ended,
+		OutOfRotation: x.OutOfRotation, OpenedAt: x.OpenedAt, Until: wall(x.Until, now), Extensions: extensions, Ended: x.Ended,
 	}
 }
 
@@ -85,9 +90,11 @@ func (s *Server) sessionList(_ context.Context, in *sessionsInput) (*reply[api.S
 	var failed error
 	now := s.cfg.Clock.Now()
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
-		if in.Service != "" {
-			if _, err := serviceNamed(st, in.Service); err != nil {
-				failed = err
+		if st.Services[string(in.Server)] != nil { // a service whose name looks like a server's
+			in.Service, in.Server = string(in.Server), ""
+		}
+		if name := cmp.Or(in.Service, in.Server.Service()); name != "" {
+			if _, failed = serviceNamed(st, name); failed != nil {
 				return
 			}
 		}

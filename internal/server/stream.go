@@ -25,8 +25,8 @@ func (n *ndjson) send(v any) error {
 	return nil
 }
 
-// stream answers with lines until f returns. What f returns as an error is
-// logged by nobody: the client is gone, or f has sent it as a line.
+// stream answers with lines until f returns. Where that is for an error, or
+// because the daemon ends, the answer is cut off: it must not look whole.
 func stream(f func(ctx huma.Context, out *ndjson) error) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
 		ctx.SetHeader("Content-Type", "application/x-ndjson")
@@ -36,7 +36,9 @@ func stream(f func(ctx huma.Context, out *ndjson) error) *huma.StreamResponse {
 		if flusher != nil {
 			flusher.Flush() // the headers: the client knows that it is heard
 		}
-		_ = f(ctx, out)
+		if err := f(ctx, out); err != nil || ctx.Context().Err() != nil {
+			panic(http.ErrAbortHandler)
+		}
 	}}
 }
 

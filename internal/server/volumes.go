@@ -180,6 +180,12 @@ func (s *Server) snapshotVolume(ctx context.Context, in *volumeInput) (*reply[ap
 	if slices.ContainsFunc(v.Snapshots, func(x model.VolumeSnapshot) bool { return x.ID == id }) {
 		return nil, s.refuse(model.Errorf(model.Conflict, "volume %s of %s has a snapshot %s already", in.Volume, in.Service, id))
 	}
+	if there, err := onDisk(ctx, kept, in.Service, in.Volume); err != nil {
+		return nil, s.refuse(err)
+	} else if there != nil && slices.Contains(there.Snapshots, id) {
+		return nil, s.refuse(model.Errorf(model.Conflict, "a snapshot %s of volume %s of %s lies on the disk, and the journal does not know what it holds", id, in.Volume, in.Service).
+			WithHint("another --name, or: kiln volumes remove %s/%s %s", in.Service, in.Volume, id))
+	}
 	made := model.VolumeSnapshot{ID: id, At: now.Wall, Reason: cmp.Or(in.Body.Reason, "asked for by "+actor(in.Body.Author)), Quiesced: true}
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
 		for _, srv := range st.Services[in.Service].Servers {
@@ -222,6 +228,9 @@ func (s *Server) removeVolume(ctx context.Context, in *volumeInput) (*reply[api.
 	if err != nil {
 		return nil, s.refuse(err)
 	}
+	if err := s.removable(ctx, kept, in); err != nil {
+		return nil, s.refuse(err)
+	}
 	// The journal comes first: what is removed there and still lies here is
 	// listed, and removed by the same again.
 	err = s.cfg.Control.Do(ctx, actor(in.Body.Author), func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
@@ -230,6 +239,9 @@ func (s *Server) removeVolume(ctx context.Context, in *volumeInput) (*reply[api.
 			return nil, nil // perhaps what the journal does not know
 		}
 		if in.Body.Snapshot != "" {
+			if !hasSnapshot(svc.Volume(in.Volume), in.Body.Snapshot) {
+				return nil, nil // it lies on the disk alone
+			}
 			return []model.Payload{model.VolumeSnapshotRemoved{
 				Service: in.Service, Name: in.Volume, ID: in.Body.Snapshot, Reason: cmp.Or(in.Body.Reason, "asked for by "+actor(in.Body.Author)),
 			}}, nil
@@ -250,6 +262,39 @@ func (s *Server) removeVolume(ctx context.Context, in *volumeInput) (*reply[api.
 		return in.done(in.Body.Snapshot, "snapshot "+in.Body.Snapshot+" is removed"), nil
 	}
 	return in.done("", "it is removed, with its snapshots"), nil
+}
+
+// onDisk returns what there is of a volume on the machine; nil: nothing.
+func onDisk(ctx context.Context, kept engine.Volumes, service, name string) (*engine.VolumeObserved, error) {
+	observed, err := kept.ObserveVolumes(ctx)
+	for i, o := range observed {
+		if o.Service == service && o.Name == name {
+			return &observed[i], err
+		}
+	}
+	return nil, err
+}
+
+func hasSnapshot(v *model.Volume, id string) bool {
+	return slices.ContainsFunc(v.Snapshots, func(x model.VolumeSnapshot) bool { return x.ID == id })
+}
+
+// removable refuses to remove what neither the journal nor the machine has.
+func (s *Server) removable(ctx context.Context, kept engine.Volumes, in *volumeInput) error {
+	there, err := onDisk(ctx, kept, in.Service, in.Volume)
+	if err != nil {
+		return err
+	}
+	v, unknown := s.seeVolume(in.Service, in.Volume)
+	id := in.Body.Snapshot
+	switch {
+	case unknown != nil && there == nil:
+		return unknown
+	case id == "" || unknown == nil && hasSnapshot(&v, id) || there != nil && slices.Contains(there.Snapshots, id):
+		return nil
+	default:
+		return model.Errorf(model.NotFound, "volume %s of %s has no snapshot %q", in.Volume, in.Service, id).WithHint("kiln volumes show %s/%s lists them", in.Service, in.Volume)
+	}
 }
 
 // holderOf returns a living server that has the volume; "": none.

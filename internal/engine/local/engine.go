@@ -133,6 +133,7 @@ func (e *Engine) open(ctx context.Context) error {
 		return err
 	}
 	e.removeOldBinaries(ctx)
+	e.removeDrafts()
 	return nil
 }
 

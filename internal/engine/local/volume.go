@@ -42,6 +42,9 @@ func (c Config) volume(service, name string) volumeDir {
 	return volumeDir(filepath.Join(c.volumesDir(), service, name))
 }
 
+// exportPrefix begins the name of a copy that is written as an archive.
+const exportPrefix = "export-"
+
 func (d volumeDir) content() string           { return filepath.Join(string(d), "fs") }
 func (d volumeDir) fresh() string             { return filepath.Join(string(d), "fs.new") }
 func (d volumeDir) old() string               { return filepath.Join(string(d), "fs.old") }
@@ -63,6 +66,20 @@ func (d volumeDir) record() (r volumeRecord, err error) {
 		return r, err
 	}
 	return r, json.Unmarshal(b, &r)
+}
+
+// removeDrafts removes copies of volumes that a daemon which was killed had not
+// finished: of archives on their way out, and of snapshots. Nobody has one yet.
+func (e *Engine) removeDrafts() {
+	for _, left := range []string{exportPrefix + "*", filepath.Join("snapshots", ".*")} {
+		drafts, _ := filepath.Glob(filepath.Join(e.volumesDir(), "*", "*", left)) // the pattern is none that could be bad
+		for _, draft := range drafts {
+			e.Log.Info("removing a copy of a volume that was not finished", "path", draft)
+			if err := os.RemoveAll(draft); err != nil {
+				e.Log.Warn("cannot remove a copy of a volume that was not finished", "path", draft, "error", err)
+			}
+		}
+	}
 }
 
 // lockVolume has one change of a volume at a time.
@@ -524,7 +541,7 @@ func (e *Engine) ExportVolume(ctx context.Context, service, name string, w io.Wr
 	}
 	from := d.content()
 	if filetree.CanClone(string(d)) {
-		copied := filepath.Join(string(d), "export-"+shortHash(fmt.Sprint(time.Now().UnixNano())))
+		copied := filepath.Join(string(d), exportPrefix+shortHash(fmt.Sprint(time.Now().UnixNano())))
 		defer os.RemoveAll(copied)
 		if err := filetree.Clone(ctx, from, copied); err != nil {
 			return err
