@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,14 +74,23 @@ func (s *shop) victim(role string) (pids []int, servers []string, err error) {
 	return nil, nil, errors.New("no server is in service")
 }
 
-// gone reports whether a process has ended, reaped or not.
+// gone reports whether a process has ended, reaped or not: with all its threads,
+// for the first one may be over while others still hold the files.
 func gone(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	if err != nil {
-		return true
+		return false
 	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	return strings.HasPrefix(rest, "Z")
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		if err != nil {
+			continue // it has just gone
+		}
+		if at := strings.LastIndex(string(stat), ") "); at < 0 || !strings.ContainsRune("ZX", rune(stat[at+2])) {
+			return false
+		}
+	}
+	return true
 }
 
 // front asks for the front page on a fresh connection and returns which version
