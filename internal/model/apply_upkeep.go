@@ -100,18 +100,18 @@ func markedServer(p Payload) ServerID {
 
 // Dormant reports whether the server is condemned for drift of a template for
 // which replacing was given up: nothing replaces it for that.
-func (svc *Service) Dormant(srv *Server) bool {
-	c, r := srv.Condemned, svc.Recurrence
+func (s *Service) Dormant(srv *Server) bool {
+	c, r := srv.Condemned, s.Recurrence
 	return c != nil && c.Cause == CondemnedByDrift && r != nil && r.Halted && r.TemplateHash == srv.TemplateHash
 }
 
 // condemn notes that the server is to be replaced; the sooner sentence holds,
 // what somebody asks for over what kiln has decided by itself, and anything over
 // a sentence that is dormant.
-func (svc *Service) condemn(srv *Server, c Condemned) {
+func (s *Service) condemn(srv *Server, c Condemned) {
 	old := srv.Condemned
 	asked := c.Cause == CondemnedByRequest && (old == nil || old.Cause != CondemnedByRequest)
-	if old != nil && old.From <= c.From && !asked && !svc.Dormant(srv) {
+	if old != nil && old.From <= c.From && !asked && !s.Dormant(srv) {
 		return
 	}
 	srv.Condemned = &c
