@@ -201,7 +201,7 @@ func joinNamespace() error {
 
 func traceNeighbour() error {
 	for pid := 2; pid < 1<<15; pid++ {
-		if pid != os.Getpid() && !own(pid) && unix.PtraceSeize(pid) == nil {
+		if pid != os.Getpid() && !own(pid) && unix.PtraceSeize(pid) == nil && stranger(pid) {
 			return nil
 		}
 	}
@@ -218,13 +218,25 @@ func own(pid int) bool {
 	return err == nil && os.SameFile(mine, theirs)
 }
 
+// stranger reports whether there is such a process, of another program, and not
+// for a moment only: threads of this one come and go.
+func stranger(pid int) bool {
+	for range 3 {
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil || own(pid) {
+			return false
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return true
+}
+
 func neighbours() error {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && !own(pid) {
+		if pid, err := strconv.Atoi(e.Name()); err == nil && stranger(pid) {
 			return nil
 		}
 	}
@@ -233,10 +245,8 @@ func neighbours() error {
 
 func signalNeighbours() error {
 	for pid := 2; pid < 1<<15; pid++ {
-		if !own(pid) && syscall.Kill(pid, 0) == nil {
-			if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err == nil {
-				return nil
-			}
+		if syscall.Kill(pid, 0) == nil && stranger(pid) {
+			return nil
 		}
 	}
 	return errors.New("there is nobody")
