@@ -101,6 +101,9 @@ type Control struct {
 
 	stepping sync.Mutex // one step at a time
 
+	looked     chan struct{} // closed after the first step of Run
+	lookedOnce sync.Once
+
 	mu       sync.Mutex // guards what follows
 	state    *model.State
 	snapshot *model.Snapshot // the last complete one
@@ -121,7 +124,7 @@ func New(cfg Config) *Control {
 		cfg.Context = context.Background()
 	}
 	return &Control{
-		cfg: cfg, state: cfg.State, kick: make(chan struct{}, 1), changed: make(chan struct{}),
+		cfg: cfg, state: cfg.State, kick: make(chan struct{}, 1), looked: make(chan struct{}), changed: make(chan struct{}),
 		underWay: map[reconcile.Key]bool{}, holds: holds{}, alive: map[model.ServerID]*engine.Evidence{},
 	}
 }
@@ -140,6 +143,7 @@ func (c *Control) Run(ctx context.Context, hints <-chan struct{}) error {
 		case <-timer.C:
 		}
 		wake, err := c.Step(ctx)
+		c.lookedOnce.Do(func() { close(c.looked) })
 		if broken := c.brokenErr(); broken != nil {
 			return broken
 		}
@@ -149,6 +153,10 @@ func (c *Control) Run(ctx context.Context, hints <-chan struct{}) error {
 		timer.Reset(c.pause(wake))
 	}
 }
+
+// Looked returns a channel that is closed when Run has seen what is for the
+// first time: until then the state is what an earlier daemon saw last.
+func (c *Control) Looked() <-chan struct{} { return c.looked }
 
 // pause is how long to wait for a hint: at most a second, less when a
 // deadline comes earlier.

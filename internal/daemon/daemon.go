@@ -288,6 +288,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 			stop(err)
 		}
 	})
+	d.awaitFirstLook(work)
 	d.running.Go(func() {
 		if err := httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			stop(model.Errorf(model.Internal, "cannot serve the API: %w", err))
@@ -304,6 +305,19 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		return nil
 	}
 	return cause
+}
+
+// firstLook is how long clients wait at most for what the daemon sees first.
+const firstLook = 5 * time.Second
+
+// awaitFirstLook waits until the state says what is, and not what an earlier
+// daemon saw last: before a reboot, for one. Clients wait meanwhile.
+func (d *daemon) awaitFirstLook(ctx context.Context) {
+	select {
+	case <-d.control.Looked():
+	case <-time.After(firstLook):
+	case <-ctx.Done():
+	}
 }
 
 func (d *daemon) handler() http.Handler {

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"kiln/internal/engine"
 	"kiln/internal/engine/local/exitfile"
@@ -151,7 +153,15 @@ func (e *Engine) connect(ctx context.Context) (*client.Client, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.Connect)
 	defer cancel()
-	if _, err := c.Version(ctx); err != nil {
+	_, err = c.Version(ctx)
+	for ctx.Err() == nil && status.Code(err) == codes.Unavailable { // it is just starting: what it had accepted may be cut off
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+			_, err = c.Version(ctx)
+		}
+	}
+	if err != nil {
 		_ = c.Close()
 		return nil, model.Errorf(model.Unavailable, "cannot reach containerd at %s within %s: %w", e.socket(), e.Connect, err).
 			WithHint("see the keeper's log for what containerd says")
