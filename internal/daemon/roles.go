@@ -129,6 +129,7 @@ func (d *daemon) ensureKeeper(ctx context.Context) error {
 // endInstance ends router, containerd and keeper and removes what the instance
 // has on the machine. Images and history stay in the data directory.
 func (d *daemon) endInstance(ctx context.Context) {
+	builder.RemoveNetwork(d.instance, d.runDir, d.cfg.Log) // of one that was killed, and not needed again
 	err := d.engine.Purge(ctx)
 	err = errors.Join(err, d.images.Close(), d.engine.Close())
 	d.images, d.engine = nil, nil

@@ -194,7 +194,7 @@ func (i *Instance) End(ctx context.Context) ([]string, error) {
 
 // gone waits a moment for what ends by itself and returns what is left then.
 func (i *Instance) gone(ctx context.Context) ([]string, error) {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(15 * time.Second)
 	for {
 		left, err := i.Leftovers(ctx)
 		if err != nil || len(left) == 0 || time.Now().After(deadline) {

@@ -47,6 +47,12 @@ func newNetns(cfg Config) *netns {
 	}
 }
 
+// RemoveNetwork removes the network of an instance's builder that was killed. No
+// builder of the instance may run.
+func RemoveNetwork(instance model.InstanceID, runDir string, log *slog.Logger) {
+	newNetns(Config{Instance: instance, RunDir: runDir, Log: log}).removeRemnants()
+}
+
 // enterNetwork puts the whole process into a network namespace of its own. It
 // returns only inside: before, the process makes the namespace and replaces
 // itself, since no thread of a Go program may stay outside.
