@@ -352,10 +352,8 @@ func (c *Collector) upkeep(e Event) bool {
 		svc.chaos = append(svc.chaos, x)
 	case model.ExperimentAdvanced:
 		if x := c.chaos[p.ID]; x != nil {
-			if p.Armed != 0 {
-				x.Armed = p.Armed
-			}
-			x.Applied, x.Detected, x.Replaced = cmp.Or(p.Applied, x.Applied), cmp.Or(p.Detected, x.Detected), cmp.Or(p.Replaced, x.Replaced)
+			x.Armed, x.Applied = cmp.Or(p.Armed, x.Armed), cmp.Or(p.Applied, x.Applied)
+			x.Detected, x.Replaced = cmp.Or(p.Detected, x.Detected), cmp.Or(p.Replaced, x.Replaced)
 		}
 	case model.ExperimentEnded:
 		if x := c.chaos[p.ID]; x != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -346,5 +347,39 @@ func TestForgottenShim(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatal("the shim goes on")
 		}
+	}
+}
+
+// A shim whose containerd was killed before it told of it goes with its server.
+func TestDestroyFindsTheShim(t *testing.T) {
+	w := newWorld(t)
+	e := w.open(t)
+	id := model.ServerID("web-aaaaaa")
+	shim := func(of model.ServerID) *exec.Cmd {
+		cmd := exec.Command("/bin/sh")
+		cmd.Args = []string{e.binaries.shim, "-c", "read line", "sh", "-namespace", e.namespace(), "-id", string(of), "-address", "x"}
+		in, err := cmd.StdinPipe() // it reads until it is killed
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = in.Close(); _ = cmd.Wait() })
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	lost, other := shim(id), shim("web-bbbbbb")
+	if err := e.Destroy(t.Context(), engine.Ref{Epoch: 1, ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := identify(lost.Process.Pid, e.boot); err == nil && p.runs(e.boot) {
+		for deadline := time.Now().Add(5 * time.Second); p.runs(e.boot) && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		}
+		if p.runs(e.boot) {
+			t.Error("the shim goes on")
+		}
+	}
+	if p, err := identify(other.Process.Pid, e.boot); err != nil || !p.runs(e.boot) {
+		t.Errorf("another server's shim was ended: %v", err)
 	}
 }

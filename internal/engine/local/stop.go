@@ -170,8 +170,12 @@ func (e *Engine) remove(ctx context.Context, id model.ServerID) error {
 		_, _ = await(ctx, s.reaped, reapLimit)
 	}
 	try("process", e.deleteTask(ctx, id))
-	if _, r := e.lookup(id); r != nil {
+	if _, r := e.lookup(id); r != nil && r.Shim.PID != 0 {
 		e.endShim(r.Shim)
+	} else {
+		for _, shim := range e.shimsOf(id) {
+			e.endShim(shim)
+		}
 	}
 	try("bundle", e.removeBundle(id))
 	if err := e.client.ContainerService().Delete(ctx, string(id)); err != nil && !errdefs.IsNotFound(err) {
@@ -268,6 +272,31 @@ func (e *Engine) endShim(shim process) {
 			return
 		}
 	}
+}
+
+// shimsOf finds the shims of a server by how containerd calls them: one that was
+// killed while it started a server has told nobody of its shim.
+func (e *Engine) shimsOf(id model.ServerID) (shims []process) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		e.Log.Warn("cannot look for shims that were left behind", "server", id, "error", err)
+	}
+	called := fmt.Sprintf("\x00-namespace\x00%s\x00-id\x00%s\x00", e.namespace(), id)
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		name, _, _ := strings.Cut(string(command), "\x00") // of this build, or of one before
+		if err != nil || filepath.Base(name) != filepath.Base(e.binaries.shim) || !strings.Contains(string(command), called) {
+			continue
+		}
+		if shim, err := identify(pid, e.boot); err == nil {
+			shims = append(shims, shim)
+		}
+	}
+	return shims
 }
 
 // removeBundle removes the directories in which containerd keeps a task: they
