@@ -79,13 +79,14 @@ func (s *split) seat(x *exchange) {
 func (s *split) draw() int {
 	n := s.draws.Add(1) - 1
 	h := mix(s.seed + n/places)
-	// Multiplying by what has no factor in common with 100 permutes the places.
-	factor := 2*(h%50) + 1
-	if factor%5 == 0 {
-		factor += 2
-	}
-	return int((n%places*factor + h>>32) % places)
+	return int((n%places*strides[h%uint64(len(strides))] + h>>32) % places)
 }
+
+// strides have no factor in common with 100, so that multiplying by one permutes
+// the places. They are those that spread best: among 1.9 times as many draws in a
+// row as one in the share is expected in, there is one. With 1, say, the first
+// eighty might be on one side.
+var strides = [...]uint64{27, 29, 37, 39, 41, 59, 61, 63, 71, 73}
 
 // mix is the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
 func mix(z uint64) uint64 {

@@ -75,6 +75,26 @@ func TestDrawHasNoRhythm(t *testing.T) {
 	}
 }
 
+// TestDrawSpreads: neither side waits long for its turn.
+func TestDrawSpreads(t *testing.T) {
+	for _, weight := range []int{5, 10, 20, 50, 80, 95} {
+		s := newSplit(&model.Split{Release: 2, Weight: weight})
+		var inRow [2]int // draws of one side since the other's last
+		for range 10_000 {
+			side := 0
+			if s.draw() < weight {
+				side = 1
+			}
+			inRow[side]++
+			inRow[1-side] = 0
+			// Twice the expected distance in one hundred, and as much in the next.
+			if most := 4 * 100 / min(weight, 100-weight); inRow[side] > most {
+				t.Fatalf("weight %d: %d draws in a row are on one side", weight, inRow[side])
+			}
+		}
+	}
+}
+
 // TestCookieKeepsTheSide: a visitor gets a place, keeps it, and with a rising
 // weight goes to the new side once and never back.
 func TestCookieKeepsTheSide(t *testing.T) {
