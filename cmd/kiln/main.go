@@ -52,6 +52,7 @@ func run(args []string) int {
 			Daemon:        runDaemon,
 			ServeContext:  buildcontext.Serve,
 			VerifyJournal: daemon.VerifyJournal,
+			Account:       daemon.Account,
 			VerifyBackup:  daemon.VerifyBackup,
 			Restore: func(ctx context.Context, r io.Reader, req api.RestoreRequest) (*api.RestoreReport, error) {
 				return daemon.Restore(ctx, r, req, version)

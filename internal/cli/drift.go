@@ -40,7 +40,7 @@ was done about it; servers that were replaced for it too. docs/drift.md says wha
 			return err
 		}),
 	}
-	cmd.Flags().BoolVar(&code, "exit-code", false, fmt.Sprintf("exit with %d while anything drifts that is still there", exitChanges))
+	cmd.Flags().BoolVar(&code, "exit-code", false, fmt.Sprintf("exit with %d while anything drifts", exitChanges))
 	cmd.AddCommand(a.driftVerifyCommand())
 	return cmd
 }

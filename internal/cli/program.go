@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"kiln/internal/api"
+	"kiln/internal/audit"
 	"kiln/internal/spec"
 )
 
@@ -43,6 +44,8 @@ type Roles struct {
 	Daemon func(ctx context.Context, o DaemonOptions) error
 	// VerifyJournal verifies the journal of a data directory that no daemon holds.
 	VerifyJournal func(ctx context.Context, dataDir string) (*api.AuditReport, error)
+	// Account makes the account of such a journal, as far as it can be read.
+	Account func(ctx context.Context, dataDir, service string, since, now time.Time) (audit.Account, error)
 	// VerifyBackup checks a backup.
 	VerifyBackup func(ctx context.Context, r io.Reader) (*api.BackupReport, error)
 	// Restore makes a data directory of a backup.

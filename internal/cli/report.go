@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kiln/internal/audit"
+	"kiln/internal/model"
 )
 
 // reportFormats are the ways to write an account.
@@ -53,7 +54,18 @@ func (a *app) report(ctx context.Context, service, since, format, output string)
 		return usagef("%q is no format: it is html, json or csv", format)
 	}
 	var account audit.Account
-	if err := a.api().Account(ctx, service, begin, &account); err != nil {
+	err = a.api().Account(ctx, service, begin, &account)
+	if model.CodeOf(err) == model.Unavailable {
+		// As with verify: no daemon runs on a damaged journal.
+		found, offline := a.Roles.Account(ctx, a.dataDir(), service, begin, a.Now())
+		switch {
+		case offline == nil && service != "" && len(found.Services) == 0:
+			err = model.Errorf(model.NotFound, "there is no service %q in the journal of %s", service, a.dataDir())
+		case offline == nil:
+			account, err = found, nil
+		}
+	}
+	if err != nil {
 		return err
 	}
 	var text bytes.Buffer

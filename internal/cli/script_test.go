@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"kiln/internal/api"
+	"kiln/internal/audit"
 	"kiln/internal/model"
 )
 
@@ -39,6 +40,9 @@ func TestMain(m *testing.M) {
 				},
 				VerifyJournal: func(_ context.Context, dir string) (*api.AuditReport, error) {
 					return nil, model.Errorf(model.NotFound, "there is no journal in %s", dir)
+				},
+				Account: func(_ context.Context, dir, _ string, _, _ time.Time) (audit.Account, error) {
+					return audit.Account{}, model.Errorf(model.NotFound, "there is no journal in %s", dir)
 				},
 				ServeContext: func(_ context.Context, conn net.Conn, dir, containerfile string) error {
 					defer conn.Close()

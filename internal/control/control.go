@@ -200,6 +200,7 @@ func (c *Control) observe(ctx context.Context) (reconcile.Observation, model.Ins
 		obs.UnderWay[k] = true
 	}
 	held := c.holds.active(obs.UnderWay, c.cfg.Clock.Now().Elapsed)
+	obs.Failing = c.holds.failing()
 	c.mu.Unlock()
 
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)

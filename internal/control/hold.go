@@ -19,6 +19,7 @@ const (
 type hold struct {
 	until    model.Instant
 	failures int
+	why      string // of the latest failure
 }
 
 // holds are the actions that are kept back.
@@ -35,7 +36,7 @@ func (h holds) note(out reconcile.Outcome, now model.Instant) {
 	if n < 7 { // 50 ms doubled six times is 3.2 s
 		wait = holdFirst << n
 	}
-	h[out.Key] = hold{until: now.Add(wait), failures: n + 1}
+	h[out.Key] = hold{until: now.Add(wait), failures: n + 1, why: out.Err.Message}
 }
 
 // active adds the keys that are still kept back to set, forgets those whose
@@ -56,4 +57,13 @@ func (h holds) active(set map[reconcile.Key]bool, now model.Instant) model.Insta
 		}
 	}
 	return next
+}
+
+// failing says why actions failed that are still wanted.
+func (h holds) failing() map[reconcile.Key]string {
+	why := make(map[reconcile.Key]string, len(h))
+	for key, held := range h {
+		why[key] = held.why
+	}
+	return why
 }

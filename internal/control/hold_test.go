@@ -30,6 +30,9 @@ func TestHoldsGrowAndEnd(t *testing.T) {
 			t.Fatalf("after failure %d it is held back for longer than %v", i+1, want)
 		}
 	}
+	if why := h.failing()[key]; why != "not now" {
+		t.Errorf("it fails because of %q", why)
+	}
 	h.note(failed, now)
 	h.note(reconcile.Outcome{Key: key}, now)
 	if len(h) != 0 {

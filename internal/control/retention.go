@@ -28,9 +28,10 @@ const (
 type Source struct {
 	Kind model.ObjectKind
 	engine.Inventory
-	// Costly is not listed just to see what there is: something has to be
-	// started for it.
-	Costly bool
+	// Ready reports whether it can be listed as things are; nil: always. If not,
+	// something has to be started for it, and just to see what there is what was
+	// listed last counts.
+	Ready func(ctx context.Context) bool
 }
 
 // batch is implemented by inventories that remove many objects at once.
@@ -64,6 +65,7 @@ type Retention struct {
 
 	mu   sync.Mutex
 	last Survey
+	seen map[model.ObjectKind][]model.Object // of the sources that are not always ready, when they were listed last
 }
 
 // Survey is all that is kept on the disk, with a verdict on each.
@@ -75,7 +77,9 @@ type Survey struct {
 }
 
 // NewRetention returns a Retention. It does nothing by itself before Run.
-func NewRetention(cfg RetentionConfig) *Retention { return &Retention{cfg: cfg} }
+func NewRetention(cfg RetentionConfig) *Retention {
+	return &Retention{cfg: cfg, seen: map[model.ObjectKind][]model.Object{}}
+}
 
 // Run watches the disks, sweeps once a day and while the disk is low, and first
 // finishes what a crash has interrupted. It returns when ctx ends.
@@ -194,10 +198,7 @@ func (r *Retention) survey(ctx context.Context, whole bool) Survey {
 // list asks every source what it holds.
 func (r *Retention) list(ctx context.Context, whole bool) (objects []model.Object, missing []string) {
 	for _, source := range r.cfg.Sources {
-		if source.Costly && !whole {
-			continue
-		}
-		found, err := source.Objects(ctx)
+		found, err := r.objects(ctx, source, whole)
 		if err != nil {
 			missing = append(missing, fmt.Sprintf("%s: %v", source.Kind, err))
 			continue
@@ -205,6 +206,24 @@ func (r *Retention) list(ctx context.Context, whole bool) (objects []model.Objec
 		objects = append(objects, found...)
 	}
 	return objects, missing
+}
+
+func (r *Retention) objects(ctx context.Context, source Source, whole bool) ([]model.Object, error) {
+	if source.Ready == nil {
+		return source.Objects(ctx)
+	}
+	if !whole && !source.Ready(ctx) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.seen[source.Kind], nil
+	}
+	found, err := source.Objects(ctx)
+	if err == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.seen[source.Kind] = found
+	}
+	return found, err
 }
 
 // Sweep removes what nothing holds. What could not be removed is in the

@@ -3,8 +3,10 @@ package daemon
 import (
 	"context"
 	"path/filepath"
+	"time"
 
 	"kiln/internal/api"
+	"kiln/internal/audit"
 	"kiln/internal/journal"
 	"kiln/internal/server"
 )
@@ -42,6 +44,17 @@ func VerifyJournal(ctx context.Context, dataDir string) (*api.AuditReport, error
 	}
 	out := auditReport(report)
 	return &out, nil
+}
+
+// Account makes the account of the journal of a data directory that no daemon
+// holds, as far as it can be read.
+func Account(ctx context.Context, dataDir, service string, since, now time.Time) (audit.Account, error) {
+	return server.AccountOf(service, since, now, func(each func(server.Entry)) (api.AuditReport, error) {
+		report, err := journal.ReadFile(ctx, filepath.Join(dataDir, "journal"), func(e journal.Entry) {
+			each(server.Entry{Event: e.Event, Raw: e.Raw, Hash: e.Hash.String()})
+		})
+		return auditReport(report), err
+	})
 }
 
 func auditReport(report journal.Report) api.AuditReport {

@@ -23,12 +23,15 @@ func (d *daemon) newRetention() *control.Retention {
 		Sources: []control.Source{
 			{Kind: model.ObjectImage, Inventory: image.Inventory{Store: d.images}},
 			{Kind: model.ObjectSnapshot, Inventory: image.Strays{Store: d.images}},
-			{Kind: model.ObjectBuildCache, Inventory: buildCache{d.builds}, Costly: true},
+			{Kind: model.ObjectBuildCache, Inventory: buildCache{d.builds}, Ready: d.builds.up},
 			{Kind: model.ObjectLog, Inventory: local.LogInventory{Engine: d.engine}},
 			{Kind: model.ObjectEvidence, Inventory: d.evidence},
 		},
 	})
 }
+
+// up reports whether a builder runs.
+func (b *builds) up(ctx context.Context) bool { return b.client.Ping(ctx) == nil }
 
 // buildCache is what the builder keeps, which is started to be asked.
 type buildCache struct{ builds *builds }

@@ -118,10 +118,14 @@ type Stats struct {
 	PIDs      int64     `json:"pids"`
 }
 
+// StreamKiln is the stream of what kiln itself remarks in a server's log: what
+// could not be kept, and at its beginning what is not kept any more.
+const StreamKiln = "kiln"
+
 // LogLine is a line that a server wrote, stamped when it was written.
 type LogLine struct {
 	At     time.Time `json:"at"`
-	Stream string    `json:"stream"` // "stdout" or "stderr"
+	Stream string    `json:"stream"` // "stdout", "stderr", or StreamKiln
 	Text   string    `json:"text"`
 }
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -25,9 +26,15 @@ type logs struct {
 	lines int
 	text  func() string
 	fail  error
+	lost  string // what kiln remarks at the beginning
 }
 
 func (l *logs) Logs(_ context.Context, _ model.ServerID, _ engine.LogOptions, sink func(engine.LogLine) error) error {
+	if l.lost != "" {
+		if err := sink(engine.LogLine{Stream: engine.StreamKiln, Text: l.lost}); err != nil {
+			return err
+		}
+	}
 	for i := range l.lines {
 		if err := sink(engine.LogLine{At: time.Unix(int64(i), 5).UTC(), Stream: "stdout", Text: l.text()}); err != nil {
 			return err
@@ -200,6 +207,19 @@ func TestTheWholeLog(t *testing.T) {
 	third := write(t, s, record("shop-cccccc"), nil, evidenceOf("last"))
 	if c := read(t, s, third.Evidence); len(c.Log) != 1 || c.Log[0].Text != "last" || !strings.Contains(third.Missing[0], "gone") {
 		t.Errorf("%+v, missing %q", c.Log, third.Missing)
+	}
+}
+
+// TestTheRestOfALog checks that a record says how much of a log was not kept.
+func TestTheRestOfALog(t *testing.T) {
+	s := open(t, t.TempDir(), Options{Logs: &logs{lines: 3, text: noise(60), lost: "kiln: 8388700 bytes were written before this line and are not kept"}})
+	written := write(t, s, record("shop-aaaaaa"), nil, evidenceOf("last"))
+	want := "the beginning of its log: 8388700 bytes were written before this line and are not kept"
+	if !slices.Contains(written.Missing, want) {
+		t.Errorf("missing is %q, want %q in it", written.Missing, want)
+	}
+	if c := read(t, s, written.Evidence); len(c.Log) != 4 || c.Log[0].Stream != engine.StreamKiln {
+		t.Errorf("the log is %+v", c.Log)
 	}
 }
 

@@ -52,18 +52,22 @@ func (l *logWriter) flush() error {
 	return err
 }
 
-// writeLog adds the whole log of the server and says how many lines it had.
-func (s *Store) writeLog(ctx context.Context, w *Writer, id model.ServerID, secrets *Redactor) (int, error) {
+// writeLog adds the whole log of the server. It says how many lines that had, and
+// what kiln itself remarks at its beginning: how much of it is not kept.
+func (s *Store) writeLog(ctx context.Context, w *Writer, id model.ServerID, secrets *Redactor) (lines int, remark string, err error) {
 	out := &logWriter{w: w}
 	stream := secrets.Stream()
-	err := s.opts.Logs.Logs(ctx, id, engine.LogOptions{}, func(l engine.LogLine) error {
+	err = s.opts.Logs.Logs(ctx, id, engine.LogOptions{}, func(l engine.LogLine) error {
+		if out.lines == 0 && l.Stream == engine.StreamKiln {
+			remark = strings.TrimPrefix(l.Text, "kiln: ")
+		}
 		l.Text = stream.Line(l.Stream, l.Text)
 		return out.line(l)
 	})
 	if err != nil {
-		return out.lines, err
+		return out.lines, remark, err
 	}
-	return out.lines, out.flush()
+	return out.lines, remark, out.flush()
 }
 
 // writeLines adds lines that are redacted already.

@@ -201,10 +201,13 @@ func (s *Store) keep(ctx context.Context, c Content, secrets *Redactor) (digest 
 		if short {
 			return writeLines(w, c.Log)
 		}
-		kept, err := s.writeLog(ctx, w, c.Record.Server, secrets)
+		kept, remark, err := s.writeLog(ctx, w, c.Record.Server, secrets)
 		if kept == 0 && err != nil && !full(err) {
 			missing = []string{"the whole log (these are its last lines): " + err.Error()}
 			return writeLines(w, c.Log)
+		}
+		if remark != "" {
+			missing = []string{"the beginning of its log: " + remark}
 		}
 		return err
 	})

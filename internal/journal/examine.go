@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -48,6 +49,7 @@ type examiner struct {
 	unreadAt uint64
 	last     []byte // raw
 	end      Head
+	each     func(Entry) // is given the events that fit the chain and can be read; may be nil
 }
 
 func newExaminer(markAt uint64) *examiner {
@@ -100,6 +102,11 @@ func (x *examiner) row(seq uint64, stored, raw []byte) error {
 		x.hashes[seq] = hash
 	}
 	x.fold(raw, fits)
+	if x.each != nil && fits {
+		if e, err := readEntry(stored, bytes.Clone(raw)); err == nil {
+			x.each(e)
+		}
+	}
 	return nil
 }
 
@@ -258,19 +265,20 @@ type examination struct {
 // that it could not be read at all; what is wrong with it is in the report.
 // build names the program whose snapshots may be used; "": none.
 func examine(ctx context.Context, dir, build string) (*examination, error) {
-	x, err := examineOnce(ctx, dir, build)
+	x, err := examineOnce(ctx, dir, build, nil)
 	if err != nil || !x.misfit || !x.report.Whole() {
 		return x, err
 	}
-	return examineOnce(ctx, dir, "") // the snapshot does not fit
+	return examineOnce(ctx, dir, "", nil) // the snapshot does not fit
 }
 
-func examineOnce(ctx context.Context, dir, build string) (*examination, error) {
+func examineOnce(ctx context.Context, dir, build string, each func(Entry)) (*examination, error) {
 	s, err := readSeals(dir)
 	if err != nil {
 		return nil, err
 	}
 	x := &examination{examiner: newExaminer(s.files.head.Seq), seals: s}
+	x.each = each
 	path := filepath.Join(dir, dbName)
 	found, err := exists(path)
 	if err != nil {

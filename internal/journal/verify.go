@@ -80,6 +80,12 @@ func (j *Journal) compareStateLocked(x *examiner) error {
 // VerifyFile verifies the journal in dir, which no process may hold, and
 // changes nothing of it.
 func VerifyFile(ctx context.Context, dir string) (Report, error) {
+	return ReadFile(ctx, dir, nil)
+}
+
+// ReadFile is VerifyFile, and passes on each event that fits the chain and can
+// be read.
+func ReadFile(ctx context.Context, dir string, each func(Entry)) (Report, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return Report{}, model.Errorf(model.Invalid, "cannot verify journal %s: %w", dir, err)
@@ -94,7 +100,7 @@ func VerifyFile(ctx context.Context, dir string) (Report, error) {
 		return Report{}, err
 	}
 	defer lock.Close()
-	x, err := examine(ctx, dir, "") // no snapshot: every event is read
+	x, err := examineOnce(ctx, dir, "", each) // no snapshot: every event is read
 	if err != nil {
 		return Report{}, model.Errorf(model.Unavailable, "cannot verify journal %s: %w", dir, err)
 	}

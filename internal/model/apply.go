@@ -58,6 +58,8 @@ func (s *State) fold(e Event) error {
 		s.addImage(p.Image, e.Elapsed)
 	case ReleaseCreated:
 		return s.addRelease(p.Release)
+	case StrangerRecorded:
+		s.addStranger(&p.Record)
 	case TablePublished:
 		s.Table.Generation, s.Table.Hash = p.Generation, p.Hash
 	case TableAcknowledged:
@@ -107,6 +109,15 @@ func (s *State) acknowledge(e Event, generation uint64) {
 				srv.DrainSince = e.Elapsed
 			}
 		}
+	}
+}
+
+// addStranger remembers that a server which is not ours may be destroyed.
+func (s *State) addStranger(r *DeathRecord) {
+	s.Strangers = append(s.Strangers, r.Server)
+	s.Strangers = s.Strangers[max(0, len(s.Strangers)-deadKept):]
+	if svc := s.Services[r.Service]; svc != nil {
+		svc.bury(r)
 	}
 }
 
@@ -413,10 +424,14 @@ func (s *State) foldServer(e Event) error {
 			return fmt.Errorf("server %s is %s and cannot become recorded", id, srv.Phase)
 		}
 		srv.Phase, srv.Since, srv.Record = PhaseRecorded, e.Elapsed, &p.Record
-		svc.Dead = append(svc.Dead, &p.Record)
-		svc.Dead = svc.Dead[max(0, len(svc.Dead)-deadKept):]
+		svc.bury(&p.Record)
 	}
 	return nil
+}
+
+func (s *Service) bury(r *DeathRecord) {
+	s.Dead = append(s.Dead, r)
+	s.Dead = s.Dead[max(0, len(s.Dead)-deadKept):]
 }
 
 func (s *State) createServer(e Event, p ServerCreated) error {

@@ -63,6 +63,13 @@ type Drift struct {
 	Done     string        `json:"done"`           // the same in words: "it is being replaced", "…"
 }
 
+// Drifts reports whether something stands that the server's template does not
+// have, or the server is replaced for what once stood.
+func (srv *Server) Drifts() bool {
+	d, c := srv.Drift, srv.Condemned
+	return d != nil && (len(d.Findings)+d.More > 0 || c != nil && c.Cause == CondemnedByDrift)
+}
+
 // DriftRecurrence counts servers of one template that drifted soon after they
 // had been made: what makes them drift is in the image's own start-up, and
 // replacing them again and again does not help.

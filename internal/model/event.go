@@ -98,6 +98,7 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	ServerHealth{}.Kind():        decode[ServerHealth],
 	ServerDrained{}.Kind():       decode[ServerDrained],
 	ServerRecorded{}.Kind():      decode[ServerRecorded],
+	StrangerRecorded{}.Kind():    decode[StrangerRecorded],
 	TablePublished{}.Kind():      decode[TablePublished],
 	TableAcknowledged{}.Kind():   decode[TableAcknowledged],
 	ServiceSwitched{}.Kind():     decode[ServiceSwitched],
@@ -324,6 +325,13 @@ type ServerRecorded struct {
 	Record DeathRecord `json:"record"`
 }
 
+// StrangerRecorded says that a server which the journal did not know, of a time
+// after the backup that was restored for example, has a death record, or what is
+// missing. It precedes the destruction.
+type StrangerRecorded struct {
+	Record DeathRecord `json:"record"`
+}
+
 // TablePublished says that routers are to be given this generation. The
 // table's content follows from the state.
 type TablePublished struct {
@@ -434,6 +442,9 @@ func (ServerDrained) Kind() Kind { return "server.drained" }
 
 // Kind implements Payload.
 func (ServerRecorded) Kind() Kind { return "server.recorded" }
+
+// Kind implements Payload.
+func (StrangerRecorded) Kind() Kind { return "stranger.recorded" }
 
 // Kind implements Payload.
 func (TablePublished) Kind() Kind { return "table.published" }

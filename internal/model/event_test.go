@@ -58,6 +58,10 @@ func examples() []Payload {
 			Server: "shop-abcdef", Service: "shop", Release: 2, Image: "sha256:aa", Reason: "replaced", Exit: exit, EndedAt: at,
 			Evidence: "sha256:ee", Missing: []string{"its log"},
 		}},
+		StrangerRecorded{Record: DeathRecord{
+			Server: "shop-abcdef", Service: "shop", Release: 2, Image: "sha256:aa", Reason: "the journal does not know it", Exit: exit, EndedAt: at,
+			Evidence: "sha256:ee", Missing: []string{"its log"},
+		}},
 		TablePublished{Generation: 3, Hash: "h"},
 		TableAcknowledged{Generation: 3},
 		ServiceSwitched{Service: "shop", Release: 2, Deployment: "d-abcdef"},

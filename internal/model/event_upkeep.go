@@ -34,7 +34,8 @@ type ServerDrifted struct {
 }
 
 // ServerUndrifted says that what was found is not to be seen any more: a
-// foreign process that has ended, say. The server stays marked as drifted.
+// foreign process that has ended, say. A server that is replaced for it stays
+// marked as drifted.
 type ServerUndrifted struct {
 	ID   ServerID `json:"id"`
 	Keys []string `json:"keys"` // Finding.Key

@@ -18,6 +18,7 @@ type State struct {
 	Images      map[Digest]*Image   `json:"images"`
 	Table       TableState          `json:"table"`
 	Fleet       []Finding           `json:"fleet,omitempty"`        // drift of no server, as it stands
+	Strangers   []ServerID          `json:"strangers,omitempty"`    // servers that no release made and that have a death record, the newest 1,000
 	Disk        *Disk               `json:"disk,omitempty"`         // nil: nothing is short
 	ClockJumped Instant             `json:"clock_jumped,omitempty"` // when the wall clock was last seen to jump
 	Wall        time.Time           `json:"wall,omitzero"`          // the wall clock at the last event

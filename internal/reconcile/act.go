@@ -59,7 +59,7 @@ func (v *service) giveServer(srv *model.Server) {
 		switch {
 		case known && o != nil && o.State != model.Exited: // whatever it was taken for
 			v.give(Action{Key: stopKey(srv.ID), Verb: Stop, Service: v.svc.Name, Server: srv.ID, Policy: &release.Policy})
-		case known && v.addressIsFree(srv):
+		case known && v.addressIsFree(srv) && !v.sessionReads(srv):
 			v.give(Action{Key: destroyKey(srv.ID), Verb: Destroy, Service: v.svc.Name, Server: srv.ID})
 		}
 	default:
@@ -132,25 +132,79 @@ func (v *service) addressIsFree(srv *model.Server) bool {
 	return v.routers.flight[srv.ID].InFlight.Total() == 0 || v.due(srv.Since.Add(drainSlack))
 }
 
+// sessionReads reports whether a session is still taking down what it changed in
+// the server, which ended under it. It has a minute.
+func (v *service) sessionReads(srv *model.Server) bool {
+	open := func(x *model.Session) bool { return x.Server == srv.ID && x.Ended == nil }
+	return slices.ContainsFunc(v.svc.Sessions, open) && !v.due(srv.Since.Add(sessionSlack))
+}
+
 // orphanGrace is what a server that the journal does not know gets to end.
 const orphanGrace = 10 * time.Second
 
 // giveOrphans ends what bears our mark and is in no journal: a server whose
-// provisioning outlived the decision for it. What a newer writer made is not
-// ours to judge.
+// provisioning outlived the decision for it, or one of a time after the backup
+// that was restored. It leaves a death record, as every server. What a newer
+// writer made is not ours to judge.
 func (st *step) giveOrphans() {
-	if st.obs.Snapshot == nil {
-		return
+	for _, o := range st.orphans() {
+		a := Action{Key: stopKey(o.ID), Verb: Stop, Service: o.ID.Service(), Server: o.ID}
+		switch {
+		case o.State != model.Exited:
+			a.Policy = &model.Policy{StopGrace: model.Duration(orphanGrace)}
+		case st.buried(o.ID):
+			a.Key, a.Verb = destroyKey(o.ID), Destroy
+		default:
+			a.Key, a.Verb, a.Record = recordKey(o.ID), Record, st.strangersRecord(o)
+		}
+		st.give(a)
 	}
-	for _, o := range st.obs.Snapshot.Servers {
-		if st.s.Server(o.ID) != nil || o.Epoch > st.s.Epoch || st.spared(o) {
+}
+
+// orphans returns what was observed of servers that the journal does not know.
+func (st *step) orphans() (found []*model.Observed) {
+	if st.obs.Snapshot == nil {
+		return nil
+	}
+	for i := range st.obs.Snapshot.Servers {
+		if o := &st.obs.Snapshot.Servers[i]; st.s.Server(o.ID) == nil && o.Epoch <= st.s.Epoch && !st.spared(*o) {
+			found = append(found, o)
+		}
+	}
+	return found
+}
+
+// buried reports whether a death record of the server is durable.
+func (st *step) buried(id model.ServerID) bool {
+	svc := st.s.Services[id.Service()]
+	return slices.Contains(st.s.Strangers, id) ||
+		svc != nil && slices.ContainsFunc(svc.Dead, func(r *model.DeathRecord) bool { return r.Server == id })
+}
+
+// strangersRecord is all that is known of an orphan without its evidence.
+func (st *step) strangersRecord(o *model.Observed) *model.DeathRecord {
+	record := &model.DeathRecord{
+		Server: o.ID, Service: o.ID.Service(), Reason: "the journal does not know it", Exit: o.Exit, EndedAt: st.now.Wall,
+	}
+	if o.Exit != nil && !o.Exit.At.IsZero() {
+		record.EndedAt = o.Exit.At
+	}
+	return record
+}
+
+// noteOrphans notes that the death record of an orphan is durable, or what is
+// missing.
+func (st *step) noteOrphans() {
+	for _, o := range st.orphans() {
+		i := slices.IndexFunc(st.obs.Outcomes, func(out Outcome) bool { return out.Key == recordKey(o.ID) })
+		if i < 0 || st.buried(o.ID) {
 			continue
 		}
-		if o.State == model.Exited {
-			st.give(Action{Key: destroyKey(o.ID), Verb: Destroy, Service: o.ID.Service(), Server: o.ID})
-			continue
+		record := st.obs.Outcomes[i].Record
+		if record == nil {
+			record = st.strangersRecord(o)
+			record.Missing = []string{"evidence: " + messageOf(st.obs.Outcomes[i].Err)}
 		}
-		policy := model.Policy{StopGrace: model.Duration(orphanGrace)}
-		st.give(Action{Key: stopKey(o.ID), Verb: Stop, Service: o.ID.Service(), Server: o.ID, Policy: &policy})
+		st.emit(model.StrangerRecorded{Record: *record})
 	}
 }

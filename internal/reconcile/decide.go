@@ -66,6 +66,7 @@ func (st *step) news() {
 	st.acknowledge()
 	st.noteClock()
 	st.noteFleet()
+	st.noteOrphans()
 	for _, name := range sortedNames(st.s) {
 		v := &service{step: st, svc: st.s.Services[name], mark: len(st.events)}
 		v.noteOutcomes()

@@ -145,7 +145,9 @@ func (v *service) provision() {
 		v.waitFor(count(n, "new server") + " to run")
 	case late == "":
 		v.becomeChecking()
-	case !strings.HasSuffix(d.WaitingFor, " to run"):
+	case v.failing(v.set()) != "":
+		v.waitFor(late + " to run: " + v.failing(v.set()))
+	case !strings.Contains(d.WaitingFor, " to run"):
 		v.waitFor(late + " to run")
 	}
 }

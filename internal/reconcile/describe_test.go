@@ -47,6 +47,8 @@ func describe(p model.Payload) string {
 		return fmt.Sprintf("  %s drained: %d finished, %d cut", p.ID, p.Finished, p.Cut)
 	case model.ServerRecorded:
 		return fmt.Sprintf("  %s recorded: %s", p.Record.Server, p.Record.Exit)
+	case model.StrangerRecorded:
+		return fmt.Sprintf("  %s recorded: %s", p.Record.Server, p.Record.Reason)
 	case model.TablePublished:
 		return fmt.Sprintf("table %d published", p.Generation)
 	case model.TableAcknowledged:

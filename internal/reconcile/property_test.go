@@ -162,6 +162,9 @@ func (w *world) promisesOfAction(a Action) error {
 		if srv != nil && srv.Phase != model.PhaseRecorded {
 			return fmt.Errorf("promise 5: %s is destroyed and is %s", a.Server, srv.Phase)
 		}
+		if st := (&step{s: w.s}); srv == nil && !st.buried(a.Server) {
+			return fmt.Errorf("promise 5: %s, which the journal does not know, is destroyed without a record", a.Server)
+		}
 		for _, r := range w.routers {
 			if r.sends(a.Server) || srv != nil && r.flight[a.Server] > 0 && w.now.Elapsed < srv.Since.Add(drainSlack) {
 				return fmt.Errorf("the address of %s is set free while router %s uses it", a.Server, r.id)
@@ -227,6 +230,10 @@ func (w *world) promisesOfEvents(events []model.Payload) error {
 		case model.ServerRecorded:
 			if p.Record.Evidence == "" && len(p.Record.Missing) == 0 {
 				return fmt.Errorf("promise 5: a death record without evidence that does not say so")
+			}
+		case model.StrangerRecorded:
+			if p.Record.Evidence == "" && len(p.Record.Missing) == 0 {
+				return fmt.Errorf("promise 5: a death record of a stranger without evidence that does not say so")
 			}
 		}
 		e := model.Event{Seq: after.Seq + 1, Epoch: after.Epoch, At: w.now.Wall, Elapsed: w.now.Elapsed, Data: p}
@@ -372,7 +379,7 @@ func (w *world) heal() {
 	for id := range w.health {
 		delete(w.health, id)
 	}
-	w.refused = map[Key]bool{}
+	w.refused = map[Key]string{}
 	if svc := w.s.Services["shop"]; svc != nil && svc.Deployment != nil && svc.Deployment.Pause != nil && svc.Deployment.Abort == "" {
 		if err := w.command([]string{"resume", "shop"}); err != nil {
 			panic(err)

@@ -33,6 +33,9 @@ func (v *service) proveServers() {
 		case model.PhaseCreated:
 			if v.due(max(srv.Until, v.s.DaemonSince.Add(provisionTimeout))) {
 				f.reason = fmt.Sprintf("its process did not run within %s", model.Duration(provisionTimeout))
+				if why := v.failing([]*model.Server{srv}); why != "" {
+					f.reason += ": " + why
+				}
 				unfit = append(unfit, f)
 			}
 		case model.PhaseRunning:
@@ -79,8 +82,22 @@ func (v *service) prove(srv *model.Server) string {
 	return ""
 }
 
+// failing says why the first of the servers that cannot be provisioned cannot
+// be, though it is tried again.
+func (v *service) failing(servers []*model.Server) string {
+	for _, srv := range servers {
+		if why := v.obs.Failing[provisionKey(srv.ID)]; why != "" && srv.Phase == model.PhaseCreated {
+			return why
+		}
+	}
+	return ""
+}
+
 // lastSeen is the last probe of a server, in words.
 func (v *service) lastSeen(srv *model.Server) string {
+	if why := v.failing([]*model.Server{srv}); why != "" {
+		return why
+	}
 	if h := v.obs.Health[srv.ID]; h.Detail != "" {
 		return "last health check: " + h.Detail
 	}

@@ -27,6 +27,8 @@ type Observation struct {
 	Health map[model.ServerID]model.HealthObserved
 	// Outcomes are the actions that have ended since the last step.
 	Outcomes []Outcome
+	// Failing says of actions that are made again why they failed the last time.
+	Failing map[Key]string
 	// UnderWay holds the keys of the actions that have not ended.
 	UnderWay map[Key]bool
 	// Drift holds what the latest inspection of each server has found; a server

@@ -11,6 +11,7 @@ const (
 	inspectTimeout   = 10 * time.Second // evidence collected from a server that is alive
 	recordTimeout    = 60 * time.Second // after it the journal says what evidence could not be had
 	validateSlack    = 10 * time.Second // over the sum of the validations' own time-outs
+	sessionSlack     = 1 * time.Minute  // after a server's record, for a session to take down what it changed in it
 	drainSlack       = 30 * time.Second // after the last drain deadline, until what is left is taken as cut
 	earlyDeath       = 10 * time.Second // a death sooner than this (or than the grace) holds replacements back
 	backOffFirst     = 1 * time.Second

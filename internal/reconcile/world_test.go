@@ -37,7 +37,7 @@ type world struct {
 	drift    map[model.ServerID][]model.Finding // what inspections find
 	fleet    *FleetObserved
 	uncopied bool                                  // no snapshot of a volume can be made
-	refused  map[Key]bool                          // actions that failed the last time
+	refused  map[Key]string                        // actions that failed the last time, and why
 	check    func(before *model.State, d Decision) // called for each decision
 }
 
@@ -54,7 +54,7 @@ func newWorld() *world {
 	w := &world{
 		s: model.NewState(), servers: map[model.ServerID]*model.Observed{}, images: map[model.Digest]string{},
 		behaves: map[model.Digest]string{}, health: map[model.ServerID]model.HealthObserved{},
-		started: map[model.ServerID]model.Instant{}, refused: map[Key]bool{}, passed: map[model.ServerID]map[string]bool{}, drift: map[model.ServerID][]model.Finding{}, free: 8 << 30, check: func(*model.State, Decision) {},
+		started: map[model.ServerID]model.Instant{}, refused: map[Key]string{}, passed: map[model.ServerID]map[string]bool{}, drift: map[model.ServerID][]model.Finding{}, free: 8 << 30, check: func(*model.State, Decision) {},
 	}
 	w.now = model.Now{Elapsed: model.Instant(time.Hour), Wall: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC), BootID: "boot-1"}
 	w.frozen, w.zones = map[model.ServerID]bool{}, testZones()
@@ -157,7 +157,7 @@ func (w *world) wait(d time.Duration) {
 }
 
 func (w *world) observe() Observation {
-	obs := Observation{Zones: w.zones, Health: w.health, Outcomes: w.outcomes, UnderWay: map[Key]bool{}}
+	obs := Observation{Zones: w.zones, Health: w.health, Outcomes: w.outcomes, UnderWay: map[Key]bool{}, Failing: maps.Clone(w.refused)}
 	if w.noProbes {
 		obs.Health = nil
 	}
@@ -275,10 +275,13 @@ func (w *world) do(a Action) {
 			delete(w.servers, a.Server)
 		}
 	}
-	if o.Err != nil && w.refused[a.Key] { // the shell would space a repetition
+	if o.Err != nil && w.refused[a.Key] != "" { // the shell would space a repetition
 		return
 	}
-	w.refused[a.Key] = o.Err != nil
+	delete(w.refused, a.Key)
+	if o.Err != nil {
+		w.refused[a.Key] = o.Err.Message
+	}
 	w.outcomes = append(w.outcomes, o)
 }
 
@@ -286,6 +289,9 @@ func (w *world) provision(a Action) *model.Error {
 	behaves := w.behaves[a.Template.Image]
 	if behaves == "impossible" {
 		return model.Errorf(model.Invalid, "the image has no user %q", "nobody")
+	}
+	if behaves == "homeless" {
+		return model.Errorf(model.Unavailable, "no address is free")
 	}
 	w.oneWriter(a)
 	w.nextIP++

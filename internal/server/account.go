@@ -27,7 +27,6 @@ type accountInput struct {
 func (s *Server) accountOf(ctx context.Context, in *accountInput) (*reply[audit.Account], error) {
 	var head uint64
 	var unknown error
-	now := s.cfg.Clock.Now()
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
 		if head = st.Seq; in.Service != "" {
 			_, unknown = serviceNamed(st, in.Service)
@@ -36,27 +35,48 @@ func (s *Server) accountOf(ctx context.Context, in *accountInput) (*reply[audit.
 	if unknown != nil {
 		return nil, s.refuse(unknown)
 	}
-	c := audit.NewCollector(in.Service, in.Since, now.Wall)
+	account, err := AccountOf(in.Service, in.Since, s.cfg.Clock.Now().Wall, func(each func(Entry)) (api.AuditReport, error) {
+		unread := s.entries(ctx, head, each)
+		report, err := s.cfg.History.Verify(ctx)
+		if err == nil && report.Whole {
+			err = unread
+		}
+		return report, err
+	})
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	return &reply[audit.Account]{account}, nil
+}
+
+// entries passes on the events up to the head.
+func (s *Server) entries(ctx context.Context, head uint64, each func(Entry)) error {
 	for after := uint64(0); after < head; {
 		entries, err := s.cfg.History.Entries(ctx, after, 256)
-		if err != nil {
-			return nil, s.refuse(err)
-		}
-		if len(entries) == 0 {
-			break
+		if err != nil || len(entries) == 0 {
+			return err
 		}
 		for _, e := range entries {
 			if after = e.Event.Seq; after > head {
 				break
 			}
-			service, text := inWords(e.Event)
-			c.Add(audit.Event{Event: e.Event, Hash: e.Hash, Service: service, Text: text})
+			each(e)
 		}
 	}
-	verified, err := s.cfg.History.Verify(ctx)
+	return nil
+}
+
+// AccountOf makes the account of what happened since then to a service, or to
+// all ("") until now. read passes on the events and says how whole their journal
+// is.
+func AccountOf(service string, since, now time.Time, read func(each func(Entry)) (api.AuditReport, error)) (audit.Account, error) {
+	c := audit.NewCollector(service, since, now)
+	report, err := read(func(e Entry) {
+		of, text := inWords(e.Event)
+		c.Add(audit.Event{Event: e.Event, Hash: e.Hash, Service: of, Text: text})
+	})
 	if err != nil {
-		return nil, s.refuse(err)
+		return audit.Account{}, err
 	}
-	chain := audit.Chain{Whole: verified.Whole, Events: verified.Events, Head: verified.Head, Signed: verified.Signed, Problems: verified.Problems}
-	return &reply[audit.Account]{c.Account(chain)}, nil
+	return c.Account(audit.Chain{Whole: report.Whole, Events: report.Events, Head: report.Head, Signed: report.Signed, Problems: report.Problems}), nil
 }

@@ -83,10 +83,10 @@ func standingDrift(out *api.Drift, st *model.State, service string, now model.No
 				Server: id, Service: name, Release: srv.Release, Phase: srv.Phase, Since: wall(srv.Drift.Since, now),
 				Response: srv.Drift.Response, Done: srv.Drift.Done, Findings: []api.DriftFound{}, More: srv.Drift.More,
 			}
+			out.Drifted = out.Drifted || srv.Drifts()
 			for _, f := range srv.Drift.Findings {
 				d.Findings = append(d.Findings, api.DriftFound{Finding: f, Stands: true})
 			}
-			out.Drifted = true
 			out.Servers = append(out.Servers, d)
 		}
 	}

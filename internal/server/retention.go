@@ -84,13 +84,7 @@ func (s *Server) storage(st *model.State) *api.Storage {
 		return nil
 	}
 	out := &api.Storage{At: last.At}
-	var kept []model.Kept
-	for _, k := range last.Kept { // the cache is not always looked at
-		if k.Kind != model.ObjectBuildCache {
-			kept = append(kept, k)
-		}
-	}
-	out.Bytes, out.Idle, out.Removable = sumOf(kept)
+	out.Bytes, out.Idle, out.Removable = sumOf(last.Kept)
 	if st.Disk != nil {
 		out.Disk = *st.Disk
 	} else {

@@ -140,7 +140,7 @@ func serverView(svc *model.Service, srv *model.Server, now model.Now) api.Server
 	if r := svc.Release(v.Release); r != nil {
 		v.Image = r.Template.Image
 	}
-	v.Drifted, v.Condemned = srv.Drift != nil, condemnedView(srv, now)
+	v.Drifted, v.Condemned = srv.Drifts(), condemnedView(srv, now)
 	if srv.Until != 0 {
 		until := wall(srv.Until, now)
 		v.Until = &until

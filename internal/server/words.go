@@ -34,7 +34,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", fmt.Sprintf("routing table %d was published", p.Generation)
 	case model.TableAcknowledged:
 		return "", fmt.Sprintf("routing table %d is acknowledged by every live router", p.Generation)
-	case model.ServerCreated, model.ServerAdvanced, model.ServerValidated, model.ServerHealth, model.ServerDrained, model.ServerRecorded:
+	case model.ServerCreated, model.ServerAdvanced, model.ServerValidated, model.ServerHealth, model.ServerDrained, model.ServerRecorded,
+		model.StrangerRecorded:
 		return serverInWords(p)
 	default:
 		if service, text, known := sessionInWords(p); known {
@@ -124,6 +125,8 @@ func serverInWords(p model.Payload) (service, text string) {
 		return p.ID.Service(), fmt.Sprintf("%s is drained: %d finished, %d cut", p.ID, p.Finished, p.Cut)
 	case model.ServerRecorded:
 		return p.Record.Service, fmt.Sprintf("death record of %s: %s", p.Record.Server, p.Record.Reason)
+	case model.StrangerRecorded:
+		return p.Record.Service, fmt.Sprintf("%s was ended and recorded: %s", p.Record.Server, p.Record.Reason)
 	default:
 		return "", string(p.Kind())
 	}

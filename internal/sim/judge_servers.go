@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"kiln/internal/engine"
@@ -74,11 +75,16 @@ func drainOf(d model.Drain, c class) time.Duration {
 // judgeDestroy: no server is destroyed before its death record is durable, or
 // the journal says what could not be had (5).
 func (w *world) judgeDestroy(ref engine.Ref) {
-	srv, _ := w.server(ref.ID)
-	if srv == nil || w.observed(ref.ID) == nil {
+	srv, svc := w.server(ref.ID)
+	if w.observed(ref.ID) == nil {
 		return
 	}
 	switch {
+	case srv == nil: // an orphan
+		has := svc != nil && slices.ContainsFunc(svc.Dead, func(r *model.DeathRecord) bool { return r.Server == ref.ID })
+		if !has && !slices.Contains(w.journal.replay.Strangers, ref.ID) {
+			w.violate(5, "server %s, which the journal does not know, is destroyed without a record", ref.ID)
+		}
 	case srv.Phase != model.PhaseRecorded || srv.Record == nil:
 		w.violate(5, "server %s is destroyed while it is %s", ref.ID, srv.Phase)
 	case srv.Record.Evidence == "" && len(srv.Record.Missing) == 0:

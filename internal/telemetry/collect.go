@@ -158,7 +158,7 @@ func serviceSamples(fs *families, svc *model.Service) {
 	for _, srv := range svc.Servers {
 		phases[srv.Phase]++
 		healthy += int(one(srv.Phase == model.PhaseServing && srv.Health == model.Healthy))
-		drifted += int(one(srv.Drift != nil))
+		drifted += int(one(srv.Drifts()))
 		tainted += int(one(srv.Taint != nil))
 		condemned += int(one(srv.Condemned != nil))
 	}

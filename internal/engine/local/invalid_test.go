@@ -28,6 +28,7 @@ func TestInvalid(t *testing.T) {
 	}{
 		"user":               {func(t *model.Template) { t.User = "nobody-here" }, `no user "nobody-here"`},
 		"group":              {func(t *model.Template) { t.User = "web:nobody-here" }, `no user "web:nobody-here"`},
+		"large id":           {func(t *model.Template) { t.User, t.UserNamespace = "70000", true }, `"70000" has the id 70000, and a server's user namespace has those below 65536`},
 		"command":            {func(t *model.Template) { t.Entrypoint = []string{"/no/such"} }, "there is no file /no/such"},
 		"command in PATH":    {func(t *model.Template) { t.Entrypoint = []string{"nosuch"} }, "no such command in PATH=/bin"},
 		"not executable":     {func(t *model.Template) { t.Entrypoint = []string{"/plain"} }, "/plain is not executable"},

@@ -102,6 +102,9 @@ func (p *plan) resolve(t model.Template, config ocispec.Image, root string, plac
 		name = t.User
 	}
 	home, err := p.resolveUser(root, name)
+	if err == nil && t.UserNamespace {
+		err = p.user.checkIDs(name)
+	}
 	if err != nil {
 		return err
 	}
@@ -147,6 +150,17 @@ func (p *plan) resolveUser(root, name string) (home string, err error) {
 		p.user.Groups = append(p.user.Groups, uint32(gid))
 	}
 	return u.Home, nil
+}
+
+// checkIDs refuses what a server's user namespace has no id for.
+func (u execUser) checkIDs(name string) error {
+	for _, id := range append([]uint32{u.UID, u.GID}, u.Groups...) {
+		if id >= idsPerServer {
+			return model.Errorf(model.Invalid, "its user %q has the id %d, and a server's user namespace has those below %d", name, id, idsPerServer).
+				WithHint("give the user a smaller id in the Containerfile; with user_namespace = false it would be that user of the host")
+		}
+	}
+	return nil
 }
 
 // commandOf joins entry point and command as images do: whoever replaces the

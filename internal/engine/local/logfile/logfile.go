@@ -5,7 +5,9 @@
 //
 // A line is "NANOSECONDS STREAM TEXT\n": nanoseconds since 1970, o, e or k for
 // standard output, standard error and kiln's own remarks, and the text as it was
-// written. Lines longer than MaxLine are cut into several.
+// written. Lines longer than MaxLine are cut into several. A second file begins
+// with a remark b, how much was written before it: it is told as k once that is
+// not kept any more.
 package logfile
 
 import (
@@ -29,6 +31,7 @@ const (
 	Stdout Stream = 'o'
 	Stderr Stream = 'e'
 	Kiln   Stream = 'k' // remarks of the logger: what could not be kept
+	before Stream = 'b' // the remark that a second file begins with
 )
 
 // String returns the stream's name.
@@ -68,7 +71,7 @@ func parseLine(b []byte) (Line, bool) {
 		return Line{}, false
 	}
 	switch Stream(rest[0]) {
-	case Stdout, Stderr, Kiln:
+	case Stdout, Stderr, Kiln, before:
 	default:
 		return Line{}, false
 	}

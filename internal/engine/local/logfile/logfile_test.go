@@ -93,6 +93,11 @@ func TestRotation(t *testing.T) {
 		w.write(appendLine(nil, time.Unix(int64(i), 0), Stdout, text))
 	}
 	got := kept(t, dir, Options{})
+	lost, err := fmt.Sscanf(got[0].Text, "kiln: %d bytes were written before this line and are not kept", new(int))
+	if got[0].Stream != Kiln || lost != 1 {
+		t.Errorf("the log begins with %q (%s, %v), want how much is not kept", got[0].Text, got[0].Stream, err)
+	}
+	got = got[1:]
 	if len(got) < maxFile/4100 || len(got) > 2*maxFile/4000+2 {
 		t.Errorf("%d of %d lines are kept", len(got), lines)
 	}

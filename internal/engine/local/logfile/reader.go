@@ -67,6 +67,7 @@ type reader struct {
 	file *os.File      // nil: there is no log yet
 	buf  *bufio.Reader // over file
 	rest []byte        // of a line whose end is not there yet
+	any  bool          // a line was read
 }
 
 func (r *reader) close() {
@@ -149,7 +150,7 @@ func (r *reader) readLines(ctx context.Context, emit func(Line) error) error {
 				b = append(r.rest, b...)
 				r.rest = nil
 			}
-			if l, ok := parseLine(bytes.TrimSuffix(b, []byte("\n"))); ok {
+			if l, ok := r.line(b); ok {
 				if err := emit(l); err != nil {
 					return err
 				}
@@ -166,6 +167,17 @@ func (r *reader) readLines(ctx context.Context, emit func(Line) error) error {
 			return err
 		}
 	}
+}
+
+// line parses a line as it was written. The remark that a second file begins
+// with is told where nothing before it was there to read.
+func (r *reader) line(b []byte) (Line, bool) {
+	l, ok := parseLine(bytes.TrimSuffix(b, []byte("\n")))
+	if ok && l.Stream == before {
+		l.Stream, ok = Kiln, !r.any
+	}
+	r.any = r.any || ok
+	return l, ok
 }
 
 // follow goes on with what is written from now on.

@@ -13,7 +13,8 @@ import (
 type writer struct {
 	dir     string
 	file    *os.File
-	size    int64
+	size    int64 // of the file
+	past    int64 // bytes of the files before it
 	dropped struct {
 		lines, bytes int
 		why          error
@@ -50,6 +51,10 @@ func (w *writer) append(lines []byte) error {
 	if err := w.open(); err != nil {
 		return err
 	}
+	if w.size == 0 && w.past > 0 {
+		note := fmt.Sprintf("kiln: %d bytes were written before this line and are not kept", w.past)
+		lines = append(appendLine(nil, time.Now(), before, []byte(note)), lines...)
+	}
 	n, err := w.file.Write(lines)
 	if err != nil {
 		if n > 0 { // half a line would spoil the next
@@ -71,7 +76,7 @@ func (w *writer) open() error {
 			return err
 		}
 		_ = w.file.Close()
-		w.file = nil
+		w.file, w.past = nil, w.past+w.size
 	}
 	f, err := os.OpenFile(current(w.dir), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
