@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -382,5 +383,26 @@ func TestKilled(t *testing.T) {
 	}
 	if told[len(told)-1] != manyEvents || again > kills {
 		t.Errorf("told up to %d, %d of them again after %d kills", told[len(told)-1], again, kills)
+	}
+}
+
+// What docs/alerts.md shows of its receivers is what kiln shows of them: nothing
+// that is secret.
+func TestSampleShowsNoSecret(t *testing.T) {
+	b, err := os.ReadFile("../../docs/alerts.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, declared, _ := strings.Cut(string(b), "\n    webhook ")
+	declared, shown, _ := strings.Cut(declared, "\nTry it:\n")
+	all, err := parseConfig("alerts.hcl", []byte("webhook "+declared))
+	if err != nil || len(all) != 3 {
+		t.Fatalf("%d receivers are declared, want 3 (%v)", len(all), err)
+	}
+	for _, r := range all {
+		line := regexp.MustCompile(`(?m)^ +` + r.name + ` .*$`).FindString(shown)
+		if got := strings.Fields(line); len(got) < 3 || got[1] != r.kind() || got[2] != r.target() {
+			t.Errorf("%s is shown as %q; it is a %s to %s", r.name, line, r.kind(), r.target())
+		}
 	}
 }

@@ -21,7 +21,7 @@ import (
 // The paths of sessions. {session} is the id of one.
 const (
 	PathTerminal     = "/v1/servers/{server}/session"        // POST TerminalRequest with Upgrade: kiln-terminal → the connection carries frames
-	PathExtend       = "/v1/servers/{server}/session/extend" // POST ExtendRequest → Session
+	PathExtend       = "/v1/servers/{server}/session/extend" // POST ExtendRequest → Extended
 	PathSessions     = "/v1/sessions"                        // GET ?service=&server= → Sessions
 	PathSessionShown = "/v1/sessions/{session}"              // GET → SessionShown
 	PathSessionFile  = "/v1/sessions/{session}/file"         // GET ?name= → one file of what it leaves
@@ -79,6 +79,12 @@ type Extension struct {
 	Reason string    `json:"reason"`
 	At     time.Time `json:"at"`
 	Until  time.Time `json:"until"`
+}
+
+// Extended is a session that was given more time.
+type Extended struct {
+	Session
+	Left int `json:"extensions_left"` // how often its server's time can be extended yet
 }
 
 // Sessions are those of an instance, a service or a server, the latest first.
@@ -206,8 +212,8 @@ func (c *Client) LostSession(err error) error {
 }
 
 // Extend gives the hotfix of a server more time.
-func (c *Client) Extend(ctx context.Context, server model.ServerID, in ExtendRequest) (*Session, error) {
-	return post[Session](ctx, c, path(PathExtend, string(server)), in)
+func (c *Client) Extend(ctx context.Context, server model.ServerID, in ExtendRequest) (*Extended, error) {
+	return post[Extended](ctx, c, path(PathExtend, string(server)), in)
 }
 
 // SessionQuery chooses sessions.

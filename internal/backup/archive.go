@@ -11,6 +11,7 @@
 //	journal/key, key.pub, heads.log  the journal's key and signed heads
 //	journal/events/NNNNNNNNNNNN      the stored events from that number on, one a line
 //	certificates/…                   as in the data directory
+//	alerts.hcl                       likewise, since version 2
 //	evidence/…                       if asked for
 //	images/…                         an OCI layout of the images that releases need
 //	manifest.json                    what is in it: each file with its digest, the journal's head
@@ -39,7 +40,7 @@ import (
 
 const (
 	format        = "kiln backup"
-	formatVersion = 1
+	formatVersion = 2 // 1 had no alerts
 
 	markName     = "kiln-backup"
 	instanceName = "instance"
@@ -49,9 +50,14 @@ const (
 	evidenceDir  = "evidence/"
 	imagesDir    = "images/"
 	blobsDir     = "images/blobs/sha256/"
+	alertsName   = AlertsFile
 	manifestName = "manifest.json"
 	sigName      = "manifest.sig"
 )
+
+// AlertsFile is where in a data directory the receivers of alerts are declared,
+// unless the daemon is told another place, which is no business of a backup.
+const AlertsFile = "alerts.hcl"
 
 // mark is the first entry. It is read before anything else, so that a newer
 // format is told from a damaged archive.
@@ -87,13 +93,13 @@ func (m *manifest) report() *api.BackupReport {
 	}
 }
 
-// signed is the text that the signature covers.
-func signed(manifest []byte) []byte {
-	return append(fmt.Appendf(nil, "%s %d\n", format, formatVersion), manifest...)
+// signed is the text that the signature covers, in an archive of that version.
+func signed(version int, manifest []byte) []byte {
+	return append(fmt.Appendf(nil, "%s %d\n", format, version), manifest...)
 }
 
-func verifySignature(key ed25519.PublicKey, manifest, signature []byte) bool {
-	return ed25519.Verify(key, signed(manifest), signature)
+func verifySignature(key ed25519.PublicKey, version int, manifest, signature []byte) bool {
+	return ed25519.Verify(key, signed(version, manifest), signature)
 }
 
 // packer writes entries and remembers their digests.

@@ -93,7 +93,7 @@ func source(t *testing.T) (backup.Source, model.Digest) {
 	if err := j.Append(t.Context(), 3, 0, events); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"certificates/ca/site.pem": "certificate", "certificates/.new-1": "half", "evidence/aa.zst": "evidence"} {
+	for name, content := range map[string]string{"certificates/ca/site.pem": "certificate", "certificates/.new-1": "half", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers"} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
@@ -131,9 +131,12 @@ func TestBackupIsRestored(t *testing.T) {
 	if restored.Epoch <= 3 || restored.Epoch < uint64(now.Unix()) {
 		t.Errorf("the epoch is %d", restored.Epoch)
 	}
-	for name, want := range map[string]string{"instance": "abcdef\n", "certificates/ca/site.pem": "certificate", "evidence/aa.zst": "evidence"} {
+	for name, want := range map[string]string{"instance": "abcdef\n", "certificates/ca/site.pem": "certificate", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers"} {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
 			t.Errorf("%s is %q (%v), want %q", name, got, err, want)
+		}
+		if st, err := os.Stat(filepath.Join(dir, name)); err == nil && name != "instance" && st.Mode() != 0o600 {
+			t.Errorf("%s has mode %s", name, st.Mode())
 		}
 	}
 	for _, name := range []string{"certificates/.new-1", ".restoring"} {
@@ -157,6 +160,18 @@ func TestBackupIsRestored(t *testing.T) {
 	defer j.Close()
 	if s, err := j.Load(t.Context()); err != nil || s.Services["shop"].InService != 2 || s.Seq != 10 {
 		t.Errorf("the restored state is %+v (%v)", s, err)
+	}
+}
+
+// A backup of the format before this one, in which alerts were not, is read.
+func TestEarlierFormatIsRead(t *testing.T) {
+	f, err := os.Open("testdata/version1.tar.zst")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if report, err := backup.Verify(t.Context(), f); err != nil || report.Instance != "abcdef" || report.Seq != 9 {
+		t.Errorf("the backup says %+v (%v)", report, err)
 	}
 }
 
@@ -242,12 +257,16 @@ func TestRestoreSparesWhatIsThere(t *testing.T) {
 	if _, err := restore(api.RestoreRequest{Journal: true}); model.CodeOf(err) != model.Precondition {
 		t.Errorf("over a journal that is whole: %v", err)
 	}
-	if err := os.Remove(filepath.Join(dir, "journal", "journal.db")); err != nil {
+	err := errors.Join(os.Remove(filepath.Join(dir, "journal", "journal.db")), os.Remove(filepath.Join(dir, backup.AlertsFile)))
+	if err != nil {
 		t.Fatal(err)
 	}
 	report, err := restore(api.RestoreRequest{Journal: true})
 	if err != nil || report.Kept == "" {
 		t.Fatalf("over a damaged journal: %+v, %v", report, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, backup.AlertsFile)); err == nil {
+		t.Error("alerts that were taken away came back with the journal")
 	}
 	if _, err := os.Stat(filepath.Join(report.Kept, "journal.head")); err != nil {
 		t.Error(err)

@@ -42,11 +42,12 @@ type sink interface {
 
 // reader checks an archive while it is read.
 type reader struct {
-	ctx   context.Context
-	to    sink
-	files []file
-	texts map[string][]byte // the small entries
-	blobs map[string]bool   // that are there, by digest
+	ctx     context.Context
+	to      sink
+	version int // of the archive's format
+	files   []file
+	texts   map[string][]byte // the small entries
+	blobs   map[string]bool   // that are there, by digest
 }
 
 // Verify checks an archive from its first byte to its last: the digest of each
@@ -149,10 +150,11 @@ func (in *reader) mark(h *tar.Header, t *tar.Reader) error {
 	if h.Name != markName || json.Unmarshal(b, &is) != nil || is.Format != format {
 		return noBackup()
 	}
-	if is.Version != formatVersion {
-		return model.Errorf(model.Invalid, "cannot read the backup: its format is version %d, and this kiln knows version %d", is.Version, formatVersion).
+	if is.Version < 1 || is.Version > formatVersion {
+		return model.Errorf(model.Invalid, "cannot read the backup: its format is version %d, and this kiln knows those up to %d", is.Version, formatVersion).
 			WithHint("use the kiln that made it, or a newer one")
 	}
+	in.version = is.Version
 	in.note(h, sha256.Sum256(b))
 	return nil
 }
@@ -176,7 +178,7 @@ func (in *reader) entry(h *tar.Header, t io.Reader) error {
 		if in.texts[h.Name], err = text(h, content); err == nil {
 			err = in.to.file(h.Name, bytes.NewReader(in.texts[h.Name]))
 		}
-	case strings.HasPrefix(h.Name, blobsDir), strings.HasPrefix(h.Name, certsDir), strings.HasPrefix(h.Name, evidenceDir):
+	case strings.HasPrefix(h.Name, blobsDir), strings.HasPrefix(h.Name, certsDir), strings.HasPrefix(h.Name, evidenceDir), h.Name == alertsName:
 		err = in.blob(h, content, digest)
 	default:
 		err = fmt.Errorf("it has an entry %q", h.Name)
@@ -240,7 +242,7 @@ func (in *reader) judge() (*manifest, ed25519.PublicKey, int, error) {
 	if err != nil {
 		return nil, nil, 0, fmt.Errorf("the journal's key: %w", err)
 	}
-	if !verifySignature(key, text, signature) {
+	if !verifySignature(key, in.version, text, signature) {
 		return nil, nil, 0, errors.New("its manifest is not signed by the journal's key")
 	}
 	if err := json.Unmarshal(text, m); err != nil {

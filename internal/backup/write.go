@@ -98,6 +98,9 @@ func (w *writer) write(req api.BackupRequest) (*api.BackupReport, error) {
 	if err := w.tree("certificates", certsDir); err != nil {
 		return nil, err
 	}
+	if err := w.alerts(); err != nil {
+		return nil, err
+	}
 	if req.Evidence {
 		if err := w.tree("evidence", evidenceDir); err != nil {
 			return nil, err
@@ -123,7 +126,7 @@ func (w *writer) finish(m *manifest, copied *journal.Copy) (*api.BackupReport, e
 	if err := w.addBytes(manifestName, text); err != nil {
 		return nil, err
 	}
-	if err := w.addBytes(sigName, copied.Sign(signed(text))); err != nil {
+	if err := w.addBytes(sigName, copied.Sign(signed(m.Version, text))); err != nil {
 		return nil, err
 	}
 	report := m.report()
@@ -191,6 +194,18 @@ func (w *writer) tree(dir, prefix string) error {
 		return fmt.Errorf("%s: %w", root, err)
 	}
 	return nil
+}
+
+// alerts adds who is told of what, if that is declared in the data directory.
+func (w *writer) alerts() error {
+	b, err := os.ReadFile(filepath.Join(w.src.DataDir, AlertsFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return w.addBytes(alertsName, b)
 }
 
 func unfinished(name string) bool {

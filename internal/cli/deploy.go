@@ -197,6 +197,9 @@ func (a *app) scaleCommand() *cobra.Command {
 			if err != nil || n < 0 {
 				return usagef("cannot scale to %q: that is not a number of servers", args[1])
 			}
+			if n > model.MaxServers {
+				return usagef("cannot scale to %d: a service has at most %d servers", n, model.MaxServers)
+			}
 			mode, err := turn.mode()
 			if err != nil {
 				return err

@@ -97,7 +97,7 @@ func (a *app) extendCommand() *cobra.Command {
 			if a.opts.json {
 				return a.document(x)
 			}
-			a.printf("%s of %s: until %s, %s\n", x.ID, x.Server, stamp(x.Until), extensionsLeft(len(x.Extensions)))
+			a.printf("%s of %s: until %s, %s\n", x.ID, x.Server, stamp(x.Until), extensionsLeft(x.Left))
 			return nil
 		}),
 	}
@@ -106,11 +106,15 @@ func (a *app) extendCommand() *cobra.Command {
 	return cmd
 }
 
-func extensionsLeft(used int) string {
-	if used >= model.MaxExtensions {
+func extensionsLeft(left int) string {
+	switch left {
+	case 0:
 		return "and no longer"
+	case 1:
+		return "can be extended once more"
+	default:
+		return fmt.Sprintf("can be extended %d times more", left)
 	}
-	return "can be extended once more"
 }
 
 func (a *app) sessionsCommand() *cobra.Command {

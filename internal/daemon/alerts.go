@@ -8,6 +8,7 @@ import (
 
 	"kiln/internal/alert"
 	"kiln/internal/api"
+	"kiln/internal/backup"
 	"kiln/internal/control"
 	"kiln/internal/journal"
 	"kiln/internal/model"
@@ -66,7 +67,7 @@ func (n news) Failed(ctx context.Context, failed model.AlertFailed) error {
 
 func (d *daemon) newAlerts() *alert.Alerts {
 	if d.cfg.AlertsFile == "" {
-		d.cfg.AlertsFile = filepath.Join(d.cfg.DataDir, "alerts.hcl")
+		d.cfg.AlertsFile = filepath.Join(d.cfg.DataDir, backup.AlertsFile)
 	}
 	return alert.New(alert.Config{
 		Instance: d.instance, File: d.cfg.AlertsFile, Dir: filepath.Join(d.cfg.DataDir, "alerts"),

@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 )
 
+// MaxServers is how many servers a service may have.
+const MaxServers = 1000
+
 // Policy is how a release is run and replaced. A release that differs from the
 // one in service by its policy only replaces no server.
 type Policy struct {

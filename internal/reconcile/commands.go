@@ -74,8 +74,8 @@ func Scale(s *model.State, req ScaleRequest, now model.Now) ([]model.Payload, De
 	if req.Servers > 1 && current.Template.SingleWriter() {
 		return nil, DeployResult{}, oneWriter("scale", req.Service)
 	}
-	if req.Servers < 0 {
-		return nil, DeployResult{}, model.Errorf(model.Invalid, "cannot scale %s to %d servers", req.Service, req.Servers)
+	if err := countable("scale", req.Service, req.Servers); err != nil {
+		return nil, DeployResult{}, err
 	}
 	release := *current
 	release.Policy.Servers = req.Servers
@@ -176,12 +176,13 @@ func deployable(s *model.State, req DeployRequest) error {
 		return model.Errorf(model.Invalid, "cannot deploy %s: its template is that of %q", req.Service, req.Template.Service)
 	case !model.ValidDigest(string(req.Template.Image)):
 		return model.Errorf(model.Invalid, "cannot deploy %s: %q is not an image's digest", req.Service, req.Template.Image)
-	case req.Policy.Servers < 0:
-		return model.Errorf(model.Invalid, "cannot deploy %s: %d servers", req.Service, req.Policy.Servers)
 	case req.Policy.Servers > 1 && req.Template.SingleWriter():
 		return oneWriter("deploy", req.Service)
 	case len(req.Policy.Routes) > 0 && req.Template.Port == 0:
 		return model.Errorf(model.Invalid, "cannot deploy %s: it has a route, but no port", req.Service)
+	}
+	if err := countable("deploy", req.Service, req.Policy.Servers); err != nil {
+		return err
 	}
 	if err := stageable(req); err != nil {
 		return err
@@ -195,6 +196,14 @@ func deployable(s *model.State, req DeployRequest) error {
 		return err
 	}
 	return routesFree(s, req)
+}
+
+// countable refuses a number of servers that no service can have.
+func countable(verb, service string, servers int) error {
+	if servers < 0 || servers > model.MaxServers {
+		return model.Errorf(model.Invalid, "cannot %s %s: a service has between 0 and %d servers, not %d", verb, service, model.MaxServers, servers)
+	}
+	return nil
 }
 
 func oneWriter(verb, service string) error {

@@ -27,32 +27,44 @@ func nameFree(s *model.State, req DeployRequest) error {
 	return nil
 }
 
+// claim is a route and the service that has it, or asks for it.
+type claim struct {
+	service  string
+	protocol model.Protocol
+	route    model.Route
+}
+
 // routesFree refuses routes that another service has or will have, and
 // listeners on which another one speaks something else.
 func routesFree(s *model.State, req DeployRequest) error {
-	for i, a := range req.Policy.Routes {
-		for _, b := range req.Policy.Routes[i+1:] {
-			if err := routesAgree(req.Service, a, req.Service, b, false); err != nil {
+	ours := make([]claim, len(req.Policy.Routes))
+	for i, r := range req.Policy.Routes {
+		ours[i] = claim{req.Service, req.Template.Protocol, r}
+	}
+	for i, a := range ours {
+		for _, b := range slices.Concat(ours[i+1:], claimed(s, req.Service)) {
+			if err := a.agrees(b); err != nil {
 				return err
 			}
 		}
 	}
+	return nil
+}
+
+// claimed returns what the other services have or are about to have.
+func claimed(s *model.State, but string) []claim {
+	var list []claim
 	for _, name := range sortedNames(s) {
-		if name == req.Service || s.Services[name].Destroyed {
+		if name == but || s.Services[name].Destroyed {
 			continue
 		}
 		for _, r := range claims(s.Services[name]) {
-			tcp := req.Template.Protocol == model.TCP || r.Template.Protocol == model.TCP
-			for _, theirs := range r.Policy.Routes {
-				for _, ours := range req.Policy.Routes {
-					if err := routesAgree(req.Service, ours, name, theirs, tcp); err != nil {
-						return err
-					}
-				}
+			for _, route := range r.Policy.Routes {
+				list = append(list, claim{name, r.Template.Protocol, route})
 			}
 		}
 	}
-	return nil
+	return list
 }
 
 // claims returns the releases whose routes the service has or is about to have.
@@ -70,26 +82,33 @@ func claims(svc *model.Service) []*model.Release {
 	return list
 }
 
-// routesAgree refuses two routes that cannot stand side by side.
-func routesAgree(service string, ours model.Route, other string, theirs model.Route, tcp bool) error {
-	refuse := func(code model.Code, format string, args ...any) error {
-		return model.Errorf(code, "cannot deploy "+service+": "+format, args...)
-	}
+// agrees refuses a route that cannot stand beside another one. What a listener
+// of tcp is for is known by the name that clients ask for, which needs TLS.
+func (c claim) agrees(other claim) error {
 	code := model.Conflict
-	if service == other {
+	if c.service == other.service {
 		code = model.Invalid
 	}
+	refuse := func(format string, args ...any) *model.Error {
+		return model.Errorf(code, "cannot deploy "+c.service+": "+format, args...)
+	}
+	ours, theirs := c.route, other.route
+	tcp := c.protocol == model.TCP
 	switch {
-	case ours.SameKey(theirs):
-		return refuse(code, "service %s has the route %s already", other, routeText(ours))
 	case ours.Listen != theirs.Listen:
 		return nil
-	case tcp:
-		return refuse(code, "service %s uses the listener %s, and tcp cannot be shared", other, ours.Listen)
+	case tcp != (other.protocol == model.TCP):
+		return refuse("service %s uses the listener %s, and tcp and HTTP cannot share one", other.service, ours.Listen).
+			WithHint("give one of them another port")
+	case ours.SameKey(theirs), tcp && ours.TLS.Enabled() && ours.Host == theirs.Host:
+		return refuse("service %s has the route %s already", other.service, routeText(theirs))
+	case tcp && !ours.TLS.Enabled() && !theirs.TLS.Enabled():
+		return refuse("service %s uses the listener %s, and tcp cannot be shared without TLS", other.service, ours.Listen).
+			WithHint("another port; or tls for both, by which they are told apart by their hosts")
 	case ours.TLS.Enabled() != theirs.TLS.Enabled():
-		return refuse(code, "the routes of listener %s all have TLS or none has, and service %s's %s does not agree", ours.Listen, other, routeText(theirs))
+		return refuse("the routes of listener %s all have TLS or none has, and service %s's %s does not agree", ours.Listen, other.service, routeText(theirs))
 	case ours.ProxyProtocol != theirs.ProxyProtocol:
-		return refuse(code, "the routes of listener %s all have proxy_protocol or none has, and service %s's %s does not agree", ours.Listen, other, routeText(theirs))
+		return refuse("the routes of listener %s all have proxy_protocol or none has, and service %s's %s does not agree", ours.Listen, other.service, routeText(theirs))
 	default:
 		return nil
 	}

@@ -248,6 +248,12 @@ func (w *world) request(service string, args map[string]string) DeployRequest {
 	if args["tls"] != "" {
 		req.Policy.Routes[0].TLS.Cert = args["tls"]
 	}
+	if args["host"] != "" {
+		req.Policy.Routes[0].Host = args["host"]
+	}
+	if args["protocol"] != "" {
+		req.Template.Protocol = model.Protocol(args["protocol"])
+	}
 	if args["route"] == "none" {
 		req.Policy.Routes, req.Template.Port, req.Template.Protocol = nil, 0, ""
 		req.Policy.Health.Kind = model.CheckNone

@@ -54,6 +54,9 @@ func (w *world) upkeep(verb string, plain []string, args map[string]string) erro
 		return err
 	}
 	w.append("ann", events...)
+	if verb == "extend" {
+		fmt.Fprintf(&w.out, "extensions left: %d\n", ExtensionsLeft(w.s, w.nth(plain), w.now))
+	}
 	return nil
 }
 

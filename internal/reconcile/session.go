@@ -184,6 +184,15 @@ func ExtendSession(s *model.State, req ExtendRequest, now model.Now) ([]model.Pa
 	}}, nil
 }
 
+// ExtensionsLeft is how often the server's hotfix can be given more time yet.
+func ExtensionsLeft(s *model.State, id model.ServerID, now model.Now) int {
+	if _, err := ExtendSession(s, ExtendRequest{Server: id, Reason: "whether it can be"}, now); err != nil {
+		return 0
+	}
+	_, extended := hotfixOf(s.Services[id.Service()], s.Server(id))
+	return model.MaxExtensions - extended
+}
+
 func condemnedReason(srv *model.Server) string {
 	if srv.Condemned == nil {
 		return "nothing says when"

@@ -162,7 +162,7 @@ func (w *world) observe() Observation {
 		obs.Health = nil
 	}
 	if !w.blind {
-		snap := &model.Snapshot{Capacity: model.Capacity{MemoryTotal: w.free, MemoryFree: w.free, Addresses: 1000}}
+		snap := &model.Snapshot{Capacity: model.Capacity{MemoryTotal: w.free, MemoryFree: w.free, Addresses: 900}}
 		for _, id := range slices.Sorted(maps.Keys(w.servers)) {
 			snap.Servers = append(snap.Servers, *w.servers[id])
 		}

@@ -43,7 +43,7 @@ type extendInput struct {
 	Body   api.ExtendRequest
 }
 
-func (s *Server) extendSession(ctx context.Context, in *extendInput) (*reply[api.Session], error) {
+func (s *Server) extendSession(ctx context.Context, in *extendInput) (*reply[api.Extended], error) {
 	var id model.SessionID
 	err := s.cfg.Control.Do(ctx, actor(in.Body.By), func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
 		events, err := reconcile.ExtendSession(st, reconcile.ExtendRequest{
@@ -63,7 +63,11 @@ func (s *Server) extendSession(ctx context.Context, in *extendInput) (*reply[api
 	if err != nil {
 		return nil, s.refuse(err)
 	}
-	return &reply[api.Session]{found}, nil
+	out := &reply[api.Extended]{api.Extended{Session: found}}
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+		out.Body.Left = reconcile.ExtensionsLeft(st, in.Server, s.cfg.Clock.Now())
+	})
+	return out, nil
 }
 
 // findSession returns one session.

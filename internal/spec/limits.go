@@ -18,18 +18,13 @@ func deployLimits() []Default {
 		{"switch acknowledged", "30s", "from the publication of a table until every live router has acknowledged it; then the verdict is unknown", "reconcile.switchTimeout"},
 		{"evidence collected", "10s", "from a server that is alive, before it is stopped", "reconcile.inspectTimeout"},
 		{"death recorded", "1m", "then the journal says what evidence could not be had, and the server goes", "reconcile.recordTimeout"},
+		{"session in a server that ended", "1m", "what it changed is taken down before the remains go", "reconcile.sessionSlack"},
 		{"validations, slack", "10s", "over the sum of their own time-outs", "reconcile.validateSlack"},
 		{"snapshot of a volume", "1m", "before a deployment makes servers; where none can be made it goes on without", "reconcile.snapshotTimeout"},
 		{"drain, slack", "30s", "after the last drain deadline, until what is left is taken as cut", "reconcile.drainSlack"},
 		{"early death", "10s", "a server that ends sooner (or within its grace) holds replacements back", "reconcile.earlyDeath"},
 		{"replacement held back, first", "1s", "then twice as long each time", "reconcile.backOffFirst"},
 		{"replacement held back, longest", "5m", "", "reconcile.backOffLongest"},
-		{"experiment", "10m", "from its start and its time, until the service must be whole again", "reconcile.chaosPatience"},
-		{"disturbance, longest", "1h", "whatever chaos.lasts or --lasts say", "reconcile.chaosLongest"},
-		{"calendar after a jump of the clock", "1h", "no experiment begins by it", "reconcile.chaosClockRest"},
-		{"drift soon after a start", "5m", "or three intervals: it may come with the image", "reconcile.driftSoon"},
-		{"drift that comes back", "1h", "drift of a younger server within it is counted on", "reconcile.driftChain"},
-		{"replacements for drift that comes back", "3", "of one template, until that is given up", "reconcile.driftReplacements"},
 		{"meltdown", "1m", "losses within it are counted together; 20 % of the servers, at least 2, hold replacements back", "reconcile.meltWindow"},
 		{"crash loop", "3", "early deaths in a row that are called one", "reconcile.crashLoopDeaths"},
 		{"experiment", "10m", "from its start, or the end of its time, until the service must be whole again; and for a spare server to come before it", "reconcile.chaosPatience"},
@@ -37,9 +32,10 @@ func deployLimits() []Default {
 		{"disturbance, longest", "1h", "what `--lasts` may ask for", "reconcile.chaosLongest"},
 		{"disturbance, end of a server", "5s", "beyond its stop grace, until a terminated server is seen to have ended", "reconcile.chaosSlack"},
 		{"chaos after a jump of the wall clock", "1h", "until calendars are gone by again", "reconcile.chaosClockRest"},
-		{"drift that comes back", "5m", "after a server's start (or three intervals): sooner, it may come with the image", "reconcile.driftSoon"},
-		{"drift that comes back, chain", "1h", "drift of younger servers within it is counted on", "reconcile.driftChain"},
+		{"drift soon after a start", "5m", "or three intervals, if that is longer: it may come with the image, and is counted", "reconcile.driftSoon"},
+		{"drift that comes back", "1h", "from one that was counted: that of a server made since is counted on", "reconcile.driftChain"},
 		{"drift that comes back, replacements", "3", "of one template, until that is given up and told", "reconcile.driftReplacements"},
+		{"extensions of a hotfix", "2", "of one server", "model.MaxExtensions"},
 	}
 }
 
@@ -62,6 +58,8 @@ func keptLimits() []Default {
 
 func routerLimits() []Default {
 	return []Default{
+		{"header of the PROXY protocol, time", "5s", "from the connection to its end", "router.proxyTimeout"},
+		{"header of the PROXY protocol, size", "4096", "bytes, of version 2; longer ones are closed", "router.proxyMost"},
 		{"connections of clients", "20000", "at a time, or as many as the files that the router may have open allow; three quarters of it on one listener", "router.mostConnections"},
 		{"TLS handshakes", "1024", "under way on a listener; the oldest gives way to one more", "router.Limits.Handshakes"},
 		{"TLS handshake, time", "10s", "", "router.Limits.HandshakeTimeout"},
@@ -70,22 +68,30 @@ func routerLimits() []Default {
 		{"head of a request, time", "10s", "from its first byte to its end", "router.Limits.HeaderTimeout"},
 		{"head of a request, time under pressure", "3s", "likewise, while connections are short", "router.pressedHeader"},
 		{"body, idle", "1m", "without a byte moving either way", "router.Limits.BodyIdle"},
+		{"body, chunk extensions", "4KiB", "of all chunks together", "router.maxChunkExtension"},
 		{"body, trailers", "8KiB", "of a chunked request", "router.maxTrailerBytes"},
+		{"body, trailer fields", "32", "likewise", "router.maxTrailerFields"},
+		{"streams of HTTP/2", "250", "open at once on one connection of a client", "router.Limits.Streams"},
 		{"idle connection", "1m15s", "between two requests of a client", "router.Limits.IdleTimeout"},
 		{"idle connection under pressure", "5s", "likewise, while connections are short", "router.pressedIdle"},
 		{"stream", "30s", "a request that is open longer drains with the streams", "router.streamAfter"},
 		{"closing a WebSocket", "5s", "for the client to answer the close", "router.closeWait"},
 		{"dial", "2s", "to a server, for one attempt", "router.Limits.DialTimeout"},
+		{"head of an answer, size", "256KiB", "of HTTP/1.1; longer ones are answered 502", "router.maxAnswerHead"},
+		{"head of an answer, size otherwise", "1MiB", "of HTTP/2 to the server, and where a request does not take the short way", "router.maxResponseHead"},
+		{"head of an answer, fields", "1000", "of HTTP/1.1; more are answered 502", "router.maxAnswerFields"},
 		{"attempts", "4", "servers that are tried for what was not sent yet", "router.maxTries"},
 		{"idle connection to a server", "30s", "", "router.Limits.UpstreamIdle"},
 		{"server left out, first", "1s", "when no connection to it can be had; then twice as long each time", "router.firstEjection"},
 		{"server left out, longest", "10s", "", "router.longestEjection"},
+		{"hand-over", "10s", "silence, after which a client's connection to the router that leaves is closed", "router.Limits.Linger"},
 		{"access log", "64MiB", "of one file; two are kept", "router.Limits.AccessLogBytes"},
 	}
 }
 
 func serverLimits() []Default {
 	return []Default{
+		{"servers of a service", "1000", "at most", "model.MaxServers"},
 		{"/tmp", "64MiB", "of memory, in each server", "engine/local.tmpSize"},
 		{"/run", "16MiB", "of memory, in each server", "engine/local.runSize"},
 		{"/dev/shm", "16MiB", "of memory, in each server", "engine/local.shmSize"},

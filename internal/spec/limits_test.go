@@ -17,7 +17,8 @@ import (
 )
 
 // constants are the numbers that a package's source declares, by name; fields
-// that set(&l.Field, value) gives a default are there as Limits.Field.
+// that a method of Limits gives a default, by set(&l.Field, value), are there as
+// Limits.Field.
 type constants map[string]ast.Expr
 
 func constantsOf(t *testing.T, dir string) constants {
@@ -35,27 +36,55 @@ func constantsOf(t *testing.T, dir string) constants {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ast.Inspect(f, func(n ast.Node) bool {
-			switch n := n.(type) {
-			case *ast.ValueSpec:
-				for i, name := range n.Names {
-					if i < len(n.Values) {
-						all[name.Name] = n.Values[i]
-					}
-				}
-			case *ast.CallExpr:
-				if fun, ok := n.Fun.(*ast.Ident); ok && fun.Name == "set" && len(n.Args) == 2 {
-					if ref, ok := n.Args[0].(*ast.UnaryExpr); ok {
-						if field, ok := ref.X.(*ast.SelectorExpr); ok {
-							all["Limits."+field.Sel.Name] = n.Args[1]
-						}
-					}
-				}
+		for _, d := range f.Decls {
+			switch d := d.(type) {
+			case *ast.GenDecl:
+				all.declared(d)
+			case *ast.FuncDecl:
+				all.given(d)
 			}
-			return true
-		})
+		}
 	}
 	return all
+}
+
+// declared adds what a declaration of the package names.
+func (c constants) declared(d *ast.GenDecl) {
+	for _, spec := range d.Specs {
+		if v, ok := spec.(*ast.ValueSpec); ok {
+			for i, name := range v.Names {
+				if i < len(v.Values) {
+					c[name.Name] = v.Values[i]
+				}
+			}
+		}
+	}
+}
+
+// given adds the fields to which a method gives defaults.
+func (c constants) given(d *ast.FuncDecl) {
+	if d.Recv == nil {
+		return
+	}
+	of, ok := d.Recv.List[0].Type.(*ast.Ident)
+	if !ok {
+		return
+	}
+	ast.Inspect(d, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok || len(call.Args) != 2 {
+			return true
+		}
+		if fun, ok := call.Fun.(*ast.Ident); !ok || fun.Name != "set" {
+			return true
+		}
+		if ref, ok := call.Args[0].(*ast.UnaryExpr); ok {
+			if field, ok := ref.X.(*ast.SelectorExpr); ok {
+				c[of.Name+"."+field.Sel.Name] = call.Args[1]
+			}
+		}
+		return true
+	})
 }
 
 // value evaluates an expression of numbers, and says whether it is a time.
@@ -114,6 +143,24 @@ func TestLimitsAreWhatTheCodeSays(t *testing.T) {
 		if l.Value != want {
 			t.Errorf("%s is documented as %s; %s is %s", l.Key, l.Value, l.Constant, want)
 		}
+	}
+}
+
+// Every default and limit is there once: under one name, and by one constant.
+func TestLimitsAreThereOnce(t *testing.T) {
+	keys, by := map[string]bool{}, map[string]string{}
+	for _, d := range slices.Concat(Defaults(), Limits()) {
+		if keys[d.Key] {
+			t.Errorf("there are two rows called %q", d.Key)
+		}
+		keys[d.Key] = true
+		if d.Constant == "" {
+			continue
+		}
+		if other := by[d.Constant]; other != "" {
+			t.Errorf("%q and %q are both %s", other, d.Key, d.Constant)
+		}
+		by[d.Constant] = d.Key
 	}
 }
 

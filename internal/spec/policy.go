@@ -19,7 +19,7 @@ func signals() []string {
 
 // policy reads how the service is run and replaced.
 func (b *body) policy(s *Service) {
-	b.integer("servers", 0, maxServers, &s.Policy.Servers)
+	b.integer("servers", 0, model.MaxServers, &s.Policy.Servers)
 	b.duration("stop_grace", 0, &s.Policy.StopGrace)
 	if b.str("stop_signal", &s.Policy.StopSignal) && !slices.Contains(signals(), s.Policy.StopSignal) {
 		upper := strings.ToUpper(s.Policy.StopSignal)

@@ -16,7 +16,6 @@ import (
 
 // Bounds of what a declaration may ask for.
 const (
-	maxServers   = 1000
 	maxPort      = 65535
 	minMemory    = 6 << 20 // bytes; below it no process starts
 	minEphemeral = 4 << 10

@@ -24,7 +24,7 @@ func (b *body) deploy(s *Service, routed bool) {
 	in.duration("keep_warm", 0, &d.KeepWarm)
 	most := s.Policy.Servers
 	if most == 0 {
-		most = maxServers // none run now; the number is for when some do
+		most = model.MaxServers // none run now; the number is for when some do
 	}
 	in.amount("max_unavailable", most, &d.MaxUnavailable)
 	in.boolean("overlap", &d.Overlap)
@@ -100,7 +100,7 @@ func (b *body) rolling(s *Service, d *model.Deploy) {
 	}
 	d.MaxSurge = defaultSurge()
 	wrong := len(b.diags)
-	b.amount("max_surge", maxServers, &d.MaxSurge)
+	b.amount("max_surge", model.MaxServers, &d.MaxSurge)
 	if n := s.Policy.Servers; len(b.diags) == wrong && n > 0 && d.MaxSurge.Up(n) == 0 && d.MaxUnavailable.Down(n) == 0 {
 		at := "max_surge"
 		if !b.has(at) {
