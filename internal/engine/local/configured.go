@@ -1,14 +1,12 @@
 package local
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -277,79 +275,6 @@ func (e *Engine) wantedRights(r *record) rights {
 var capabilityBits = map[string]uint{
 	"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_KILL": unix.CAP_KILL,
 	"CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETUID": unix.CAP_SETUID,
-}
-
-const unlimited = math.MaxInt64
-
-// limits compares the control group's bounds.
-func (c *configuration) limits() {
-	const how = "the control group"
-	want := c.r.Template.Resources
-	now := c.e.boundsOf(c.r.ID)
-	compare := func(where string, wanted, seen int64) {
-		if seen != wanted && seen >= 0 {
-			c.add("limit changed", where, fmt.Sprintf("wanted %s, seen %s", amount(wanted), amount(seen)), how)
-		}
-	}
-	const page = 4096 // the kernel counts memory in pages
-	memory := int64(unlimited)
-	if want.Memory > 0 {
-		memory = want.Memory / page * page
-	}
-	if now.memory > math.MaxInt64/2 {
-		now.memory = unlimited
-	} else {
-		now.memory = now.memory / page * page
-	}
-	compare("memory", memory, now.memory)
-	quota := int64(unlimited)
-	if want.CPU > 0 {
-		quota = max(want.CPU*100, 1000)
-	}
-	compare("cpu", quota, now.cpu)
-	pids := int64(unlimited)
-	if want.PIDs > 0 {
-		pids = want.PIDs
-	}
-	compare("pids", pids, now.pids)
-}
-
-func amount(n int64) string {
-	if n == unlimited {
-		return "no limit"
-	}
-	return strconv.FormatInt(n, 10)
-}
-
-// bounds are the limits of a control group; negative: not known.
-type bounds struct{ memory, cpu, pids int64 }
-
-func (c Config) boundsOf(id model.ServerID) bounds {
-	if unified() {
-		dir := c.cgroupDir("", id)
-		return bounds{readBound(filepath.Join(dir, "memory.max")), readBound(filepath.Join(dir, "cpu.max")), readBound(filepath.Join(dir, "pids.max"))}
-	}
-	return bounds{
-		readBound(filepath.Join(c.cgroupDir("memory", id), "memory.limit_in_bytes")),
-		readBound(filepath.Join(c.cgroupDir("cpu", id), "cpu.cfs_quota_us")),
-		readBound(filepath.Join(c.cgroupDir("pids", id), "pids.max")),
-	}
-}
-
-func readBound(path string) int64 {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return -1
-	}
-	first, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte(" "))
-	if s := string(first); s == "max" || s == "-1" {
-		return unlimited
-	}
-	n, err := strconv.ParseInt(string(first), 10, 64)
-	if err != nil {
-		return -1
-	}
-	return n
 }
 
 // openLimits looks whether the first process may have more files open than it
