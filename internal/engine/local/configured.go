@@ -28,7 +28,8 @@ type baseline struct {
 	Mounts []string `json:"mounts"` // of its first process, as mountsOf writes them
 	Spaces spaces   `json:"spaces"` // its first process's namespaces
 
-	OpenFiles uint64 `json:"open_files,omitempty"` // that it may have at most
+	Limits map[string]uint64 `json:"limits"` // that its first process may raise its own to
+	Groups []string          `json:"groups"` // hierarchies in which it has a control group
 }
 
 func (c Config) baselineFile(id model.ServerID) string {
@@ -46,6 +47,10 @@ func (e *Engine) takeBaseline(id model.ServerID, pid int) error {
 	if err != nil {
 		return err
 	}
+	return e.writeBaseline(id, b)
+}
+
+func (e *Engine) writeBaseline(id model.ServerID, b *baseline) error {
 	packed, err := json.Marshal(b)
 	if err != nil {
 		return err
@@ -64,30 +69,38 @@ func (e *Engine) baselineNow(id model.ServerID, pid int) (*baseline, error) {
 		return nil, err
 	}
 	b.Spec = digestOf(spec)
-	var files unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &files); err == nil {
-		b.OpenFiles = files.Max
+	if b.Limits, err = hardLimits(pid); err != nil {
+		return nil, err
 	}
-	return b, nil
+	b.Groups, err = e.groupsMade(id, pid)
+	return b, err
 }
 
-// baseline returns what the server was when it was made; of one that was made
-// before kiln knew of this, what it is now.
+// baseline returns what the server was when it was made; of what a kiln that
+// made it did not write down, what it is now.
 func (e *Engine) baseline(r *record) (*baseline, error) {
 	packed, err := os.ReadFile(e.baselineFile(r.ID))
+	var was *baseline
 	if err == nil {
-		var b baseline
-		if err = json.Unmarshal(packed, &b); err == nil {
-			return &b, nil
-		}
+		err = json.Unmarshal(packed, &was)
+	}
+	if err == nil && was != nil && was.Limits != nil && was.Groups != nil {
+		return was, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		e.Log.Warn("cannot read what a server was made with", "server", r.ID, "error", err)
 	}
-	if err := e.takeBaseline(r.ID, r.Process.PID); err != nil {
-		return nil, fmt.Errorf("cannot find out what %s was made with: %w", r.ID, err)
+	now, nowErr := e.baselineNow(r.ID, r.Process.PID)
+	if nowErr == nil {
+		if err == nil && was != nil {
+			now.Spec, now.Mounts, now.Spaces = was.Spec, was.Mounts, was.Spaces
+		}
+		nowErr = e.writeBaseline(r.ID, now)
 	}
-	return e.baselineNow(r.ID, r.Process.PID)
+	if nowErr != nil {
+		return nil, fmt.Errorf("cannot find out what %s was made with: %w", r.ID, nowErr)
+	}
+	return now, nil
 }
 
 func digestOf(b []byte) string {
@@ -133,7 +146,7 @@ func (e *Engine) inspectConfiguration(r *record) ([]model.Finding, error) {
 	c := &configuration{e: e, r: r, base: base}
 	c.spaces()
 	c.limits()
-	c.openLimits()
+	c.processes()
 	err = errors.Join(c.mounts(), c.spec(), c.addresses())
 	if !r.Process.runs(e.boot) {
 		return nil, nil // what was read is of a server that has ended
@@ -275,18 +288,6 @@ func (e *Engine) wantedRights(r *record) rights {
 var capabilityBits = map[string]uint{
 	"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_KILL": unix.CAP_KILL,
 	"CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETUID": unix.CAP_SETUID,
-}
-
-// openLimits looks whether the first process may have more files open than it
-// was given: within its own hard limit it may do as it likes.
-func (c *configuration) openLimits() {
-	var now unix.Rlimit
-	if err := unix.Prlimit(c.r.Process.PID, unix.RLIMIT_NOFILE, nil, &now); err != nil {
-		return // it has just ended
-	}
-	if c.base.OpenFiles > 0 && now.Max > c.base.OpenFiles {
-		c.add("limit changed", "open files", fmt.Sprintf("wanted no more than %d, seen %d", c.base.OpenFiles, now.Max), "the limits of its first process")
-	}
 }
 
 // addresses compares both ends of the server's link.

@@ -1,14 +1,18 @@
 package local
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"kiln/internal/engine"
 	"kiln/internal/model"
@@ -22,7 +26,11 @@ func TestDriftOfConfiguration(t *testing.T) {
 	d := &driftTest{t: t, servers: w.servers(t, e, w.addProgram(t, ocispec.ImageConfig{Env: []string{"PATH=/bin"}})), alarms: e.Alarms(t.Context())}
 
 	t.Run("firewall", d.dormantFirewall)
+	t.Run("control groups", d.controlGroups)
+	t.Run("an earlier baseline", d.earlierBaseline)
+	t.Run("process limits", d.processLimits)
 	t.Run("bounds", d.bounds)
+	t.Run("ending", d.ending)
 }
 
 // wants wants exactly these findings of the server's configuration.
@@ -83,6 +91,136 @@ func (d *driftTest) dormantFirewall(t *testing.T) {
 	}
 }
 
+// controlGroups moves processes of a server out of its control group, in all
+// hierarchies one after the other.
+func (d *driftTest) controlGroups(t *testing.T) {
+	ref := d.start(bounded, "children", "3")
+	d.wants(t, ref)
+	_, r := d.e.lookup(ref.ID)
+	base, err := d.e.baseline(r)
+	if err != nil || len(base.Groups) == 0 {
+		t.Fatalf("the server has control groups in %q (%v)", base.Groups, err)
+	}
+	move := func(hierarchy string, pid int, group string) {
+		t.Helper()
+		put(t, strconv.Itoa(pid), cgroupRoot, hierarchy, group, "cgroup.procs")
+	}
+	for _, hierarchy := range base.Groups {
+		where, dir := hierarchy, hierarchy
+		if hierarchy == "" {
+			where = "unified"
+			if !unified() { // beside those of version 1
+				dir = "unified"
+			}
+		}
+		t.Run(where, func(t *testing.T) {
+			pids := []int{d.pid(ref)}
+			if hierarchy != execController() { // who leaves that is a stranger, wherever it is from
+				pids = append(pids, d.child(t, ref))
+			}
+			for _, pid := range pids {
+				move(dir, pid, "/")
+				d.wants(t, ref, "control group left "+where)
+				move(dir, pid, d.e.group(ref.ID))
+				d.wants(t, ref)
+			}
+		})
+	}
+	// What joins it from outside is a stranger and no more than that.
+	if !unified() {
+		cmd := exec.Command("sleep", "60")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}()
+		move(execController(), cmd.Process.Pid, d.e.group(ref.ID))
+		d.wants(t, ref)
+	}
+}
+
+// child returns a process of the server that is not its first, as soon as there
+// is one.
+func (d *driftTest) child(t *testing.T, ref engine.Ref) int {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		for _, pid := range processesIn(d.e.cgroupDir(execController(), ref.ID)) {
+			if pid != d.pid(ref) {
+				return pid
+			}
+		}
+	}
+	t.Fatalf("%s has one process only", ref.ID)
+	return 0
+}
+
+// earlierBaseline has a server that was made by a kiln which kept less of it.
+func (d *driftTest) earlierBaseline(t *testing.T) {
+	ref := d.serving(nil)
+	_, r := d.e.lookup(ref.ID)
+	b, err := d.e.baseline(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	earlier := *b
+	earlier.Limits, earlier.Groups = nil, nil
+	earlier.Mounts = append(slices.Clone(b.Mounts), "/gone tmpfs / rw")
+	put(t, string(encode(t, earlier)), d.e.baselineFile(ref.ID))
+	d.wants(t, ref, "mount removed /gone")
+	d.wants(t, ref, "mount removed /gone")
+	if now, err := d.e.baseline(r); err != nil || !maps.Equal(now.Limits, b.Limits) || !slices.Equal(now.Groups, b.Groups) {
+		t.Errorf("its limits and groups are %v and %v, want %v and %v (%v)", now.Limits, now.Groups, b.Limits, b.Groups, err)
+	}
+}
+
+// processLimits has processes of a server lower their limits, which they may,
+// and have more than the server was made with.
+func (d *driftTest) processLimits(t *testing.T) {
+	ref := d.start(nil, "children", "3")
+	first, child := d.pid(ref), d.child(t, ref)
+	set := func(pid, resource int, soft, hard uint64) {
+		t.Helper()
+		if err := unix.Prlimit(pid, resource, &unix.Rlimit{Cur: soft, Max: hard}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, resource := range []int{unix.RLIMIT_NOFILE, unix.RLIMIT_NPROC, unix.RLIMIT_MEMLOCK, unix.RLIMIT_STACK, unix.RLIMIT_AS} {
+		set(child, resource, 1<<10, 2<<10)
+		d.wants(t, ref)
+	}
+	set(first, unix.RLIMIT_NOFILE, 100, 100)
+	d.wants(t, ref)
+	// What kiln runs in it has the limits that kiln gives it, not what is left.
+	if out, code := d.run(ref, "status"); code != 0 {
+		t.Errorf("status %d: %s", code, out)
+	}
+	d.wants(t, ref)
+	// To raise one takes a right that the machine's root may lack: so the server
+	// is said to have been made with less.
+	madeWith := func(limits map[string]uint64) {
+		t.Helper()
+		_, r := d.e.lookup(ref.ID)
+		b, err := d.e.baseline(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b.Limits) < 16 {
+			t.Errorf("of a server's limits these are known: %v", b.Limits)
+		}
+		maps.Copy(b.Limits, limits)
+		put(t, string(encode(t, b)), d.e.baselineFile(ref.ID))
+	}
+	madeWith(map[string]uint64{"open files": 200, "locked memory": 100})
+	d.wants(t, ref, "limit changed open files", "limit changed locked memory") // of the children, of all
+	madeWith(map[string]uint64{"open files": 100, "locked memory": 1 << 40})
+	for _, pid := range processesIn(d.e.cgroupDir(execController(), ref.ID)) {
+		set(pid, unix.RLIMIT_NOFILE, 100, 100)
+	}
+	d.wants(t, ref)
+}
+
 // bounds changes what the server's control group is bounded by.
 func (d *driftTest) bounds(t *testing.T) {
 	type file struct{ hierarchy, name, value string }
@@ -117,6 +255,52 @@ func (d *driftTest) bounds(t *testing.T) {
 		}
 		d.wants(t, ref)
 	})
+	t.Run("gone", func(t *testing.T) {
+		if unified() {
+			t.Skip("the group of version 2 cannot be removed while processes are in it")
+		}
+		ref := d.serving(bounded)
+		group := d.e.cgroupDir("pids", ref.ID)
+		memory := d.e.cgroupDir("memory", ref.ID)
+		for _, pid := range processesIn(group) {
+			put(t, strconv.Itoa(pid), cgroupRoot, "memory", "cgroup.procs")
+		}
+		if err := removeEmptyGroup(memory); err != nil {
+			t.Fatal(err)
+		}
+		d.wants(t, ref, "control group left memory", "limit removed memory")
+		// So that it can end as any other.
+		if err := os.Mkdir(memory, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// ending looks at servers while they end: the kernel takes a process out of its
+// control groups before that is to be seen of it.
+func (d *driftTest) ending(t *testing.T) {
+	for range 10 {
+		ref := d.start(nil, "eat", "300")
+		_, r := d.e.lookup(ref.ID)
+		d.wants(t, ref)
+		base, err := d.e.baseline(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(5 * time.Second); d.used(ref) < 300<<20 && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if err := unix.Kill(r.Process.PID, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		for r.Process.runs(d.e.boot) {
+			c := &configuration{e: d.e, r: r, base: base}
+			c.processes()
+			if len(c.found) > 0 {
+				t.Fatalf("its end is taken for drift: %+v", c.found)
+			}
+		}
+	}
 }
 
 // TestBounds checks what bounds come to in the files of both versions.
@@ -150,4 +334,9 @@ func TestBounds(t *testing.T) {
 	if got := wantedBounds(model.Resources{}, true); got != want {
 		t.Errorf("nothing: %+v, want %+v", got, want)
 	}
+}
+
+func (d *driftTest) used(ref engine.Ref) int64 {
+	u, _ := d.e.usage(ref.ID)
+	return u.Memory
 }

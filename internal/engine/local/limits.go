@@ -107,6 +107,8 @@ func (c *configuration) limits() {
 		case seen == wanted || seen == notKnown:
 		case seen != absent:
 			c.add("limit changed", where, fmt.Sprintf("wanted %s, seen %s", amount(wanted), amount(seen)), how)
+		case wanted != unlimited && len(c.base.Groups) > 0: // else its group is not to be seen from here
+			c.add("limit removed", where, fmt.Sprintf("wanted %s, seen none", amount(wanted)), how)
 		}
 	}
 	compare("memory", want.memory, inPages(now.memory))
@@ -138,4 +140,54 @@ func amount(n int64) string {
 		return "no limit"
 	}
 	return strconv.FormatInt(n, 10)
+}
+
+// hardLimits returns what the process may raise its own limits to, by the
+// kernel's names of them, as "open files". To ask for each (prlimit) would need
+// a right over the process, which not every machine gives its root.
+func hardLimits(pid int) (map[string]uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil {
+		return nil, err
+	}
+	hard := map[string]uint64{}
+	for line := range strings.Lines(string(b)) {
+		const name = 26 // bytes wide; soft limit, hard limit and unit follow
+		if len(line) <= name || !strings.HasPrefix(line, "Max ") {
+			continue
+		}
+		words := strings.Fields(line[name:])
+		if len(words) < 2 {
+			continue
+		}
+		if words[1] == "unlimited" {
+			hard[strings.TrimSpace(line[4:name])] = math.MaxUint64
+		} else if n, err := strconv.ParseUint(words[1], 10, 64); err == nil {
+			hard[strings.TrimSpace(line[4:name])] = n
+		}
+	}
+	return hard, nil
+}
+
+// raised notes in what the process may go beyond what the server's first one
+// was given. Less is no drift: each process may give up what it has, and its
+// children never get it back; none may take more, which needs a right that no
+// server has.
+func (c *configuration) raised(pid int, note func(where, detail string)) {
+	now, err := hardLimits(pid)
+	if err != nil {
+		return // it has just ended
+	}
+	for name, limit := range now {
+		if most, known := c.base.Limits[name]; known && limit > most {
+			note(name, fmt.Sprintf("wanted no more than %s, seen %s", hardLimit(most), hardLimit(limit)))
+		}
+	}
+}
+
+func hardLimit(n uint64) string {
+	if n == math.MaxUint64 {
+		return "no limit"
+	}
+	return strconv.FormatUint(n, 10)
 }
