@@ -14,8 +14,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"kiln/internal/model"
@@ -288,86 +286,4 @@ func (e *Engine) wantedRights(r *record) rights {
 var capabilityBits = map[string]uint{
 	"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_KILL": unix.CAP_KILL,
 	"CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETUID": unix.CAP_SETUID,
-}
-
-// addresses compares both ends of the server's link.
-func (c *configuration) addresses() error {
-	const how = "the links of its network namespace"
-	ns, err := netns.GetFromPath(c.e.netns(c.r.ID))
-	if err != nil {
-		c.add("namespace changed", "net", "the name of its network namespace is gone: "+err.Error(), how)
-		return nil
-	}
-	defer func() { _ = ns.Close() }()
-	var st unix.Stat_t
-	const net = 2
-	if unix.Fstat(int(ns), &st) == nil && fmt.Sprintf("net:[%d]", st.Ino) != c.base.Spaces[net] {
-		c.add("namespace changed", "net", "the name of its network namespace stands for another", how)
-	}
-	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer inside.Close()
-	links, err := inside.LinkList()
-	if err != nil {
-		return err
-	}
-	for _, link := range links {
-		switch name := link.Attrs().Name; {
-		case name == "eth0":
-			if err := c.addressesOf(inside, link, c.r.Address, how); err != nil {
-				return err
-			}
-		case name == lateDevice && c.e.disturbances.of(c.r.ID):
-		case name != "lo" && link.Type() != "sit" && link.Type() != "ipip" && link.Type() != "ip6tnl" && link.Type() != "gre":
-			// Those come with every namespace where the kernel has them.
-			c.add("link added", name, "of type "+link.Type(), how)
-		}
-	}
-	if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == "eth0" }) {
-		c.add("link removed", "eth0", "", how)
-	}
-	return c.hostEnd()
-}
-
-func (c *configuration) addressesOf(h *netlink.Handle, link netlink.Link, want, how string) error {
-	addresses, err := h.AddrList(link, netlink.FAMILY_V4)
-	if err != nil {
-		return err
-	}
-	found := false
-	for _, a := range addresses {
-		if a.IP.String() == want {
-			found = true
-			continue
-		}
-		c.add("address added", a.IPNet.String(), "on "+link.Attrs().Name+", wanted "+want+" only", how)
-	}
-	if !found {
-		c.add("address removed", want, "from "+link.Attrs().Name, how)
-	}
-	return nil
-}
-
-func (c *configuration) hostEnd() error {
-	const how = "the machine's end of its link"
-	name := c.e.link(c.r.ID)
-	link, err := netlink.LinkByName(name)
-	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
-		c.add("link removed", name, "", how)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if link.Attrs().Flags&(1<<0) == 0 { // IFF_UP
-		c.add("link down", name, "", how)
-	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return c.addressesOf(h, link, c.e.network.gateway.String(), how)
 }

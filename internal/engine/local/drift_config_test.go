@@ -31,6 +31,8 @@ func TestDriftOfConfiguration(t *testing.T) {
 	t.Run("process limits", d.processLimits)
 	t.Run("bounds", d.bounds)
 	t.Run("ending", d.ending)
+	t.Run("addresses", d.addresses)
+	t.Run("routes", d.routes)
 }
 
 // wants wants exactly these findings of the server's configuration.
@@ -300,6 +302,70 @@ func (d *driftTest) ending(t *testing.T) {
 				t.Fatalf("its end is taken for drift: %+v", c.found)
 			}
 		}
+	}
+}
+
+// inNet runs ip in the server's network namespace.
+func (d *driftTest) inNet(t *testing.T, ref engine.Ref, arguments ...string) {
+	t.Helper()
+	command(t, "nsenter", append([]string{"-t", strconv.Itoa(d.pid(ref)), "-n", "ip"}, arguments...)...)
+}
+
+func (d *driftTest) addresses(t *testing.T) {
+	gateway := d.e.network.gateway.String()
+	for _, c := range []struct {
+		name string
+		do   []string
+		want []string
+	}{
+		{"IPv4 of lo", []string{"address", "add", "10.99.0.1/32", "dev", "lo"}, []string{"address added 10.99.0.1/32"}},
+		{"IPv6 of lo", []string{"-6", "address", "add", "fd00::1/128", "dev", "lo"}, []string{"address added fd00::1/128"}},
+		{"IPv6 of eth0", []string{"-6", "address", "add", "fd00::2/128", "dev", "eth0", "nodad"}, []string{"address added fd00::2/128"}},
+		{"a network on eth0", []string{"address", "add", "10.99.0.1/24", "brd", "+", "dev", "eth0"}, []string{"address added 10.99.0.1/24"}},
+		{"a neighbour", []string{"address", "add", "10.99.0.1", "peer", gateway + "/16", "dev", "eth0"}, []string{"address added 10.99.0.1/32", "route added 198.18.0.0/16"}},
+		{"link-local of eth0", []string{"-6", "address", "add", "fe80::2/64", "dev", "eth0", "nodad"}, []string{"address added fe80::2/64"}},
+		{"none of lo", []string{"address", "flush", "dev", "lo", "scope", "host"}, []string{"address removed 127.0.0.1/8"}},
+		{"eth0 down", []string{"link", "set", "eth0", "down"}, []string{"link down eth0", "route removed default", "route removed " + gateway + "/32"}},
+		{"lo down", []string{"link", "set", "lo", "down"}, []string{"link down lo"}},
+		{"a link that is up", []string{"link", "add", "gre0", "up", "type", "veth"}, []string{"link added gre0", "link added veth0"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ref := d.serving(nil)
+			d.wants(t, ref)
+			d.inNet(t, ref, c.do...)
+			d.wants(t, ref, c.want...)
+		})
+	}
+	t.Run("the machine's end", func(t *testing.T) {
+		ref := d.serving(nil)
+		link := d.e.link(ref.ID)
+		put(t, "0", "/proc/sys/net/ipv6/conf", link, "disable_ipv6")
+		command(t, "ip", "-6", "address", "add", "fd00::3/128", "dev", link, "nodad")
+		d.wants(t, ref, "address added fd00::3/128", "address added fe80::…")
+	})
+}
+
+func (d *driftTest) routes(t *testing.T) {
+	gateway := d.e.network.gateway.String()
+	for _, c := range []struct {
+		name string
+		do   []string
+		want []string
+	}{
+		{"gone", []string{"route", "delete", "default"}, []string{"route removed default"}},
+		{"by another way", []string{"route", "replace", "default", "dev", "lo"}, []string{"route changed default"}},
+		{"more", []string{"route", "add", "192.0.2.0/24", "via", gateway}, []string{"route added 192.0.2.0/24"}},
+		{"another table", []string{"route", "add", "192.0.2.0/24", "via", gateway, "table", "77"}, []string{"route added 192.0.2.0/24"}},
+		{"as if it were the kernel's", []string{"route", "add", "default", "dev", "lo", "metric", "7", "proto", "kernel"}, []string{"route added default"}},
+		{"to itself", []string{"route", "add", "local", "192.0.2.0/24", "dev", "lo"}, []string{"route added 192.0.2.0/24"}},
+		{"IPv6", []string{"-6", "route", "add", "default", "dev", "eth0"}, []string{"route added default"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ref := d.serving(nil)
+			d.wants(t, ref)
+			d.inNet(t, ref, c.do...)
+			d.wants(t, ref, c.want...)
+		})
 	}
 }
 
