@@ -1,14 +1,12 @@
 package local
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,8 +14,6 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"kiln/internal/model"
@@ -30,7 +26,8 @@ type baseline struct {
 	Mounts []string `json:"mounts"` // of its first process, as mountsOf writes them
 	Spaces spaces   `json:"spaces"` // its first process's namespaces
 
-	OpenFiles uint64 `json:"open_files,omitempty"` // that it may have at most
+	Limits map[string]uint64 `json:"limits"` // that its first process may raise its own to
+	Groups []string          `json:"groups"` // hierarchies in which it has a control group
 }
 
 func (c Config) baselineFile(id model.ServerID) string {
@@ -48,6 +45,10 @@ func (e *Engine) takeBaseline(id model.ServerID, pid int) error {
 	if err != nil {
 		return err
 	}
+	return e.writeBaseline(id, b)
+}
+
+func (e *Engine) writeBaseline(id model.ServerID, b *baseline) error {
 	packed, err := json.Marshal(b)
 	if err != nil {
 		return err
@@ -66,30 +67,38 @@ func (e *Engine) baselineNow(id model.ServerID, pid int) (*baseline, error) {
 		return nil, err
 	}
 	b.Spec = digestOf(spec)
-	var files unix.Rlimit
-	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &files); err == nil {
-		b.OpenFiles = files.Max
+	if b.Limits, err = hardLimits(pid); err != nil {
+		return nil, err
 	}
-	return b, nil
+	b.Groups, err = e.groupsMade(id, pid)
+	return b, err
 }
 
-// baseline returns what the server was when it was made; of one that was made
-// before kiln knew of this, what it is now.
+// baseline returns what the server was when it was made; of what a kiln that
+// made it did not write down, what it is now.
 func (e *Engine) baseline(r *record) (*baseline, error) {
 	packed, err := os.ReadFile(e.baselineFile(r.ID))
+	var was *baseline
 	if err == nil {
-		var b baseline
-		if err = json.Unmarshal(packed, &b); err == nil {
-			return &b, nil
-		}
+		err = json.Unmarshal(packed, &was)
+	}
+	if err == nil && was != nil && was.Limits != nil && was.Groups != nil {
+		return was, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		e.Log.Warn("cannot read what a server was made with", "server", r.ID, "error", err)
 	}
-	if err := e.takeBaseline(r.ID, r.Process.PID); err != nil {
-		return nil, fmt.Errorf("cannot find out what %s was made with: %w", r.ID, err)
+	now, nowErr := e.baselineNow(r.ID, r.Process.PID)
+	if nowErr == nil {
+		if err == nil && was != nil {
+			now.Spec, now.Mounts, now.Spaces = was.Spec, was.Mounts, was.Spaces
+		}
+		nowErr = e.writeBaseline(r.ID, now)
 	}
-	return e.baselineNow(r.ID, r.Process.PID)
+	if nowErr != nil {
+		return nil, fmt.Errorf("cannot find out what %s was made with: %w", r.ID, nowErr)
+	}
+	return now, nil
 }
 
 func digestOf(b []byte) string {
@@ -135,7 +144,7 @@ func (e *Engine) inspectConfiguration(r *record) ([]model.Finding, error) {
 	c := &configuration{e: e, r: r, base: base}
 	c.spaces()
 	c.limits()
-	c.openLimits()
+	c.processes()
 	err = errors.Join(c.mounts(), c.spec(), c.addresses())
 	if !r.Process.runs(e.boot) {
 		return nil, nil // what was read is of a server that has ended
@@ -277,171 +286,4 @@ func (e *Engine) wantedRights(r *record) rights {
 var capabilityBits = map[string]uint{
 	"CAP_CHOWN": unix.CAP_CHOWN, "CAP_DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "CAP_KILL": unix.CAP_KILL,
 	"CAP_NET_BIND_SERVICE": unix.CAP_NET_BIND_SERVICE, "CAP_SETGID": unix.CAP_SETGID, "CAP_SETUID": unix.CAP_SETUID,
-}
-
-const unlimited = math.MaxInt64
-
-// limits compares the control group's bounds.
-func (c *configuration) limits() {
-	const how = "the control group"
-	want := c.r.Template.Resources
-	now := c.e.boundsOf(c.r.ID)
-	compare := func(where string, wanted, seen int64) {
-		if seen != wanted && seen >= 0 {
-			c.add("limit changed", where, fmt.Sprintf("wanted %s, seen %s", amount(wanted), amount(seen)), how)
-		}
-	}
-	const page = 4096 // the kernel counts memory in pages
-	memory := int64(unlimited)
-	if want.Memory > 0 {
-		memory = want.Memory / page * page
-	}
-	if now.memory > math.MaxInt64/2 {
-		now.memory = unlimited
-	} else {
-		now.memory = now.memory / page * page
-	}
-	compare("memory", memory, now.memory)
-	quota := int64(unlimited)
-	if want.CPU > 0 {
-		quota = max(want.CPU*100, 1000)
-	}
-	compare("cpu", quota, now.cpu)
-	pids := int64(unlimited)
-	if want.PIDs > 0 {
-		pids = want.PIDs
-	}
-	compare("pids", pids, now.pids)
-}
-
-func amount(n int64) string {
-	if n == unlimited {
-		return "no limit"
-	}
-	return strconv.FormatInt(n, 10)
-}
-
-// bounds are the limits of a control group; negative: not known.
-type bounds struct{ memory, cpu, pids int64 }
-
-func (c Config) boundsOf(id model.ServerID) bounds {
-	if unified() {
-		dir := c.cgroupDir("", id)
-		return bounds{readBound(filepath.Join(dir, "memory.max")), readBound(filepath.Join(dir, "cpu.max")), readBound(filepath.Join(dir, "pids.max"))}
-	}
-	return bounds{
-		readBound(filepath.Join(c.cgroupDir("memory", id), "memory.limit_in_bytes")),
-		readBound(filepath.Join(c.cgroupDir("cpu", id), "cpu.cfs_quota_us")),
-		readBound(filepath.Join(c.cgroupDir("pids", id), "pids.max")),
-	}
-}
-
-func readBound(path string) int64 {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return -1
-	}
-	first, _, _ := bytes.Cut(bytes.TrimSpace(b), []byte(" "))
-	if s := string(first); s == "max" || s == "-1" {
-		return unlimited
-	}
-	n, err := strconv.ParseInt(string(first), 10, 64)
-	if err != nil {
-		return -1
-	}
-	return n
-}
-
-// openLimits looks whether the first process may have more files open than it
-// was given: within its own hard limit it may do as it likes.
-func (c *configuration) openLimits() {
-	var now unix.Rlimit
-	if err := unix.Prlimit(c.r.Process.PID, unix.RLIMIT_NOFILE, nil, &now); err != nil {
-		return // it has just ended
-	}
-	if c.base.OpenFiles > 0 && now.Max > c.base.OpenFiles {
-		c.add("limit changed", "open files", fmt.Sprintf("wanted no more than %d, seen %d", c.base.OpenFiles, now.Max), "the limits of its first process")
-	}
-}
-
-// addresses compares both ends of the server's link.
-func (c *configuration) addresses() error {
-	const how = "the links of its network namespace"
-	ns, err := netns.GetFromPath(c.e.netns(c.r.ID))
-	if err != nil {
-		c.add("namespace changed", "net", "the name of its network namespace is gone: "+err.Error(), how)
-		return nil
-	}
-	defer func() { _ = ns.Close() }()
-	var st unix.Stat_t
-	const net = 2
-	if unix.Fstat(int(ns), &st) == nil && fmt.Sprintf("net:[%d]", st.Ino) != c.base.Spaces[net] {
-		c.add("namespace changed", "net", "the name of its network namespace stands for another", how)
-	}
-	inside, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer inside.Close()
-	links, err := inside.LinkList()
-	if err != nil {
-		return err
-	}
-	for _, link := range links {
-		switch name := link.Attrs().Name; {
-		case name == "eth0":
-			if err := c.addressesOf(inside, link, c.r.Address, how); err != nil {
-				return err
-			}
-		case name == lateDevice && c.e.disturbances.of(c.r.ID):
-		case name != "lo" && link.Type() != "sit" && link.Type() != "ipip" && link.Type() != "ip6tnl" && link.Type() != "gre":
-			// Those come with every namespace where the kernel has them.
-			c.add("link added", name, "of type "+link.Type(), how)
-		}
-	}
-	if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == "eth0" }) {
-		c.add("link removed", "eth0", "", how)
-	}
-	return c.hostEnd()
-}
-
-func (c *configuration) addressesOf(h *netlink.Handle, link netlink.Link, want, how string) error {
-	addresses, err := h.AddrList(link, netlink.FAMILY_V4)
-	if err != nil {
-		return err
-	}
-	found := false
-	for _, a := range addresses {
-		if a.IP.String() == want {
-			found = true
-			continue
-		}
-		c.add("address added", a.IPNet.String(), "on "+link.Attrs().Name+", wanted "+want+" only", how)
-	}
-	if !found {
-		c.add("address removed", want, "from "+link.Attrs().Name, how)
-	}
-	return nil
-}
-
-func (c *configuration) hostEnd() error {
-	const how = "the machine's end of its link"
-	name := c.e.link(c.r.ID)
-	link, err := netlink.LinkByName(name)
-	if _, absent := errors.AsType[netlink.LinkNotFoundError](err); absent {
-		c.add("link removed", name, "", how)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if link.Attrs().Flags&(1<<0) == 0 { // IFF_UP
-		c.add("link down", name, "", how)
-	}
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return err
-	}
-	defer h.Close()
-	return c.addressesOf(h, link, c.e.network.gateway.String(), how)
 }

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -115,6 +116,13 @@ func (f *fleet) firewall() error {
 		f.add("firewall removed", "table "+f.e.table(), "", how)
 		return nil
 	}
+	flags, err := tableFlags(f.e.Config)
+	if err != nil {
+		return err
+	}
+	if flags != 0 {
+		f.add("firewall table changed", "table "+f.e.table(), flagWords(flags), how)
+	}
 	for _, chain := range slices.Sorted(maps.Keys(n.wall)) {
 		switch rules, there := now[chain]; {
 		case !there:
@@ -157,6 +165,29 @@ func (f *fleet) members(n *names, how string) error {
 		f.add("firewall set changed", namesSet, "a server may not reach a service's name that it should", how)
 	}
 	return nil
+}
+
+// tableFlags returns the flags of the instance's table. kiln sets none.
+func tableFlags(c Config) (uint32, error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return 0, fmt.Errorf("cannot reach nftables: %w", err)
+	}
+	table, err := conn.ListTableOfFamily(c.table(), nftables.TableFamilyINet)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read the firewall: %w", err)
+	}
+	// The kernel has them in the network's order, and the library reads them in
+	// the machine's.
+	return binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, table.Flags)), nil
+}
+
+func flagWords(flags uint32) string {
+	const dormant = 1 // NFT_TABLE_F_DORMANT
+	if flags&dormant != 0 {
+		return "it is dormant: none of its rules is in force"
+	}
+	return fmt.Sprintf("wanted no flags, seen %#x", flags)
 }
 
 // readFirewall returns what the kernel has in the instance's table: for each

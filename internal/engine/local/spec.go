@@ -159,11 +159,18 @@ func limit(to *specs.LinuxResources, r model.Resources) {
 		}
 	}
 	if r.CPU > 0 {
-		period := uint64(100_000) // microseconds
-		quota := max(r.CPU*int64(period)/1000, 1000)
+		period, quota := uint64(cpuPeriod), cpuQuota(r.CPU)
 		to.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
 	}
 	if r.PIDs > 0 {
 		to.Pids = &specs.LinuxPids{Limit: &r.PIDs}
 	}
 }
+
+// cpuPeriod is how often a server gets its quota of the processors anew, in
+// microseconds.
+const cpuPeriod = 100_000
+
+// cpuQuota is what a server has of each period, by its thousandths of a
+// processor: not less than the kernel takes.
+func cpuQuota(thousandths int64) int64 { return max(thousandths*cpuPeriod/1000, 1000) }
