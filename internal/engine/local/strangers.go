@@ -201,6 +201,9 @@ func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) []model.F
 	}
 	if why := program.outside(t); why != "" {
 		add("program from outside the image", why+saying(pid))
+		if program.mount == t.root { // a session's own, of which the file was replaced
+			found[len(found)-1].Session = explainedAt(s.e.writtenBy(t.record.ID), program.changed)
+		}
 	}
 	if !foreign {
 		finding.Detector = model.DetectConfig
@@ -347,11 +350,12 @@ func groupServer(group, instance string) string {
 
 // program is what a process runs.
 type program struct {
-	path  string // as the process sees it
-	mount uint64
-	links uint32
-	kind  int64 // of the file system
-	known bool
+	path    string // as the process sees it
+	mount   uint64
+	deleted bool      // its file has no name any more
+	changed time.Time // when its file was, or when that lost its last name
+	kind    int64     // of the file system
+	known   bool
 }
 
 func programOf(pid int) program {
@@ -364,20 +368,23 @@ func programOf(pid int) program {
 	}
 	var st unix.Statx_t
 	var fs unix.Statfs_t
-	if unix.Statx(unix.AT_FDCWD, link, 0, unix.STATX_MNT_ID|unix.STATX_NLINK, &st) == nil && unix.Statfs(link, &fs) == nil {
-		p.mount, p.links, p.kind, p.known = st.Mnt_id, st.Nlink, fs.Type, true
+	if unix.Statx(unix.AT_FDCWD, link, 0, unix.STATX_MNT_ID|unix.STATX_NLINK|unix.STATX_CTIME, &st) == nil && unix.Statfs(link, &fs) == nil {
+		p.mount, p.kind, p.known = st.Mnt_id, fs.Type, true
+		p.deleted = st.Mask&unix.STATX_NLINK != 0 && st.Nlink == 0
+		p.changed = time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec))
 	}
 	return p
 }
 
 // outside says where the program lies, if that is not in the server's image.
 func (p program) outside(t *territory) string {
+	inRoot := t.root == 0 || p.mount == t.root
 	switch {
-	case !p.known || t.root == 0 || p.mount == t.root:
+	case !p.known || inRoot && !p.deleted:
 		return ""
 	case strings.HasPrefix(p.path, "/memfd:"):
 		return "it lies in memory only (memfd)"
-	case p.links == 0:
+	case p.deleted:
 		return "its file was deleted"
 	case p.kind == unix.TMPFS_MAGIC:
 		return "it lies on a tmpfs"
