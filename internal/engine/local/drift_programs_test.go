@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 
 	"kiln/internal/engine"
 	"kiln/internal/model"
@@ -44,6 +46,8 @@ func TestDriftOfPrograms(t *testing.T) {
 		d.linkedPrograms(t, linked)
 	})
 	t.Run("deleted", d.deletedProgram)
+	t.Run("called like the runtime", d.likeTheRuntime)
+	t.Run("the runtime", d.theRuntime)
 }
 
 // linkedPrograms are no drift.
@@ -111,4 +115,87 @@ func childrenOf(pid int) []int {
 		}
 	}
 	return all
+}
+
+// likeTheRuntime are programs that have the name of the runtime in theirs.
+func (d *driftTest) likeTheRuntime(t *testing.T) {
+	sleep, err := os.ReadFile("/bin/sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	sealed, err := unix.MemfdCreate("runc_cloned:/proc/self/exe", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(sealed) }()
+	paths := map[string]string{
+		"truncate": filepath.Join(dir, "truncate"), "runc": filepath.Join(dir, "runc"),
+		"memfd:runc": "/proc/" + strconv.Itoa(os.Getpid()) + "/fd/" + strconv.Itoa(sealed),
+	}
+	for name, path := range paths {
+		must(t, os.WriteFile(path, sleep, 0o755))
+		t.Run(name, func(t *testing.T) {
+			ref := d.serving(nil)
+			d.inspect(t, ref, engine.Glance)
+			d.drain()
+			cmd := d.intrude(t, ref, "-n", path, "60")
+			defer func() {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}()
+			d.alarm(t, ref.ID)
+			found, err := d.e.Inspect(t.Context(), ref.ID, engine.Whole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.ContainsFunc(found, func(f model.Finding) bool { return f.What == "foreign process" && strings.Contains(f.Where, name) }) {
+				t.Errorf("found %+v", found)
+			}
+		})
+	}
+}
+
+// theRuntime is known however it runs: from its file, or from a copy of it.
+func (d *driftTest) theRuntime(t *testing.T) {
+	b, err := os.ReadFile(d.e.binaries.runc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied := func(name string, content []byte) string {
+		fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Close(fd) })
+		path := "/proc/self/fd/" + strconv.Itoa(fd)
+		must(t, os.WriteFile(path, content, 0o755))
+		return path
+	}
+	for name, x := range map[string]struct {
+		path string
+		want bool
+	}{
+		"itself": {d.e.binaries.runc, true}, "copy": {copied("runc_cloned:/proc/self/exe", b), true},
+		"longer":  {copied("runc_cloned:/proc/self/exe", append(slices.Clone(b), 0)), false},
+		"another": {copied("runc_cloned:/proc/self/exe", append(slices.Clone(b[:len(b)-1]), b[len(b)-1]+1)), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// It stops before its first instruction.
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			cmd := exec.Command(x.path)
+			cmd.SysProcAttr = &unix.SysProcAttr{Ptrace: true, Pdeathsig: unix.SIGKILL}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}()
+			if got := d.e.runsRuntime(cmd.Process.Pid, programOf(cmd.Process.Pid)); got != x.want {
+				t.Errorf("is the runtime: %t, want %t", got, x.want)
+			}
+		})
+	}
 }

@@ -1,7 +1,10 @@
 package local
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -172,8 +175,22 @@ const (
 )
 
 // judge decides whether a process that is in the server's control group, or in
-// one of its namespaces, is the server's or kiln's own.
-func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) []model.Finding {
+// one of its namespaces, is the server's or kiln's own. One that begins another
+// program meanwhile, as the runtime does in its turn, is judged again.
+func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) (found []model.Finding) {
+	for range 3 {
+		program := programOf(pid)
+		found = s.judgeRunning(program, t, pid, of, inGroup)
+		now := programOf(pid) // not known: it has ended
+		if len(found) == 0 || !now.known || now.path == program.path && now.mount == program.mount {
+			break
+		}
+	}
+	return found
+}
+
+// judgeRunning judges a process that runs the program.
+func (s *survey) judgeRunning(program program, t *territory, pid int, of spaces, inGroup bool) []model.Finding {
 	begun, state, err := processStat(pid)
 	if err != nil || state == 'Z' || state == 'X' {
 		return nil // it has ended
@@ -181,8 +198,7 @@ func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) []model.F
 	if s.kilns(t, pid) {
 		return nil
 	}
-	program := programOf(pid)
-	if strings.Contains(program.path, "runc") && !s.e.lingers(process{PID: pid, Start: begun}) {
+	if s.e.runsRuntime(pid, program) && !s.e.lingers(process{PID: pid, Start: begun}) {
 		return nil // the runtime, on the way into the server
 	}
 	finding := model.Finding{
@@ -304,6 +320,53 @@ func sameProgram(pid int) bool {
 	}
 	ours, err := os.Stat("/proc/self/exe")
 	return err == nil && os.SameFile(theirs, ours)
+}
+
+// runsRuntime reports whether the process runs kiln's own runc. It is known by
+// every byte: it runs itself from a sealed copy, in memory or on a mount that is
+// nowhere, of which neither the number nor the whole name is its own.
+func (e *Engine) runsRuntime(pid int, p program) bool {
+	if !strings.Contains(p.path, "runc") {
+		return false
+	}
+	theirs, err := os.Open(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return false
+	}
+	defer func() { _ = theirs.Close() }()
+	ours, err := os.Open(e.binaries.runc)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = ours.Close() }()
+	return sameContent(theirs, ours)
+}
+
+// sameContent compares two files, by their sizes first.
+func sameContent(a, b *os.File) bool {
+	one, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	other, err := b.Stat()
+	if err != nil || one.Size() != other.Size() || !one.Mode().IsRegular() {
+		return false
+	}
+	if os.SameFile(one, other) {
+		return true
+	}
+	const chunk = 64 << 10
+	was, now := make([]byte, chunk), make([]byte, chunk)
+	for {
+		n, err := io.ReadFull(a, was)
+		m, _ := io.ReadFull(b, now) // what it has less shows
+		if !bytes.Equal(was[:n], now[:m]) {
+			return false
+		}
+		if err != nil {
+			return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		}
+	}
 }
 
 // lingers reports whether the process was first seen longer ago than the runtime
