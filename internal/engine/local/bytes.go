@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -106,7 +107,10 @@ func (s *stack) content(i int) layerContent {
 // compare compares the layer's directory with its content: all of it, or only
 // the paths given.
 func (c layerContent) compare(ctx context.Context, e *Engine, dir string, only map[string]bool, depth engine.Depth) ([]model.Finding, error) {
-	x := &comparison{dir: dir, only: only, content: c, wrong: map[string]discrepancy{}, seen: map[string]bool{}, how: howBytes}
+	x := &comparison{
+		dir: dir, only: only, content: c, how: howBytes,
+		wrong: map[string]discrepancy{}, seen: map[string]presence{}, wanted: map[string]attributes{}, hiding: map[string]bool{},
+	}
 	if only != nil {
 		x.how = howStat
 	}
@@ -129,12 +133,22 @@ type comparison struct {
 	how     string
 	only    map[string]bool
 	content layerContent
-	seen    map[string]bool        // that the layer has to hold, and what leads there
+	seen    map[string]presence    // that the layer has to hold, and what leads there
+	wanted  map[string]attributes  // of what has any in the archive
+	hiding  map[string]bool        // directories that hide what the layers below have in them
 	wrong   map[string]discrepancy // by path; a later entry of an archive replaces an earlier one
 	buffer  []byte
 }
 
 type discrepancy struct{ what, detail string }
+
+// presence is how something comes to be in a layer.
+type presence int
+
+const (
+	leads presence = iota + 1 // to what the layer holds
+	holds
+)
 
 func (x *comparison) archive(ctx context.Context, store content.Store, blob ocispec.Descriptor, patient bool) error {
 	ra, err := store.ReaderAt(ctx, blob)
@@ -163,6 +177,9 @@ func (x *comparison) archive(ctx context.Context, store content.Store, blob ocis
 		if err != nil {
 			return model.Errorf(model.Internal, "cannot read layer %s of the image: %w", blob.Digest, err)
 		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue // no file
+		}
 		if err := x.entry(h, entries); err != nil {
 			return err
 		}
@@ -179,25 +196,31 @@ func (x *comparison) entry(h *tar.Header, from io.Reader) error {
 	name := path.Clean("/" + h.Name)
 	base := path.Base(name)
 	if base == opaqueMark {
+		x.leadTo(path.Dir(name))
+		x.hiding[path.Dir(name)] = true
 		return nil // an attribute of its directory
+	}
+	if name == "/" {
+		return nil // containerd makes it, whatever the archive says
 	}
 	gone := strings.HasPrefix(base, whiteout)
 	if gone {
 		name = path.Join(path.Dir(name), strings.TrimPrefix(base, whiteout))
 	}
-	for at := name; !x.seen[at]; at = path.Dir(at) {
-		x.seen[at] = true
-		if at == "/" {
-			break
-		}
-	}
+	x.leadTo(path.Dir(name))
+	x.want(h, name, gone)
 	delete(x.wrong, name)
+	if gone && len(x.content.below) == 0 {
+		delete(x.seen, name)
+		return nil // nothing is below that it could hide
+	}
+	x.seen[name] = holds
 	if x.only != nil && !x.only[name] {
 		return nil
 	}
 	info, err := os.Lstat(filepath.Join(x.dir, name))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		x.wrong[name] = discrepancy{"file removed", "the image has it"}
+		x.wrong[name] = discrepancy{fileRemoved, "the image has it"}
 		return nil
 	}
 	if err != nil {
@@ -205,7 +228,7 @@ func (x *comparison) entry(h *tar.Header, from io.Reader) error {
 	}
 	if gone {
 		if !isWhiteout(info) {
-			x.wrong[name] = discrepancy{"file changed", "the image has removed it in this layer"}
+			x.wrong[name] = discrepancy{fileChanged, "the image has removed it in this layer"}
 		}
 		return nil
 	}
@@ -214,9 +237,50 @@ func (x *comparison) entry(h *tar.Header, from io.Reader) error {
 		return err
 	}
 	if why != "" {
-		x.wrong[name] = discrepancy{"file changed", why}
+		x.wrong[name] = discrepancy{changedWhat(info), why}
 	}
 	return nil
+}
+
+// leadTo notes that something lies in the directory.
+func (x *comparison) leadTo(dir string) {
+	for at := dir; x.seen[at] == 0; at = path.Dir(at) {
+		x.seen[at] = leads
+	}
+}
+
+// want notes the attributes that an entry of the archive gives. All names of a
+// file have the same.
+func (x *comparison) want(h *tar.Header, name string, gone bool) {
+	own := recorded(h.PAXRecords)
+	switch {
+	case h.Typeflag == tar.TypeLink && !gone:
+		target := path.Clean("/" + h.Linkname)
+		if x.wanted[target] == nil {
+			x.wanted[target] = attributes{}
+		}
+		delete(x.wanted[target], fileCapabilities) // they are lost when the link is given its owner
+		maps.Copy(x.wanted[target], own)
+		x.wanted[name] = x.wanted[target]
+	case h.Typeflag == tar.TypeDir && !gone:
+		own = own.besides(x.wanted[name]) // it may be there already
+		fallthrough
+	default:
+		delete(x.wanted, name)
+		if own != nil {
+			x.wanted[name] = own
+		}
+	}
+	if h.Typeflag != tar.TypeDir {
+		delete(x.hiding, name)
+	}
+}
+
+func changedWhat(info fs.FileInfo) string {
+	if info.IsDir() {
+		return directoryChanged
+	}
+	return fileChanged
 }
 
 // differs says in what the file is another than the archive's.
@@ -258,7 +322,7 @@ func (x *comparison) differs(h *tar.Header, from io.Reader, file string, info fs
 		}
 		return x.bytesDiffer(from, file)
 	}
-	return capabilitiesDiffer(h, file), nil
+	return "", nil
 }
 
 // bytesDiffer compares a file with what the archive says, byte for byte.
@@ -300,48 +364,22 @@ func (x *comparison) bytesDiffer(want io.Reader, file string) (string, error) {
 	}
 }
 
-const fileCapabilities = "security.capability"
-
-// capabilitiesDiffer says so where a file gives other rights to who runs it than
-// the image's.
-func capabilitiesDiffer(h *tar.Header, file string) string {
-	var value [64]byte
-	n, err := unix.Lgetxattr(file, fileCapabilities, value[:])
-	if err != nil {
-		n = 0
-	}
-	if h.PAXRecords["SCHILY.xattr."+fileCapabilities] != string(value[:n]) {
-		return "it has other file capabilities than the image's"
-	}
-	return ""
-}
-
-// extra finds what is on the disk and not in the layer.
+// extra finds what is on the disk and not in the layer, and what nothing but an
+// attribute shows.
 func (x *comparison) extra(ctx context.Context) error {
 	for _, place := range x.content.places {
-		for at := place; x.content.blob == nil && !x.seen[at]; at = path.Dir(at) {
-			x.seen[at] = true
+		if x.content.blob == nil {
+			x.leadTo(place)
 		}
-	}
-	look := func(name string, info fs.FileInfo) {
-		if x.seen[name] {
-			if x.content.blob == nil && info.Mode().IsRegular() && info.Size() > 0 {
-				x.wrong[name] = discrepancy{"file changed", "kiln has made it empty"}
-			}
-			return
-		}
-		if info.Mode()&fs.ModeSocket != 0 {
-			return // archives have none
-		}
-		if info.IsDir() && lowerOf(x.content.below, name) != nil {
-			return // it is there for something that was in it
-		}
-		x.wrong[name] = discrepancy{"file added", described(info)}
 	}
 	if x.only != nil {
 		for name := range x.only {
-			if info, err := os.Lstat(filepath.Join(x.dir, name)); err == nil {
-				look(name, info)
+			info, err := os.Lstat(filepath.Join(x.dir, name))
+			if err != nil {
+				continue // it has gone
+			}
+			if err := x.look(name, info); err != nil {
+				return err
 			}
 		}
 		return nil
@@ -354,11 +392,103 @@ func (x *comparison) extra(ctx context.Context) error {
 			return err
 		}
 		info, err := d.Info()
-		if err == nil && file != x.dir {
-			look("/"+strings.TrimPrefix(strings.TrimPrefix(file, x.dir), "/"), info)
+		if err != nil {
+			return nil //nolint:nilerr // it has just gone
 		}
-		return nil
+		return x.look("/"+strings.TrimPrefix(strings.TrimPrefix(file, x.dir), "/"), info)
 	})
+}
+
+// look looks at something that is on the disk.
+func (x *comparison) look(name string, info fs.FileInfo) error {
+	if _, known := x.wrong[name]; known || isWhiteout(info) && x.seen[name] != 0 {
+		return nil
+	}
+	file := filepath.Join(x.dir, name)
+	var before string // what the layers below have there
+	var was fs.FileInfo
+	if info.IsDir() {
+		before, was = imageFile(x.content.below, name)
+	}
+	overDir := was != nil && was.IsDir()
+	switch {
+	case x.seen[name] == 0 && info.Mode()&fs.ModeSocket != 0:
+		return nil // archives have none
+	case x.seen[name] == 0 && name != "/" && !overDir: // else it is there for something that was in it
+		x.wrong[name] = discrepancy{fileAdded, described(info)}
+		return nil
+	case x.content.blob == nil && info.Mode().IsRegular() && info.Size() > 0:
+		x.wrong[name] = discrepancy{fileChanged, "kiln has made it empty"}
+		return nil
+	}
+	is, err := attributesOf(file)
+	if err != nil {
+		return fmt.Errorf("cannot look at layer %s: %w", x.dir, err)
+	}
+	d := x.misplaced(name, info, is, overDir)
+	if d.what == "" {
+		d, err = x.misattributed(name, info, is, before, was)
+	}
+	if d.what != "" {
+		x.wrong[name] = d
+	}
+	return err
+}
+
+// misplaced says in what the layer lies otherwise on those below it than it does
+// in the image.
+func (x *comparison) misplaced(name string, info fs.FileInfo, is attributes, overDir bool) discrepancy {
+	if by := is.steers(); by != "" {
+		return discrepancy{changedWhat(info), "it has the overlay's attribute " + by}
+	}
+	value, set := is[overlayOwn+"opaque"]
+	switch {
+	case !info.IsDir():
+	case set && !x.hiding[name] && (x.content.blob != nil || overDir): // the overlay itself sets it where nothing is below
+		return discrepancy{directoryReplaced, "it hides what the image has in it below this layer"}
+	case x.hiding[name] && value != "y" && len(x.content.below) > 0:
+		return discrepancy{directoryChanged, "it shows what the image hides with this layer"}
+	}
+	return discrepancy{}
+}
+
+// misattributed says in what the attributes are others than the image's. A
+// directory that only leads to what the layer holds was made like the one below
+// it; if that was changed later, it is that one that differs.
+func (x *comparison) misattributed(name string, info fs.FileInfo, is attributes, before string, was fs.FileInfo) (discrepancy, error) {
+	file := filepath.Join(x.dir, name)
+	own, want := is.ofFile(info.Mode(), 0), x.wanted[name].ofFile(info.Mode(), 0)
+	if was != nil && was.IsDir() && name != "/" {
+		leading := x.seen[name] != holds
+		if leading && changedAfter(was, info) {
+			return discrepancy{}, nil
+		}
+		if why := otherRights(was, info, 0); why != "" && leading {
+			return discrepancy{directoryChanged, why}, nil
+		}
+		if leading || own.differ(want) != "" {
+			// What unpacked it may have made it like that one first.
+			below, err := attributesOf(before)
+			if err != nil {
+				return discrepancy{}, err
+			}
+			if inherited := want.besides(below.ofFile(was.Mode(), 0)); leading || own.differ(inherited) == "" {
+				want = inherited
+			}
+		}
+	}
+	_, inherits := x.wanted[path.Dir(name)][defaultACL]
+	if why := otherThanArchived(file, own, want, inherits); why != "" {
+		return discrepancy{changedWhat(info), why}, nil
+	}
+	return discrepancy{}, nil
+}
+
+// changedAfter compares the times of the last change, which nobody can set.
+func changedAfter(a, b fs.FileInfo) bool {
+	one, ok1 := a.Sys().(*syscall.Stat_t)
+	other, ok2 := b.Sys().(*syscall.Stat_t)
+	return ok1 && ok2 && one.Ctim.Nano() > other.Ctim.Nano()
 }
 
 func (x *comparison) findings() []model.Finding {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -104,22 +103,22 @@ func changes(r *record) ([]engine.Change, error) {
 			return err
 		}
 		inside := "/" + strings.TrimPrefix(strings.TrimPrefix(path, r.Upper), "/")
-		if inside == "/" {
-			return nil
-		}
 		info, err := d.Info()
 		if err != nil {
 			return err
 		}
-		existed := inImage(r.Lowers, inside)
-		change := engine.Change{Path: inside, Kind: "added"}
-		switch {
-		case isWhiteout(info):
+		what, _, err := otherThanImage(r, path, inside, info)
+		if err != nil {
+			return err
+		}
+		change := engine.Change{Path: inside, Kind: "changed"}
+		switch what {
+		case "":
+			return nil
+		case fileRemoved:
 			change.Kind = "removed"
-		case d.IsDir() && existed:
-			return nil // on the way to a change
-		case existed:
-			change.Kind = "changed"
+		case fileAdded:
+			change.Kind = "added"
 		}
 		if info.Mode().IsRegular() {
 			change.Size = info.Size()
@@ -139,11 +138,4 @@ var errTooMany = errors.New("there are more; these are the first")
 func isWhiteout(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*syscall.Stat_t)
 	return ok && info.Mode()&fs.ModeCharDevice != 0 && st.Rdev == 0
-}
-
-func inImage(lowers []string, path string) bool {
-	return slices.ContainsFunc(lowers, func(lower string) bool {
-		_, err := os.Lstat(filepath.Join(lower, path))
-		return err == nil
-	})
 }

@@ -148,6 +148,11 @@ func evidence(t *testing.T, s *servers) {
 		os.WriteFile(filepath.Join(r.Upper, "var/new"), []byte("n"), 0o644),
 		os.Mkdir(filepath.Join(r.Upper, "etc"), 0o755),
 		unix.Mknod(filepath.Join(r.Upper, "etc/group"), unix.S_IFCHR, 0),
+		// The overlay makes directories as they are in the image; one has other rights.
+		os.Chown(filepath.Join(r.Upper, "etc"), int(r.IDs), int(r.IDs)),
+		os.Chown(filepath.Join(r.Upper, "var"), int(r.IDs), int(r.IDs)),
+		os.Chown(filepath.Join(r.Upper, "var/cache"), int(r.IDs), int(r.IDs)),
+		os.Chown(filepath.Join(r.Upper, "var/cache/web"), int(r.IDs), int(r.IDs)),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -157,7 +162,7 @@ func evidence(t *testing.T, s *servers) {
 	if err != nil {
 		t.Fatalf("Collect: %v", err)
 	}
-	if got, want := fmt.Sprint(found.Changes), "[{/etc/group removed 0} {/var/cache/web/in-image changed 5} {/var/new added 1}]"; got != want {
+	if got, want := fmt.Sprint(found.Changes), "[{/etc/group removed 0} {/var/cache/web changed 0} {/var/cache/web/in-image changed 5} {/var/new added 1}]"; got != want {
 		t.Errorf("changes are %s, want %s", got, want)
 	}
 	if l := found.Listening; len(l) != 1 || l[0].Network != "tcp" || l[0].Address != "[::]:8080" {

@@ -26,8 +26,8 @@ const (
 // a machine that builds starts hundreds a second.
 const surveyFresh = 500 * time.Millisecond
 
-// Alarms implements engine.Sentinel. What is told at once: a first change in a
-// server's own layer (inotify), and a process that begins to run a program in a
+// Alarms implements engine.Sentinel. What is told at once: a change in a server's
+// own layer (inotify), and a process that begins to run a program in a
 // server's control group or namespaces (the kernel's process events). Where the
 // kernel does not tell of processes they are looked at every two seconds.
 func (e *Engine) Alarms(ctx context.Context) <-chan model.ServerID {
@@ -89,107 +89,6 @@ func (a *alarms) give(ctx context.Context, out chan<- model.ServerID) {
 			case <-ctx.Done():
 				return
 			case out <- id:
-			}
-		}
-	}
-}
-
-// uppers watches the servers' own layers.
-func (a *alarms) uppers(ctx context.Context) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		a.e.Log.Warn("cannot be told of changed files at once; they are looked for in turn", "error", err)
-		return
-	}
-	w := &upperWatch{alarms: a, file: os.NewFile(uintptr(fd), "inotify"), byID: map[model.ServerID]int32{}, byWatch: map[int32]model.ServerID{}}
-	var reading sync.WaitGroup
-	reading.Go(w.read)
-	hints := a.e.hints.subscribe(ctx)
-	for ctx.Err() == nil {
-		w.sync()
-		select {
-		case <-ctx.Done():
-		case <-hints:
-		}
-	}
-	_ = w.file.Close() // ends the reading
-	reading.Wait()
-}
-
-// upperWatch has one watch for each running server.
-type upperWatch struct {
-	*alarms
-	file *os.File
-
-	mu      sync.Mutex
-	byID    map[model.ServerID]int32
-	byWatch map[int32]model.ServerID
-}
-
-// sync makes the watches those of the servers that run.
-func (w *upperWatch) sync() {
-	wanted := map[model.ServerID]bool{}
-	for _, r := range w.e.records() {
-		if r.state() == model.Running && r.Upper != "" {
-			wanted[r.ID] = true
-			w.add(r)
-		}
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for id, watch := range w.byID {
-		if !wanted[id] {
-			w.control(func(fd int) { _, _ = unix.InotifyRmWatch(fd, uint32(watch)) }) // it goes with the directory
-			delete(w.byID, id)
-			delete(w.byWatch, watch)
-		}
-	}
-}
-
-func (w *upperWatch) add(r *record) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if _, watched := w.byID[r.ID]; watched {
-		return
-	}
-	const changes = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_MOVED_FROM | unix.IN_DELETE | unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_ONLYDIR
-	watch, err := -1, error(nil)
-	w.control(func(fd int) { watch, err = unix.InotifyAddWatch(fd, r.Upper, changes) })
-	if err != nil || watch < 0 {
-		w.e.Log.Warn("cannot be told of changed files at once; they are looked for in turn", "server", r.ID, "error", err)
-		return
-	}
-	w.byID[r.ID], w.byWatch[int32(watch)] = int32(watch), r.ID
-	w.raise(r.ID) // for what it did before it was watched
-}
-
-func (w *upperWatch) control(do func(fd int)) {
-	if conn, err := w.file.SyscallConn(); err == nil {
-		_ = conn.Control(func(fd uintptr) { do(int(fd)) })
-	}
-}
-
-func (w *upperWatch) read() {
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := w.file.Read(buffer)
-		if err != nil {
-			return // closed
-		}
-		for at := 0; at+unix.SizeofInotifyEvent <= n; {
-			watch := int32(binary.NativeEndian.Uint32(buffer[at:]))
-			mask := binary.NativeEndian.Uint32(buffer[at+4:])
-			at += unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(buffer[at+12:]))
-			w.mu.Lock()
-			id, known := w.byWatch[watch]
-			if mask&unix.IN_Q_OVERFLOW != 0 {
-				for id := range w.byID {
-					w.raise(id)
-				}
-			}
-			w.mu.Unlock()
-			if known && mask&unix.IN_IGNORED == 0 {
-				w.raise(id)
 			}
 		}
 	}

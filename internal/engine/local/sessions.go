@@ -76,12 +76,16 @@ func (c Config) endWritings(id model.ServerID) error {
 
 // explainedBy returns the session in whose time the file was last changed.
 func explainedBy(all []written, path string) string {
-	const margin = 2 * time.Second // the kernel's time of a file lags behind
 	var st unix.Stat_t
 	if len(all) == 0 || unix.Lstat(path, &st) != nil {
 		return ""
 	}
-	at := time.Unix(st.Ctim.Unix())
+	return explainedAt(all, time.Unix(st.Ctim.Unix()))
+}
+
+// explainedAt returns the session in whose time a file was changed.
+func explainedAt(all []written, at time.Time) string {
+	const margin = 2 * time.Second // the kernel's time of a file lags behind
 	for _, w := range all {
 		if at.After(w.From.Add(-margin)) && (w.To.IsZero() || at.Before(w.To.Add(margin))) {
 			return string(w.Session)

@@ -1,7 +1,10 @@
 package local
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"os"
 	"path/filepath"
@@ -172,8 +175,22 @@ const (
 )
 
 // judge decides whether a process that is in the server's control group, or in
-// one of its namespaces, is the server's or kiln's own.
-func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) []model.Finding {
+// one of its namespaces, is the server's or kiln's own. One that begins another
+// program meanwhile, as the runtime does in its turn, is judged again.
+func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) (found []model.Finding) {
+	for range 3 {
+		program := programOf(pid)
+		found = s.judgeRunning(program, t, pid, of, inGroup)
+		now := programOf(pid) // not known: it has ended
+		if len(found) == 0 || !now.known || now.path == program.path && now.mount == program.mount {
+			break
+		}
+	}
+	return found
+}
+
+// judgeRunning judges a process that runs the program.
+func (s *survey) judgeRunning(program program, t *territory, pid int, of spaces, inGroup bool) []model.Finding {
 	begun, state, err := processStat(pid)
 	if err != nil || state == 'Z' || state == 'X' {
 		return nil // it has ended
@@ -181,8 +198,7 @@ func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) []model.F
 	if s.kilns(t, pid) {
 		return nil
 	}
-	program := programOf(pid)
-	if strings.Contains(program.path, "runc") && !s.e.lingers(process{PID: pid, Start: begun}) {
+	if s.e.runsRuntime(pid, program) && !s.e.lingers(process{PID: pid, Start: begun}) {
 		return nil // the runtime, on the way into the server
 	}
 	finding := model.Finding{
@@ -201,6 +217,9 @@ func (s *survey) judge(t *territory, pid int, of spaces, inGroup bool) []model.F
 	}
 	if why := program.outside(t); why != "" {
 		add("program from outside the image", why+saying(pid))
+		if program.mount == t.root { // a session's own, of which the file was replaced
+			found[len(found)-1].Session = explainedAt(s.e.writtenBy(t.record.ID), program.changed)
+		}
 	}
 	if !foreign {
 		finding.Detector = model.DetectConfig
@@ -303,6 +322,53 @@ func sameProgram(pid int) bool {
 	return err == nil && os.SameFile(theirs, ours)
 }
 
+// runsRuntime reports whether the process runs kiln's own runc. It is known by
+// every byte: it runs itself from a sealed copy, in memory or on a mount that is
+// nowhere, of which neither the number nor the whole name is its own.
+func (e *Engine) runsRuntime(pid int, p program) bool {
+	if !strings.Contains(p.path, "runc") {
+		return false
+	}
+	theirs, err := os.Open(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return false
+	}
+	defer func() { _ = theirs.Close() }()
+	ours, err := os.Open(e.binaries.runc)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = ours.Close() }()
+	return sameContent(theirs, ours)
+}
+
+// sameContent compares two files, by their sizes first.
+func sameContent(a, b *os.File) bool {
+	one, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	other, err := b.Stat()
+	if err != nil || one.Size() != other.Size() || !one.Mode().IsRegular() {
+		return false
+	}
+	if os.SameFile(one, other) {
+		return true
+	}
+	const chunk = 64 << 10
+	was, now := make([]byte, chunk), make([]byte, chunk)
+	for {
+		n, err := io.ReadFull(a, was)
+		m, _ := io.ReadFull(b, now) // what it has less shows
+		if !bytes.Equal(was[:n], now[:m]) {
+			return false
+		}
+		if err != nil {
+			return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		}
+	}
+}
+
 // lingers reports whether the process was first seen longer ago than the runtime
 // may take to become the server's, once its turn has come.
 func (e *Engine) lingers(p process) bool {
@@ -347,11 +413,12 @@ func groupServer(group, instance string) string {
 
 // program is what a process runs.
 type program struct {
-	path  string // as the process sees it
-	mount uint64
-	links uint32
-	kind  int64 // of the file system
-	known bool
+	path    string // as the process sees it
+	mount   uint64
+	deleted bool      // its file has no name any more
+	changed time.Time // when its file was, or when that lost its last name
+	kind    int64     // of the file system
+	known   bool
 }
 
 func programOf(pid int) program {
@@ -364,20 +431,23 @@ func programOf(pid int) program {
 	}
 	var st unix.Statx_t
 	var fs unix.Statfs_t
-	if unix.Statx(unix.AT_FDCWD, link, 0, unix.STATX_MNT_ID|unix.STATX_NLINK, &st) == nil && unix.Statfs(link, &fs) == nil {
-		p.mount, p.links, p.kind, p.known = st.Mnt_id, st.Nlink, fs.Type, true
+	if unix.Statx(unix.AT_FDCWD, link, 0, unix.STATX_MNT_ID|unix.STATX_NLINK|unix.STATX_CTIME, &st) == nil && unix.Statfs(link, &fs) == nil {
+		p.mount, p.kind, p.known = st.Mnt_id, fs.Type, true
+		p.deleted = st.Mask&unix.STATX_NLINK != 0 && st.Nlink == 0
+		p.changed = time.Unix(st.Ctime.Sec, int64(st.Ctime.Nsec))
 	}
 	return p
 }
 
 // outside says where the program lies, if that is not in the server's image.
 func (p program) outside(t *territory) string {
+	inRoot := t.root == 0 || p.mount == t.root
 	switch {
-	case !p.known || t.root == 0 || p.mount == t.root:
+	case !p.known || inRoot && !p.deleted:
 		return ""
 	case strings.HasPrefix(p.path, "/memfd:"):
 		return "it lies in memory only (memfd)"
-	case p.links == 0:
+	case p.deleted:
 		return "its file was deleted"
 	case p.kind == unix.TMPFS_MAGIC:
 		return "it lies on a tmpfs"

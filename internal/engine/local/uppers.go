@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -48,18 +47,12 @@ func (e *Engine) inspectUpper(r *record) ([]model.Finding, error) {
 			return err
 		}
 		inside := "/" + strings.TrimPrefix(strings.TrimPrefix(path, r.Upper), "/")
-		below := lowerOf(r.Lowers, inside)
-		switch {
-		case isWhiteout(info):
-			add("file removed", inside, "")
-		case d.IsDir() && below != nil && below.IsDir():
-			if why := otherRights(below, info, r.IDs); why != "" {
-				add("directory changed", inside, why)
-			}
-		case below != nil:
-			add("file changed", inside, described(info))
-		default:
-			add("file added", inside, described(info))
+		what, detail, err := otherThanImage(r, path, inside, info)
+		if err != nil {
+			return err
+		}
+		if what != "" {
+			add(what, inside, detail)
 		}
 		if len(found) >= maxFindings {
 			add(tooManyChange, tooManyWhere, fmt.Sprintf("%d are", maxFindings))
@@ -73,17 +66,37 @@ func (e *Engine) inspectUpper(r *record) ([]model.Finding, error) {
 	return found, nil
 }
 
-// lowerOf returns what the image has at the path, nil for nothing.
-func lowerOf(lowers []string, inside string) fs.FileInfo {
-	for _, lower := range lowers {
-		if info, err := os.Lstat(filepath.Join(lower, inside)); err == nil {
-			if isWhiteout(info) {
-				return nil
-			}
-			return info
-		}
+// What an entry of a server's own layer is to the image.
+const (
+	fileAdded         = "file added"
+	fileChanged       = "file changed"
+	fileRemoved       = "file removed"
+	directoryChanged  = "directory changed"
+	directoryReplaced = "directory replaced"
+)
+
+// otherThanImage says what an entry of the server's own layer is to the image, and how
+// that shows; "" for a directory as the image has it, on the way to a change.
+func otherThanImage(r *record, file, inside string, info fs.FileInfo) (what, detail string, err error) {
+	before, was := imageFile(r.Lowers, inside)
+	switch {
+	case isWhiteout(info):
+		return fileRemoved, "", nil
+	case was == nil:
+		return fileAdded, described(info), nil
+	case !info.IsDir() || !was.IsDir():
+		return fileChanged, described(info), nil
+	case opaque(file):
+		return directoryReplaced, "nothing that the image has in it is to be seen", nil
 	}
-	return nil
+	why := otherRights(was, info, r.IDs)
+	if why == "" {
+		why, err = otherAttributes(before, was, file, info, r.IDs)
+	}
+	if why == "" || err != nil {
+		return "", "", err
+	}
+	return directoryChanged, why, nil
 }
 
 // otherRights says in what the rights of a directory differ from the image's;
