@@ -21,6 +21,7 @@ func accidentVerbs() []verb {
 		accident("new server dies", 70, (*world).killReady),
 		accident("server vanishes", 6, (*world).vanish),
 		accident("server returns", 14, (*world).returns),
+		accident("server that nobody knows", 2, (*world).stranger),
 		accident("server gets sick", 20, (*world).sicken),
 		accident("all servers get sick", 4, (*world).sickenAll),
 		accident("engine blind", 5, func(w *world, n uint64) bool {
@@ -157,6 +158,17 @@ func (w *world) returns(n uint64) bool {
 	ghost := w.ghosts[i]
 	w.ghosts = append(w.ghosts[:i:i], w.ghosts[i+1:]...)
 	return w.machine.Return(ghost)
+}
+
+// stranger makes a server that bears our mark and is in no journal, as after the
+// restore of a backup that is older than it.
+func (w *world) stranger(n uint64) bool {
+	o := w.pick(n)
+	if o == nil {
+		return false
+	}
+	w.strangers++
+	return w.machine.Double(o.ID, model.ServerID(o.ID.Service()+"-"+model.Sixes(w.journal.replay.Instance, 1<<29+w.strangers)))
 }
 
 func (w *world) sicken(n uint64) bool {

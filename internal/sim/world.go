@@ -42,18 +42,19 @@ type world struct {
 	asleep  *daemon // one that was replaced and does not know it
 	epoch   uint64
 
-	armed   map[string][]string // faults that the next call of a kind meets
-	blind   time.Duration       // the engine cannot be observed before this time
-	facts   map[model.ServerID]*facts
-	ghosts  []enginemem.Remains      // vanished, and may return
-	acks    []promise                // what was promised to clients
-	content []model.Digest           // images on the disk, in the order in which they came
-	left    map[string]model.Instant // when each template last left service, by service and hash
-	jumped  model.Instant            // when the journal last had a jump of the wall clock
-	doomed  model.DeploymentID       // the last deployment of which a server failed in service
-	calmed  bool                     // nothing goes wrong any more
-	pulse   time.Duration            // how long the daemon waits for hints
-	fleet   []model.Finding          // what inspections of the fleet find
+	armed     map[string][]string // faults that the next call of a kind meets
+	blind     time.Duration       // the engine cannot be observed before this time
+	facts     map[model.ServerID]*facts
+	ghosts    []enginemem.Remains      // vanished, and may return
+	strangers uint64                   // servers ever made that no journal knows
+	acks      []promise                // what was promised to clients
+	content   []model.Digest           // images on the disk, in the order in which they came
+	left      map[string]model.Instant // when each template last left service, by service and hash
+	jumped    model.Instant            // when the journal last had a jump of the wall clock
+	doomed    model.DeploymentID       // the last deployment of which a server failed in service
+	calmed    bool                     // nothing goes wrong any more
+	pulse     time.Duration            // how long the daemon waits for hints
+	fleet     []model.Finding          // what inspections of the fleet find
 }
 
 // facts is what is true of one server, whatever the journal says.

@@ -143,6 +143,25 @@ func (w *World) Return(r Remains) bool {
 	return true
 }
 
+// Double makes another server like one that runs, by another's hand: nobody was
+// told of it. False: there is none, or no address is free.
+func (w *World) Double(id, as model.ServerID) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.serverLocked(id)
+	if s == nil || w.serverLocked(as) != nil {
+		return false
+	}
+	address, err := w.addressLocked()
+	if err != nil {
+		return false
+	}
+	double := *s
+	double.id, double.address, double.busy, double.disturbed = as, address, false, disturbance{}
+	w.insertLocked(&double)
+	return true
+}
+
 // Reboot ends every server as a machine that restarts does: nobody saw how.
 func (w *World) Reboot(at time.Time) {
 	w.mu.Lock()
