@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // readAs reads a request as the router does: head, then body.
@@ -160,6 +162,40 @@ func FuzzChunks(f *testing.F) {
 		}
 		if (err == nil) != (perr == nil) || whole.state != parts.state || !bytes.Equal(all[:n], got) || (err == nil && at != used) {
 			t.Fatalf("%q in steps of %d: %q %v at %d, whole: %q %v at %d", data, size, got, perr, at, all[:n], err, used)
+		}
+	})
+}
+
+// FuzzDowngrade: whatever net/http lets through of a request of HTTP/2, the head
+// that a server gets is one request, with that method, target and host.
+func FuzzDowngrade(f *testing.F) {
+	f.Add("GET", "/", "x", "accept", "*/*")
+	f.Add("GET /a", "/ HTTP/1.1", "x y", "host", "z")
+	f.Add("POST", "/a?b c#d", "x", "transfer_encoding", "chunked")
+	f.Add("OPTIONS", "*", "[::1]:80", "content-length", "5")
+	f.Fuzz(func(t *testing.T, method, path, host, name, value string) {
+		target, err := url.ParseRequestURI(path)
+		if err != nil || method == "" || method == http.MethodConnect || name != strings.ToLower(name) ||
+			!isToken(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return // net/http has seen to it
+		}
+		key := http.CanonicalHeaderKey(name)
+		if isHop(key) || key == "Expect" { // likewise
+			return
+		}
+		req := &http.Request{
+			Method: method, RequestURI: path, URL: target, Host: host, ProtoMajor: 2,
+			Header: http.Header{key: {value}},
+		}
+		if readAgain(req) != nil {
+			return
+		}
+		sent := appendHead(nil, &call{exchange: newExchange(), req: req, ip: "192.0.2.1"}, upgradeOf(req))
+		br := bufio.NewReader(bytes.NewReader(sent))
+		seen, err := http.ReadRequest(br)
+		if err != nil || seen.Method != method || seen.RequestURI != path || seen.Host != host || br.Buffered() > 0 ||
+			seen.ContentLength != 0 || len(seen.TransferEncoding) > 0 {
+			t.Fatalf("%q %q of %q with %q: %q is sent as %q (%v)", method, path, host, name, value, sent, err)
 		}
 	})
 }

@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"kiln/internal/model"
 )
 
@@ -147,6 +150,40 @@ func TestCertificateEndsSoon(t *testing.T) {
 	} {
 		if got := endsWhen(&x509.Certificate{NotBefore: now.Add(c.from), NotAfter: now.Add(c.until)}, now); got != c.want {
 			t.Errorf("valid from %s to %s: %q, want %q", c.from, c.until, got, c.want)
+		}
+	}
+}
+
+// TestSchemeIsTheConnections: a client by TLS that writes the scheme http is one
+// by TLS all the same: to the servers, and to the rule that a connection is for
+// the hosts of its certificate.
+func TestSchemeIsTheConnections(t *testing.T) {
+	rec := recordingServer(t)
+	r := startRouter(t, Limits{})
+	ca := newAuthority(t)
+	r.apply([]model.TableService{
+		r.secureService("shop", "shop.test", ca.issue(model.TLS{}, "shop.test"), rec.Upstream),
+		r.secureService("other", "other.test", ca.issue(model.TLS{}, "other.test")),
+	})
+	for host, want := range map[string]string{"shop.test": "200", "other.test": "421"} {
+		c := dialH2(t, ca, r.address)
+		c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		c.scheme, c.host = "http", host
+		if err := c.request(1); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		err := c.until(func(f http2.Frame) bool {
+			if h, ok := f.(*http2.MetaHeadersFrame); ok {
+				got = h.PseudoValue("status")
+			}
+			return got != ""
+		})
+		if err != nil || got != want {
+			t.Errorf("%s: answered %q, %v, want %s", host, got, err, want)
+		}
+		if seen := rec.take(); (want == "200") != strings.Contains(seen, "\r\nX-Forwarded-Proto: https\r\n") || strings.Contains(seen, "=http\r\n") {
+			t.Errorf("%s: the server was sent %q", host, seen)
 		}
 	}
 }
