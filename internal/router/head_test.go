@@ -206,7 +206,7 @@ func TestKinds(t *testing.T) {
 		"Content-Length": lengthField, "CONTENT-length": lengthField, "Content_Length": droppedHere,
 		"Transfer-Encoding": encodingField, "transfer_encoding": droppedHere, "Host": hostField, "Te": teField,
 		"X-Forwarded-For": droppedHere, "x_forwarded_anything": droppedHere, "Forwarded": droppedHere, "X-Real-IP": droppedHere,
-		"Proxy-Authorization": droppedHere, "Keep-Alive": droppedHere, "Connection": connectionField, "Upgrade": upgradeField,
+		"Proxy-Authorization": droppedHere, "HTTP2-Settings": droppedHere, "Keep-Alive": droppedHere, "Connection": connectionField, "Upgrade": upgradeField,
 		"Trailer": trailerField, "Expect": expectField, "Date": dateField, "X-Plain": plainField, "X_Plain": plainField, "Cookie": plainField,
 	} {
 		if got := kindOf([]byte(name)); got != want {

@@ -186,6 +186,9 @@ func TestWhatServersAreSent(t *testing.T) {
 	rec := recordingServer(t)
 	r := startRouter(t, Limits{})
 	r.serve(model.HTTP, rec.Upstream)
+	upgrade := func(method, head, to string) string {
+		return method + " / HTTP/1.1\r\nHost: x\r\n" + head + "Connection: Upgrade\r\nUpgrade: " + to + "\r\n\r\n"
+	}
 	for _, c := range []struct{ name, text, has, hasNot string }{
 		{"a body", "POST /a?b HTTP/1.1\r\nHost: x\r\ncontent-length:\t 5 \r\n\r\nhello", "POST /a?b HTTP/1.1\r\nHost: x\r\n|\r\nContent-Length: 5\r\n\r\nhello", "content-length"},
 		{"chunks", "POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: CHUNKED\r\n\r\n3;a=b\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n|0\r\n\r\n", "a=b|CHUNKED"},
@@ -193,6 +196,17 @@ func TestWhatServersAreSent(t *testing.T) {
 		{"a URL without path", "GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\n", "http://x"},
 		{"underscores", "POST / HTTP/1.1\r\nHost: x\r\nContent_Length: 9\r\nTransfer_Encoding: chunked\r\nX_Forwarded_For: evil\r\nContent-Length: 1\r\n\r\na", "Content-Length: 1\r\n", "Content_|Transfer_|evil"},
 		{"named by Connection", "GET / HTTP/1.1\r\nHost: x\r\nConnection: X-Secret, Content-Length\r\nX-Secret: 1\r\n\r\n", "GET / HTTP/1.1\r\n", "X-Secret|Connection"},
+		{"a body and an upgrade", upgrade("POST", "Content-Length: 5\r\n", "websocket") + "hello", "\r\nContent-Length: 5\r\n\r\nhello", "pgrade|websocket"},
+		{"chunks and an upgrade", upgrade("POST", "Transfer-Encoding: chunked\r\n", "x") + "0\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "pgrade"},
+		{"an empty body and an upgrade", upgrade("POST", "Content-Length: 0\r\n", "websocket"), "Content-Length: 0\r\n|Connection: Upgrade\r\nUpgrade: websocket\r\n", "chunked"},
+		{"an upgrade", upgrade("GET", "", "tcp"), "Connection: Upgrade\r\nUpgrade: tcp\r\n", "Content-Length"},
+		{"an upgrade with a version", upgrade("GET", "", "SPDY/3.1"), "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n", "Content-Length"},
+		{"an upgrade to h2c", upgrade("GET", "HTTP2-Settings: AAMAAABk\r\nConnection: HTTP2-Settings\r\n", "h2c"), "GET / HTTP/1.1\r\n", "pgrade|h2c|Settings|AAMAAABk"},
+		{"settings that Connection does not name", "GET / HTTP/1.1\r\nHost: x\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", "GET / HTTP/1.1\r\n", "Settings|AAMAAABk"},
+		{"an upgrade to TLS", upgrade("GET", "", "TLS/1.0, HTTP/1.1"), "GET / HTTP/1.1\r\n", "pgrade|TLS"},
+		{"an upgrade to one of several", upgrade("GET", "Upgrade: H2C\r\n", "HTTP/2.0, websocket"), "\r\nUpgrade: websocket\r\n", "HTTP/2|H2C"},
+		{"an upgrade to no token", upgrade("GET", "", "web socket"), "GET / HTTP/1.1\r\n", "pgrade"},
+		{"an upgrade in HTTP/1.0", "GET / HTTP/1.0\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "GET / HTTP/1.1\r\n", "pgrade"},
 		{"trailers of framing", "POST / HTTP/1.1\r\nHost: x\r\nTrailer: Content-Length, X-T\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 5\r\nHost: evil\r\nX-T: 1\r\n\r\n", "0\r\nX-T: 1\r\n\r\n", "Content-Length|evil"},
 	} {
 		conn, err := net.Dial("tcp", r.address)
@@ -255,6 +269,7 @@ func TestDowngrade(t *testing.T) {
 		{"an encoding", with([2]string{"transfer-encoding", "chunked"}), "0\r\n\r\n" + evil, "400"},
 		{"a connection field", with([2]string{"connection", "transfer-encoding"}, [2]string{"transfer-encoding", "chunked"}), "0\r\n\r\n" + evil, "400"},
 		{"underscores", with([2]string{"transfer_encoding", "smuggled"}, [2]string{"content_length", "smuggled"}, [2]string{"x_forwarded_for", "smuggled"}, [2]string{"x-real_ip", "smuggled"}), "abc", "200"},
+		{"settings of h2c", with([2]string{"http2-settings", "smuggled"}), "", "200"},
 		{"CR LF in a value", with([2]string{"x-a", "b\r\n\r\n" + evil}), "", ""},
 		{"LF in a value", with([2]string{"x-a", "b\nTransfer-Encoding: chunked"}), "0\r\n\r\n" + evil, ""},
 		{"CR LF in a name", with([2]string{"x\r\nhost: smuggled\r\nx", "b"}), "", ""},
@@ -344,6 +359,67 @@ func TestTrailersOfH2(t *testing.T) {
 	}
 	if len(requests[0].Trailer) != 1 || strings.Contains(seen, "smuggled") || strings.Contains(seen, "_") {
 		t.Errorf("the server was sent %q", seen)
+	}
+}
+
+// TestUpgradeDoesNotSmuggle: whatever protocol a client offers to change to, its
+// one request is one request to the server.
+func TestUpgradeDoesNotSmuggle(t *testing.T) {
+	rec := recordingServer(t)
+	r := startRouter(t, Limits{})
+	r.serve(model.HTTP, rec.Upstream)
+	const evil = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+	length := fmt.Sprintf("Content-Length: %d\r\n\r\n", len(evil))
+	chunks := fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(evil), evil)
+	for _, to := range []string{"x", "websocket", "h2c", "h2c, websocket"} {
+		for name, text := range map[string]string{
+			"a body":        "Connection: Upgrade\r\n" + length + evil,
+			"a large body":  "Connection: Upgrade\r\n" + fmt.Sprintf("Content-Length: %d\r\n\r\n", 2*maxBuffered) + evil + strings.Repeat("x", 2*maxBuffered-len(evil)),
+			"chunks":        "Connection: Upgrade\r\n" + chunks,
+			"named lengths": "Connection: Upgrade, Content-Length, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n" + length + evil,
+			"no body":       "Connection: Upgrade\r\nContent-Length: 0\r\n\r\n",
+		} {
+			name += ", " + to
+			conn, br := dialRouter(t, r)
+			for range 2 {
+				_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nUpgrade: "+to+"\r\n"+text)
+				if res, got := answerOf(t, br, "POST"); res.StatusCode != 200 || got != "ok" {
+					t.Errorf("%s: %s %q", name, res.Status, got)
+				}
+			}
+			do(t, client(t, false), "GET", r.url("/"), nil)
+			seen := rec.take()
+			requests := requestsIn(t, name, seen)
+			if len(requests) != 3 {
+				t.Errorf("%s: three requests became %d: %q", name, len(requests), seen)
+			}
+			for _, req := range requests {
+				if req.URL.Path != "/" {
+					t.Errorf("%s: the server was asked for %s", name, req.URL.Path)
+				}
+			}
+			_ = conn.Close()
+		}
+	}
+}
+
+// TestOfferedUpgradeIsTheLast: whatever a server answers to the offer of another
+// protocol, no other request goes over the connection.
+func TestOfferedUpgradeIsTheLast(t *testing.T) {
+	for to, want := range map[string]int64{"websocket": 2, "h2c": 1} {
+		rec := recordingServer(t)
+		r := startRouter(t, Limits{})
+		r.serve(model.HTTP, rec.Upstream)
+		conn, br := dialRouter(t, r)
+		for range 2 {
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", to)
+			if res, got := answerOf(t, br, "GET"); res.StatusCode != 200 || got != "ok" {
+				t.Errorf("%s: %s %q", to, res.Status, got)
+			}
+		}
+		if got := rec.conns.Load(); got != want {
+			t.Errorf("%s: %d connections for two requests, want %d", to, got, want)
+		}
 	}
 }
 
