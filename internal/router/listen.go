@@ -109,7 +109,7 @@ func (l *listener) take(tcp *net.TCPConn) {
 	conn, ok := l.admit(tcp)
 	switch {
 	case !ok:
-		tooMany(conn)
+		l.turnAway(conn)
 	case l.introduced():
 		l.strangers.add(conn, func(context.Context, net.Conn) { l.meet(conn) })
 	default:
