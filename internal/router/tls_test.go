@@ -136,7 +136,7 @@ func wantTrouble(t *testing.T, r *testRouter, service, words string) {
 	}
 }
 
-func TestCertificateEndsSoon(t *testing.T) {
+func TestCertificateOutOfTime(t *testing.T) {
 	now := time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
 	day := 24 * time.Hour
 	for _, c := range []struct {
@@ -147,10 +147,27 @@ func TestCertificateEndsSoon(t *testing.T) {
 		{-84 * day, 6 * day, "is valid until 2026-11-27T00:00:00Z only"},
 		{-4 * day, 2 * day, ""}, // short-lived: a sixth is a day
 		{-90 * day, -day, "is not valid since 2026-11-20T00:00:00Z"},
+		{0, 90 * day, ""},
+		{day, 90 * day, "is not valid before 2026-11-22T00:00:00Z"},
 	} {
-		if got := endsWhen(&x509.Certificate{NotBefore: now.Add(c.from), NotAfter: now.Add(c.until)}, now); got != c.want {
+		if got := outOfTime(&x509.Certificate{NotBefore: now.Add(c.from), NotAfter: now.Add(c.until)}, now); got != c.want {
 			t.Errorf("valid from %s to %s: %q, want %q", c.from, c.until, got, c.want)
 		}
+	}
+}
+
+func TestCertificateNotValidYet(t *testing.T) {
+	r := startRouter(t, Limits{})
+	ca := newAuthority(t)
+	ca.from = 48 * time.Hour
+	files := ca.issue(model.TLS{}, "shop.test")
+	r.apply([]model.TableService{r.secureService("web", "shop.test", files, backendServer(t, "web-aaaaaa", text("hello")))})
+	wantTrouble(t, r, "web", "the certificate "+files.Cert+" for shop.test is not valid before "+time.Now().Add(ca.from).UTC().Format("2006-01-"))
+	ca.from = 0
+	ca.issue(files, "shop.test")
+	r.certs.renew()
+	if got := r.Status().Troubles; len(got) > 0 {
+		t.Errorf("a valid certificate is a trouble: %v", got)
 	}
 }
 
