@@ -206,6 +206,17 @@ func (l *listener) admit(conn *net.TCPConn) (*clientConn, bool) {
 	return c, all <= int64(limit.Connections) && here <= int64(limit.ListenerConnections)
 }
 
+// turnAway ends a connection that is not admitted. It is told why where it
+// expects an answer of HTTP: to a client of TLS or of another protocol that
+// would be an answer of somebody who speaks it wrongly.
+func (l *listener) turnAway(conn *clientConn) {
+	if l.chooser() != nil || l.bytesService(l.router.current.Load()) != nil {
+		_ = conn.Close()
+		return
+	}
+	tooMany(conn)
+}
+
 // tooMany answers a connection that is not admitted.
 func tooMany(c *clientConn) {
 	_ = c.SetWriteDeadline(time.Now().Add(time.Millisecond)) // it fits what the kernel buffers

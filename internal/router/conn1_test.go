@@ -203,6 +203,30 @@ func TestTooManyConnections(t *testing.T) {
 	eventually(t, "none is counted when none is open", func() bool { return r.connections.Load() == 0 })
 }
 
+// TestTooManyConnectionsOfOthers: what is above the limit is closed without a
+// word where nobody expects an answer of HTTP.
+func TestTooManyConnectionsOfOthers(t *testing.T) {
+	ca := newAuthority(t)
+	for _, name := range []string{"tcp", "tls", "tcp by tls"} {
+		r := startRouter(t, Limits{Connections: 10, ListenerConnections: 1})
+		svc := r.service(model.TCP, lineServer(t, "web-aaaaaa"))
+		if strings.Contains(name, "tls") {
+			svc.Routes[0].Host, svc.Routes[0].TLS = "shop.test", ca.issue(model.TLS{}, "shop.test")
+		}
+		if name == "tls" {
+			svc.Protocol = model.HTTP
+		}
+		r.apply([]model.TableService{svc})
+		dialRouter(t, r)
+		eventually(t, "the first is taken", func() bool { return r.connections.Load() == 1 })
+		conn, _ := dialRouter(t, r)
+		if got, err := io.ReadAll(conn); len(got) > 0 || err != nil {
+			t.Errorf("%s: the second is told %q, %v", name, got, err)
+		}
+		eventually(t, "the second is counted no more", func() bool { return r.connections.Load() == 1 })
+	}
+}
+
 // TestSlowloris: thousands of connections that never finish their heads hold
 // little memory, keep nobody else from being served, and are let go.
 func TestSlowloris(t *testing.T) {

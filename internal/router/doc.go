@@ -18,6 +18,7 @@
 // strictly, lane.go and relay.go are the short way of a plain request to a server
 // and back, longway.go and reply.go the way of all others. That way, and the one
 // of HTTP/2, which net/http serves, is proxy.go: it carries an exchange, through
-// h1.go or h2.go to a server and through respond.go back. clients.go bounds and
-// looks after the connections; drain.go ends what outlives its deadline.
+// h1.go or h2.go to a server and through respond.go back; downgrade.go holds what
+// net/http has read to the rules of head.go. clients.go bounds and looks after the
+// connections, clientconn.go how long one may stay unread; drain.go ends what outlives its deadline.
 package router

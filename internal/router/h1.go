@@ -173,6 +173,10 @@ func (u *h1) exchange(c *call, conn *h1Conn) (f *failure, keep bool) {
 		res.Close = true
 		c.closeAfterwards()
 	}
+	if upgrade != "" {
+		// It may have changed the protocol all the same, whatever it answers.
+		res.Close = true
+	}
 	f = c.respond(res, func() bool { return conn.reader().Buffered() > 0 })
 	return f, f == nil && !res.Close && (sending == nil || sending.ended())
 }
@@ -217,8 +221,21 @@ func appendHead(b []byte, c *call, upgrade string) []byte {
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, req.Host...)
 	b = append(b, '\r', '\n')
-	named := hopNames(req.Header)
-	for key, values := range req.Header {
+	b = appendPassed(b, req.Header)
+	b = appendForwarded(b, c.ip, req.Host, c.scheme())
+	if upgrade != "" {
+		b = append(b, "Connection: Upgrade\r\nUpgrade: "...)
+		b = append(b, upgrade...)
+		b = append(b, '\r', '\n')
+	}
+	b = c.appendFraming(b)
+	return append(b, '\r', '\n')
+}
+
+// appendPassed appends the client's fields that are not about its connection.
+func appendPassed(b []byte, h http.Header) []byte {
+	named := hopNames(h)
+	for key, values := range h {
 		if isHop(key) || isForwarded(key) || key == "Content-Length" || key == "Expect" || (named != nil && contains(named, key)) {
 			continue
 		}
@@ -229,26 +246,27 @@ func appendHead(b []byte, c *call, upgrade string) []byte {
 			b = append(b, '\r', '\n')
 		}
 	}
-	if hasToken(req.Header["Te"], "trailers") {
+	if hasToken(h["Te"], "trailers") {
 		b = append(b, "Te: trailers\r\n"...)
 	}
-	b = appendForwarded(b, c.ip, req.Host, c.scheme())
+	return b
+}
+
+// appendFraming appends what says where the body ends. It depends on nothing
+// but the body that is going to be sent.
+func (c *call) appendFraming(b []byte) []byte {
 	switch {
-	case upgrade != "":
-		b = append(b, "Connection: Upgrade\r\nUpgrade: "...)
-		b = append(b, upgrade...)
-		b = append(b, '\r', '\n')
 	case c.body.stream != nil && c.body.length < 0:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
-		for k := range req.Trailer {
+		for k := range c.req.Trailer {
 			b = append(b, "Trailer: "+k+"\r\n"...)
 		}
 	case c.body.stream != nil:
 		b = appendLength(b, c.body.length)
-	case c.body.buffered != nil || len(req.Header["Content-Length"]) > 0:
+	case c.body.buffered != nil || len(c.req.Header["Content-Length"]) > 0:
 		b = appendLength(b, int64(len(c.body.buffered)))
 	}
-	return append(b, '\r', '\n')
+	return b
 }
 
 func appendLength(b []byte, n int64) []byte {

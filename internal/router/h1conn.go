@@ -104,9 +104,13 @@ func (c *h1Conn) drop() {
 }
 
 // acked returns how many bytes the server's machine has acknowledged.
-func (c *h1Conn) acked() uint64 {
+func (c *h1Conn) acked() uint64 { return ackedOn(c.raw) }
+
+// ackedOn returns how many bytes the other machine has acknowledged; 0 if that
+// cannot be known.
+func ackedOn(raw syscall.RawConn) uint64 {
 	var n uint64
-	err := c.raw.Control(func(fd uintptr) {
+	err := raw.Control(func(fd uintptr) {
 		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 			n = info.Bytes_acked
 		}

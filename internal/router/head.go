@@ -381,7 +381,9 @@ func kindOf(name []byte) fieldKind {
 			kind = kindIf(name, "keep-alive", droppedHere)
 		}
 	case 14:
-		kind = kindIf(name, "content-length", lengthField)
+		if kind = kindIf(name, "content-length", lengthField); kind == plainField {
+			kind = kindIf(name, "http2-settings", droppedHere)
+		}
 	case 16:
 		kind = kindIf(name, "proxy-connection", droppedHere)
 	case 17:

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // readAs reads a request as the router does: head, then body.
@@ -164,13 +166,47 @@ func FuzzChunks(f *testing.F) {
 	})
 }
 
+// FuzzDowngrade: whatever net/http lets through of a request of HTTP/2, the head
+// that a server gets is one request, with that method, target and host.
+func FuzzDowngrade(f *testing.F) {
+	f.Add("GET", "/", "x", "accept", "*/*")
+	f.Add("GET /a", "/ HTTP/1.1", "x y", "host", "z")
+	f.Add("POST", "/a?b c#d", "x", "transfer_encoding", "chunked")
+	f.Add("OPTIONS", "*", "[::1]:80", "content-length", "5")
+	f.Fuzz(func(t *testing.T, method, path, host, name, value string) {
+		target, err := url.ParseRequestURI(path)
+		if err != nil || method == "" || method == http.MethodConnect || name != strings.ToLower(name) ||
+			!isToken(name) || !httpguts.ValidHeaderFieldValue(value) {
+			return // net/http has seen to it
+		}
+		key := http.CanonicalHeaderKey(name)
+		if isHop(key) || key == "Expect" { // likewise
+			return
+		}
+		req := &http.Request{
+			Method: method, RequestURI: path, URL: target, Host: host, ProtoMajor: 2,
+			Header: http.Header{key: {value}},
+		}
+		if readAgain(req) != nil {
+			return
+		}
+		sent := appendHead(nil, &call{exchange: newExchange(), req: req, ip: "192.0.2.1"}, upgradeOf(req))
+		br := bufio.NewReader(bytes.NewReader(sent))
+		seen, err := http.ReadRequest(br)
+		if err != nil || seen.Method != method || seen.RequestURI != path || seen.Host != host || br.Buffered() > 0 ||
+			seen.ContentLength != 0 || len(seen.TransferEncoding) > 0 {
+			t.Fatalf("%q %q of %q with %q: %q is sent as %q (%v)", method, path, host, name, value, sent, err)
+		}
+	})
+}
+
 // TestKinds: fields are known by any case, and by underscores.
 func TestKinds(t *testing.T) {
 	for name, want := range map[string]fieldKind{
 		"Content-Length": lengthField, "CONTENT-length": lengthField, "Content_Length": droppedHere,
 		"Transfer-Encoding": encodingField, "transfer_encoding": droppedHere, "Host": hostField, "Te": teField,
 		"X-Forwarded-For": droppedHere, "x_forwarded_anything": droppedHere, "Forwarded": droppedHere, "X-Real-IP": droppedHere,
-		"Proxy-Authorization": droppedHere, "Keep-Alive": droppedHere, "Connection": connectionField, "Upgrade": upgradeField,
+		"Proxy-Authorization": droppedHere, "HTTP2-Settings": droppedHere, "Keep-Alive": droppedHere, "Connection": connectionField, "Upgrade": upgradeField,
 		"Trailer": trailerField, "Expect": expectField, "Date": dateField, "X-Plain": plainField, "X_Plain": plainField, "Cookie": plainField,
 	} {
 		if got := kindOf([]byte(name)); got != want {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -65,6 +66,43 @@ func TestHeaders(t *testing.T) {
 		if protocol == model.HTTP && res.Header.Get("X-Hop") != "" {
 			t.Errorf("a hop-by-hop header of the server reached the client")
 		}
+	}
+}
+
+// TestUpgradeRequired: an answer that says that another protocol is required
+// says which, by both ways of HTTP/1.1, and by HTTP/2 says nothing that must not
+// be there.
+func TestUpgradeRequired(t *testing.T) {
+	r := startRouter(t, Limits{})
+	r.serve(model.HTTP, backendServer(t, "web-aaaaaa", http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		w.Header()["Upgrade"] = []string{"websocket, x/1"}
+		w.Header().Set("Connection", "Upgrade, X-Hop")
+		w.Header().Set("X-Hop", "dropped")
+		if req.URL.Path == "/required" {
+			w.WriteHeader(http.StatusUpgradeRequired)
+		}
+	})))
+	for _, c := range []struct {
+		name, head, path string
+		passed           bool
+	}{
+		{"short way", " HTTP/1.1", "/required", true},
+		{"long way", " HTTP/1.1\r\nTe: trailers", "/required", true},
+		{"HTTP/1.0", " HTTP/1.0\r\nConnection: keep-alive", "/required", false},
+		{"short way, another status", " HTTP/1.1", "/", false},
+		{"long way, another status", " HTTP/1.1\r\nTe: trailers", "/", false},
+	} {
+		conn, br := dialRouter(t, r)
+		_, _ = io.WriteString(conn, "GET "+c.path+c.head+"\r\nHost: x\r\n\r\n")
+		res, _ := answerOf(t, br, "GET")
+		upgrade, connection := res.Header.Get("Upgrade") == "websocket, x/1", hasToken(res.Header["Connection"], "upgrade")
+		if upgrade != c.passed || connection != c.passed || res.Header.Get("X-Hop") != "" || res.Close {
+			t.Errorf("%s: %s %v", c.name, res.Status, res.Header)
+		}
+	}
+	res, _ := do(t, client(t, true), "GET", r.url("/required"), nil)
+	if res.StatusCode != http.StatusUpgradeRequired || res.Header["Upgrade"] != nil || res.Header["Connection"] != nil {
+		t.Errorf("HTTP/2: %s %v", res.Status, res.Header)
 	}
 }
 

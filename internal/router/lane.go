@@ -265,7 +265,7 @@ func (a *answer) appendAnswer(b []byte) []byte {
 	}
 	b = append(b, '\r', '\n')
 	bodiless := h.bodiless(c.work.req.method)
-	dated := false
+	dated, upgrades := false, false
 	for i := range h.fields {
 		f := &h.fields[i]
 		switch f.kind {
@@ -282,6 +282,11 @@ func (a *answer) appendAnswer(b []byte) []byte {
 			if len(f.name) == 12 && same(f.name, "content-type") && streamType(f.value) {
 				c.x.become(classStream)
 			}
+		case upgradeField:
+			if h.status != http.StatusUpgradeRequired {
+				continue
+			}
+			upgrades = true
 		default:
 			continue
 		}
@@ -302,6 +307,9 @@ func (a *answer) appendAnswer(b []byte) []byte {
 		b = append(b, "Set-Cookie: "...)
 		b = append(b, cookie...)
 		b = append(b, '\r', '\n')
+	}
+	if upgrades { // without it the answer would say nothing of what is required (RFC 9110, 15.5.22)
+		b = append(b, "Connection: Upgrade\r\n"...)
 	}
 	if c.ends = c.ends || c.listener.clients.lastAnswers(); c.ends {
 		b = append(b, "Connection: close\r\n"...)

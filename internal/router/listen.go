@@ -3,7 +3,6 @@ package router
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -110,7 +109,7 @@ func (l *listener) take(tcp *net.TCPConn) {
 	conn, ok := l.admit(tcp)
 	switch {
 	case !ok:
-		tooMany(conn)
+		l.turnAway(conn)
 	case l.introduced():
 		l.strangers.add(conn, func(context.Context, net.Conn) { l.meet(conn) })
 	default:
@@ -184,70 +183,4 @@ func (l *listener) stop(ctx context.Context) {
 	})
 	l.plain.stop(ctx)
 	wg.Wait()
-}
-
-// clientConn bounds how long a client may leave what it asked for unread.
-type clientConn struct {
-	*net.TCPConn
-	router   *Router
-	listener *listener
-	armed    atomic.Int64 // router clock when the write deadline was set last
-	broken   atomic.Bool  // a cut has set it for good
-	closed   atomic.Bool
-	from, to net.Addr // by its PROXY header; nil: it had none, or it said nothing
-}
-
-// Close implements net.Conn.
-func (c *clientConn) Close() error {
-	if c.closed.CompareAndSwap(false, true) {
-		c.router.connections.Add(-1)
-		c.listener.open.Add(-1)
-	}
-	return c.TCPConn.Close()
-}
-
-// arm moves the write deadline if it was set a while ago.
-func (c *clientConn) arm() {
-	idle := int64(c.router.limits.BodyIdle)
-	now := c.router.clock.Load()
-	if last := c.armed.Load(); last != 0 && now-last < idle/4 {
-		return
-	}
-	if c.broken.Load() {
-		return
-	}
-	c.armed.Store(max(1, now))
-	_ = c.TCPConn.SetWriteDeadline(time.Now().Add(time.Duration(idle)))
-	if c.broken.Load() {
-		_ = c.TCPConn.SetWriteDeadline(past)
-	}
-}
-
-// Write implements net.Conn.
-func (c *clientConn) Write(p []byte) (int, error) {
-	c.arm()
-	return c.TCPConn.Write(p)
-}
-
-// ReadFrom implements io.ReaderFrom, so that the kernel can copy.
-func (c *clientConn) ReadFrom(r io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{c}, r)
-}
-
-// SetWriteDeadline implements net.Conn: one that has passed stays.
-func (c *clientConn) SetWriteDeadline(t time.Time) error {
-	if t.Equal(past) {
-		c.broken.Store(true)
-	}
-	c.armed.Store(0)
-	return c.TCPConn.SetWriteDeadline(t)
-}
-
-// SetDeadline implements net.Conn.
-func (c *clientConn) SetDeadline(t time.Time) error {
-	if t.Equal(past) {
-		c.broken.Store(true)
-	}
-	c.armed.Store(0)
-	return c.TCPConn.SetDeadline(t)
 }

@@ -69,10 +69,15 @@ const statusClientGone = 499
 // when there are others; whether it stays in the table is decided elsewhere.
 const suspectFor = time.Second
 
-// ServeHTTP carries one request of the listener.
+// ServeHTTP carries one request that net/http has read.
 func (l *listener) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	r := readAgain(req)
 	c := l.newCall(newExchange(), w, req)
 	defer c.record()
+	if r != nil {
+		c.refuse(r.status, "malformed", r.text)
+		return
+	}
 	l.answer(c)
 }
 

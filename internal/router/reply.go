@@ -123,6 +123,9 @@ func (o *reply) frame(status int) {
 	if o.chunked {
 		o.out = append(o.out, "Transfer-Encoding: chunked\r\n"...)
 	}
+	if len(h["Upgrade"]) > 0 {
+		o.out = append(o.out, "Connection: Upgrade\r\n"...)
+	}
 }
 
 // appendFields appends the fields of h that are fields, without those that

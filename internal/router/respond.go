@@ -20,6 +20,9 @@ func (c *call) respond(res *http.Response, more func() bool) *failure {
 		}
 		h[key] = values
 	}
+	if res.StatusCode == http.StatusUpgradeRequired && c.req.ProtoMajor == 1 && c.req.ProtoMinor > 0 {
+		h["Upgrade"] = res.Header["Upgrade"]
+	}
 	if closing != nil {
 		h["Connection"] = closing
 	}

@@ -3,6 +3,7 @@ package router
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -185,6 +186,9 @@ func TestWhatServersAreSent(t *testing.T) {
 	rec := recordingServer(t)
 	r := startRouter(t, Limits{})
 	r.serve(model.HTTP, rec.Upstream)
+	upgrade := func(method, head, to string) string {
+		return method + " / HTTP/1.1\r\nHost: x\r\n" + head + "Connection: Upgrade\r\nUpgrade: " + to + "\r\n\r\n"
+	}
 	for _, c := range []struct{ name, text, has, hasNot string }{
 		{"a body", "POST /a?b HTTP/1.1\r\nHost: x\r\ncontent-length:\t 5 \r\n\r\nhello", "POST /a?b HTTP/1.1\r\nHost: x\r\n|\r\nContent-Length: 5\r\n\r\nhello", "content-length"},
 		{"chunks", "POST / HTTP/1.1\r\nHost: x\r\ntransfer-encoding: CHUNKED\r\n\r\n3;a=b\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n|0\r\n\r\n", "a=b|CHUNKED"},
@@ -192,6 +196,17 @@ func TestWhatServersAreSent(t *testing.T) {
 		{"a URL without path", "GET http://x HTTP/1.1\r\nHost: x\r\n\r\n", "GET / HTTP/1.1\r\n", "http://x"},
 		{"underscores", "POST / HTTP/1.1\r\nHost: x\r\nContent_Length: 9\r\nTransfer_Encoding: chunked\r\nX_Forwarded_For: evil\r\nContent-Length: 1\r\n\r\na", "Content-Length: 1\r\n", "Content_|Transfer_|evil"},
 		{"named by Connection", "GET / HTTP/1.1\r\nHost: x\r\nConnection: X-Secret, Content-Length\r\nX-Secret: 1\r\n\r\n", "GET / HTTP/1.1\r\n", "X-Secret|Connection"},
+		{"a body and an upgrade", upgrade("POST", "Content-Length: 5\r\n", "websocket") + "hello", "\r\nContent-Length: 5\r\n\r\nhello", "pgrade|websocket"},
+		{"chunks and an upgrade", upgrade("POST", "Transfer-Encoding: chunked\r\n", "x") + "0\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "pgrade"},
+		{"an empty body and an upgrade", upgrade("POST", "Content-Length: 0\r\n", "websocket"), "Content-Length: 0\r\n|Connection: Upgrade\r\nUpgrade: websocket\r\n", "chunked"},
+		{"an upgrade", upgrade("GET", "", "tcp"), "Connection: Upgrade\r\nUpgrade: tcp\r\n", "Content-Length"},
+		{"an upgrade with a version", upgrade("GET", "", "SPDY/3.1"), "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n", "Content-Length"},
+		{"an upgrade to h2c", upgrade("GET", "HTTP2-Settings: AAMAAABk\r\nConnection: HTTP2-Settings\r\n", "h2c"), "GET / HTTP/1.1\r\n", "pgrade|h2c|Settings|AAMAAABk"},
+		{"settings that Connection does not name", "GET / HTTP/1.1\r\nHost: x\r\nHTTP2-Settings: AAMAAABk\r\n\r\n", "GET / HTTP/1.1\r\n", "Settings|AAMAAABk"},
+		{"an upgrade to TLS", upgrade("GET", "", "TLS/1.0, HTTP/1.1"), "GET / HTTP/1.1\r\n", "pgrade|TLS"},
+		{"an upgrade to one of several", upgrade("GET", "Upgrade: H2C\r\n", "HTTP/2.0, websocket"), "\r\nUpgrade: websocket\r\n", "HTTP/2|H2C"},
+		{"an upgrade to no token", upgrade("GET", "", "web socket"), "GET / HTTP/1.1\r\n", "pgrade"},
+		{"an upgrade in HTTP/1.0", "GET / HTTP/1.0\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", "GET / HTTP/1.1\r\n", "pgrade"},
 		{"trailers of framing", "POST / HTTP/1.1\r\nHost: x\r\nTrailer: Content-Length, X-T\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nContent-Length: 5\r\nHost: evil\r\nX-T: 1\r\n\r\n", "0\r\nX-T: 1\r\n\r\n", "Content-Length|evil"},
 	} {
 		conn, err := net.Dial("tcp", r.address)
@@ -245,44 +260,172 @@ func TestDowngrade(t *testing.T) {
 		name string
 		head [][2]string
 		body string
+		want string // status; "": it may also be without an answer
 	}{
-		{"a length too short", with([2]string{"content-length", "0"}), evil},
-		{"a length too long", with([2]string{"content-length", "1000"}), evil},
-		{"two lengths", with([2]string{"content-length", "3"}, [2]string{"content-length", "4"}), "abc"},
-		{"an encoding", with([2]string{"transfer-encoding", "chunked"}), "0\r\n\r\n" + evil},
-		{"a connection field", with([2]string{"connection", "transfer-encoding"}, [2]string{"transfer-encoding", "chunked"}), "0\r\n\r\n" + evil},
-		{"CR LF in a value", with([2]string{"x-a", "b\r\n\r\n" + evil}), ""},
-		{"LF in a value", with([2]string{"x-a", "b\nTransfer-Encoding: chunked"}), "0\r\n\r\n" + evil},
-		{"CR LF in a name", with([2]string{"x\r\nhost: smuggled\r\nx", "b"}), ""},
-		{"a colon in a name", with([2]string{"transfer-encoding: chunked\r\nx", "b"}), ""},
-		{"CR LF in the path", with([2]string{":path", "/ HTTP/1.1\r\nHost: smuggled\r\n\r\n"}), ""},
-		{"a space in the path", with([2]string{":path", "/ HTTP/1.1 smuggled"}), ""},
-		{"CR LF in the method", with([2]string{":method", "GET /smuggled HTTP/1.1\r\nX: y"}), ""},
-		{"CR LF in the authority", with([2]string{":authority", "x\r\nX-Smuggled: smuggled"}), ""},
+		{"nothing", good, "", "200"},
+		{"a length too short", with([2]string{"content-length", "0"}), evil, ""},
+		{"a length too long", with([2]string{"content-length", "1000"}), evil, ""},
+		{"two lengths", with([2]string{"content-length", "3"}, [2]string{"content-length", "4"}), "abc", ""},
+		{"an encoding", with([2]string{"transfer-encoding", "chunked"}), "0\r\n\r\n" + evil, "400"},
+		{"a connection field", with([2]string{"connection", "transfer-encoding"}, [2]string{"transfer-encoding", "chunked"}), "0\r\n\r\n" + evil, "400"},
+		{"underscores", with([2]string{"transfer_encoding", "smuggled"}, [2]string{"content_length", "smuggled"}, [2]string{"x_forwarded_for", "smuggled"}, [2]string{"x-real_ip", "smuggled"}), "abc", "200"},
+		{"settings of h2c", with([2]string{"http2-settings", "smuggled"}), "", "200"},
+		{"CR LF in a value", with([2]string{"x-a", "b\r\n\r\n" + evil}), "", ""},
+		{"LF in a value", with([2]string{"x-a", "b\nTransfer-Encoding: chunked"}), "0\r\n\r\n" + evil, ""},
+		{"CR LF in a name", with([2]string{"x\r\nhost: smuggled\r\nx", "b"}), "", ""},
+		{"a colon in a name", with([2]string{"transfer-encoding: chunked\r\nx", "b"}), "", ""},
+		{"CR LF in the path", with([2]string{":path", "/ HTTP/1.1\r\nHost: smuggled\r\n\r\n"}), "", ""},
+		{"a space in the path", with([2]string{":path", "/ HTTP/1.1 smuggled"}), "", "400"},
+		{"a space in the query", with([2]string{":path", "/?a b"}), "", "400"},
+		{"a fragment", with([2]string{":path", "/#smuggled"}), "", "400"},
+		{"a URL as the path", with([2]string{":path", "http://smuggled/"}), "", "400"},
+		{"a path that does not begin with a slash", with([2]string{":path", "smuggled"}), "", ""},
+		{"* for POST", with([2]string{":path", "*"}), "", "400"},
+		{"CR LF in the method", with([2]string{":method", "GET /smuggled HTTP/1.1\r\nX: y"}), "", ""},
+		{"a space in the method", with([2]string{":method", "GET /smuggled"}), "", "400"},
+		{"a method that is no token", with([2]string{":method", "G(T"}), "", "400"},
+		{"CR LF in the authority", with([2]string{":authority", "x\r\nX-Smuggled: smuggled"}), "", ""},
+		{"a space in the authority", with([2]string{":authority", "x smuggled"}), "", "400"},
+		{"a path in the authority", with([2]string{":authority", "x/smuggled"}), "", "400"},
+		{"a user in the authority", with([2]string{":authority", "smuggled@x"}), "", ""},
+		{"the same host once more", with([2]string{"host", "X"}), "", "200"},
+		{"another host", with([2]string{"host", "smuggled"}), "", "400"},
+		{"two hosts", with([2]string{"host", "x"}, [2]string{"host", "smuggled"}), "", "400"},
+		{"two hosts and no authority", [][2]string{good[0], good[1], good[2], {"host", "x"}, {"host", "smuggled"}}, "", "400"},
+		{"a host and no authority", [][2]string{good[0], good[1], good[2], {"host", "x"}}, "", "200"},
+		{"CONNECT", [][2]string{{":method", "CONNECT"}, {":authority", "smuggled:443"}}, "", "405"},
+		{"a WebSocket", with([2]string{":method", "CONNECT"}, [2]string{":protocol", "websocket"}), "", ""},
 	} {
-		sendH2(t, r.address, c.head, c.body)
+		status := sendH2(t, r.address, c.head, c.body)
 		seen := rec.take()
-		requests := 0
-		br := bufio.NewReader(strings.NewReader(seen))
-		for {
-			req, err := http.ReadRequest(br)
-			if err != nil {
-				break
-			}
-			requests++
-			_, _ = io.Copy(io.Discard, req.Body)
-			if req.URL.Path != "/" || req.Host != "x" || req.Header.Get("X-Smuggled") != "" {
+		requests := requestsIn(t, c.name, seen)
+		if status != c.want && c.want != "" {
+			t.Errorf("%s: answered %q, want %s", c.name, status, c.want)
+		}
+		if want := min(1, len(requests)); len(requests) > 1 || (c.want == "200") != (want == 1) && c.want != "" {
+			t.Errorf("%s: one request became %d: %q", c.name, len(requests), seen)
+		}
+		if strings.Contains(seen, "muggled") && c.body != evil || strings.Contains(seen, "_") {
+			t.Errorf("%s: the server was sent %q", c.name, seen)
+		}
+		for _, req := range requests {
+			if req.URL.Path != "/" || req.Host != "x" {
 				t.Errorf("%s: the server was sent %q", c.name, seen)
 			}
-		}
-		if requests > 1 {
-			t.Errorf("%s: one request became %d: %q", c.name, requests, seen)
 		}
 	}
 }
 
-// sendH2 sends one request as the frames say, and waits for its end.
-func sendH2(t *testing.T, address string, head [][2]string, body string) {
+// requestsIn returns the requests that a server finds in what it was sent. Bytes
+// that it finds none in are what the test is about.
+func requestsIn(t *testing.T, name, seen string) (out []*http.Request) {
+	t.Helper()
+	br := bufio.NewReader(strings.NewReader(seen))
+	for {
+		req, err := http.ReadRequest(br)
+		if errors.Is(err, io.EOF) {
+			return out
+		}
+		if err != nil {
+			t.Errorf("%s: the server was sent what is no request (%v): %q", name, err, seen)
+			return out
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			t.Errorf("%s: the server was sent half a body (%v): %q", name, err, seen)
+		}
+		out = append(out, req)
+	}
+}
+
+// TestTrailersOfH2: what must not come in a head does not come behind a body.
+func TestTrailersOfH2(t *testing.T) {
+	rec := recordingServer(t)
+	r := startRouter(t, Limits{})
+	r.serve(model.HTTP, rec.Upstream)
+	head := [][2]string{
+		{":method", "POST"},
+		{":path", "/"},
+		{":scheme", "http"},
+		{":authority", "x"},
+		{"trailer", "x-sum, transfer_encoding, x-forwarded-for, content_length, forwarded, x: y"},
+	}
+	status := sendH2(t, r.address, head, "body",
+		[2]string{"x-sum", "42"}, [2]string{"transfer_encoding", "smuggled"}, [2]string{"content_length", "smuggled"},
+		[2]string{"x-forwarded-for", "smuggled"}, [2]string{"forwarded", "for=smuggled"})
+	seen := rec.take()
+	requests := requestsIn(t, "trailers", seen)
+	if status != "200" || len(requests) != 1 || requests[0].Trailer.Get("X-Sum") != "42" {
+		t.Fatalf("answered %q, and the server was sent %q", status, seen)
+	}
+	if len(requests[0].Trailer) != 1 || strings.Contains(seen, "smuggled") || strings.Contains(seen, "_") {
+		t.Errorf("the server was sent %q", seen)
+	}
+}
+
+// TestUpgradeDoesNotSmuggle: whatever protocol a client offers to change to, its
+// one request is one request to the server.
+func TestUpgradeDoesNotSmuggle(t *testing.T) {
+	rec := recordingServer(t)
+	r := startRouter(t, Limits{})
+	r.serve(model.HTTP, rec.Upstream)
+	const evil = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+	length := fmt.Sprintf("Content-Length: %d\r\n\r\n", len(evil))
+	chunks := fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(evil), evil)
+	for _, to := range []string{"x", "websocket", "h2c", "h2c, websocket"} {
+		for name, text := range map[string]string{
+			"a body":        "Connection: Upgrade\r\n" + length + evil,
+			"a large body":  "Connection: Upgrade\r\n" + fmt.Sprintf("Content-Length: %d\r\n\r\n", 2*maxBuffered) + evil + strings.Repeat("x", 2*maxBuffered-len(evil)),
+			"chunks":        "Connection: Upgrade\r\n" + chunks,
+			"named lengths": "Connection: Upgrade, Content-Length, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n" + length + evil,
+			"no body":       "Connection: Upgrade\r\nContent-Length: 0\r\n\r\n",
+		} {
+			name += ", " + to
+			conn, br := dialRouter(t, r)
+			for range 2 {
+				_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nUpgrade: "+to+"\r\n"+text)
+				if res, got := answerOf(t, br, "POST"); res.StatusCode != 200 || got != "ok" {
+					t.Errorf("%s: %s %q", name, res.Status, got)
+				}
+			}
+			do(t, client(t, false), "GET", r.url("/"), nil)
+			seen := rec.take()
+			requests := requestsIn(t, name, seen)
+			if len(requests) != 3 {
+				t.Errorf("%s: three requests became %d: %q", name, len(requests), seen)
+			}
+			for _, req := range requests {
+				if req.URL.Path != "/" {
+					t.Errorf("%s: the server was asked for %s", name, req.URL.Path)
+				}
+			}
+			_ = conn.Close()
+		}
+	}
+}
+
+// TestOfferedUpgradeIsTheLast: whatever a server answers to the offer of another
+// protocol, no other request goes over the connection.
+func TestOfferedUpgradeIsTheLast(t *testing.T) {
+	for to, want := range map[string]int64{"websocket": 2, "h2c": 1} {
+		rec := recordingServer(t)
+		r := startRouter(t, Limits{})
+		r.serve(model.HTTP, rec.Upstream)
+		conn, br := dialRouter(t, r)
+		for range 2 {
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", to)
+			if res, got := answerOf(t, br, "GET"); res.StatusCode != 200 || got != "ok" {
+				t.Errorf("%s: %s %q", to, res.Status, got)
+			}
+		}
+		if got := rec.conns.Load(); got != want {
+			t.Errorf("%s: %d connections for two requests, want %d", to, got, want)
+		}
+	}
+}
+
+// sendH2 sends one request as the frames say, and waits for its end. It returns
+// the status of the answer, "" if there is none.
+func sendH2(t *testing.T, address string, head [][2]string, body string, trailer ...[2]string) (status string) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
@@ -295,28 +438,37 @@ func sendH2(t *testing.T, address string, head [][2]string, body string) {
 	_ = fr.WriteSettings()
 	var block bytes.Buffer
 	enc := hpack.NewEncoder(&block)
-	for _, f := range head {
-		_ = enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+	encode := func(fields [][2]string) []byte {
+		block.Reset()
+		for _, f := range fields {
+			_ = enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
+		}
+		return block.Bytes()
 	}
-	_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: body == ""})
+	_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: encode(head), EndHeaders: true, EndStream: body == ""})
 	if body != "" {
-		_ = fr.WriteData(1, true, []byte(body))
+		_ = fr.WriteData(1, len(trailer) == 0, []byte(body))
 	}
+	if len(trailer) > 0 {
+		_ = fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: encode(trailer), EndHeaders: true, EndStream: true})
+	}
+	fr.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	for {
 		f, err := fr.ReadFrame()
 		if err != nil {
-			return
+			return status
 		}
 		switch f := f.(type) {
 		case *http2.RSTStreamFrame, *http2.GoAwayFrame:
-			return
+			return status
 		case *http2.DataFrame:
 			if f.StreamEnded() {
-				return
+				return status
 			}
-		case *http2.HeadersFrame:
+		case *http2.MetaHeadersFrame:
+			status = f.PseudoValue("status")
 			if f.StreamEnded() {
-				return
+				return status
 			}
 		}
 	}

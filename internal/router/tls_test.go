@@ -15,6 +15,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"kiln/internal/model"
 )
 
@@ -133,7 +136,7 @@ func wantTrouble(t *testing.T, r *testRouter, service, words string) {
 	}
 }
 
-func TestCertificateEndsSoon(t *testing.T) {
+func TestCertificateOutOfTime(t *testing.T) {
 	now := time.Date(2026, 11, 21, 0, 0, 0, 0, time.UTC)
 	day := 24 * time.Hour
 	for _, c := range []struct {
@@ -144,9 +147,60 @@ func TestCertificateEndsSoon(t *testing.T) {
 		{-84 * day, 6 * day, "is valid until 2026-11-27T00:00:00Z only"},
 		{-4 * day, 2 * day, ""}, // short-lived: a sixth is a day
 		{-90 * day, -day, "is not valid since 2026-11-20T00:00:00Z"},
+		{0, 90 * day, ""},
+		{day, 90 * day, "is not valid before 2026-11-22T00:00:00Z"},
 	} {
-		if got := endsWhen(&x509.Certificate{NotBefore: now.Add(c.from), NotAfter: now.Add(c.until)}, now); got != c.want {
+		if got := outOfTime(&x509.Certificate{NotBefore: now.Add(c.from), NotAfter: now.Add(c.until)}, now); got != c.want {
 			t.Errorf("valid from %s to %s: %q, want %q", c.from, c.until, got, c.want)
+		}
+	}
+}
+
+func TestCertificateNotValidYet(t *testing.T) {
+	r := startRouter(t, Limits{})
+	ca := newAuthority(t)
+	ca.from = 48 * time.Hour
+	files := ca.issue(model.TLS{}, "shop.test")
+	r.apply([]model.TableService{r.secureService("web", "shop.test", files, backendServer(t, "web-aaaaaa", text("hello")))})
+	wantTrouble(t, r, "web", "the certificate "+files.Cert+" for shop.test is not valid before "+time.Now().Add(ca.from).UTC().Format("2006-01-"))
+	ca.from = 0
+	ca.issue(files, "shop.test")
+	r.certs.renew()
+	if got := r.Status().Troubles; len(got) > 0 {
+		t.Errorf("a valid certificate is a trouble: %v", got)
+	}
+}
+
+// TestSchemeIsTheConnections: a client by TLS that writes the scheme http is one
+// by TLS all the same: to the servers, and to the rule that a connection is for
+// the hosts of its certificate.
+func TestSchemeIsTheConnections(t *testing.T) {
+	rec := recordingServer(t)
+	r := startRouter(t, Limits{})
+	ca := newAuthority(t)
+	r.apply([]model.TableService{
+		r.secureService("shop", "shop.test", ca.issue(model.TLS{}, "shop.test"), rec.Upstream),
+		r.secureService("other", "other.test", ca.issue(model.TLS{}, "other.test")),
+	})
+	for host, want := range map[string]string{"shop.test": "200", "other.test": "421"} {
+		c := dialH2(t, ca, r.address)
+		c.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		c.scheme, c.host = "http", host
+		if err := c.request(1); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		err := c.until(func(f http2.Frame) bool {
+			if h, ok := f.(*http2.MetaHeadersFrame); ok {
+				got = h.PseudoValue("status")
+			}
+			return got != ""
+		})
+		if err != nil || got != want {
+			t.Errorf("%s: answered %q, %v, want %s", host, got, err, want)
+		}
+		if seen := rec.take(); (want == "200") != strings.Contains(seen, "\r\nX-Forwarded-Proto: https\r\n") || strings.Contains(seen, "=http\r\n") {
+			t.Errorf("%s: the server was sent %q", host, seen)
 		}
 	}
 }

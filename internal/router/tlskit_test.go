@@ -27,6 +27,7 @@ type testAuthority struct {
 	cert *x509.Certificate
 	pool *x509.CertPool
 	last int64
+	from time.Duration // certificates are valid from then on, and an hour before
 }
 
 func newAuthority(t testing.TB) *testAuthority {
@@ -67,7 +68,7 @@ func (a *testAuthority) issue(over model.TLS, names ...string) model.TLS {
 	key := newKey(a.t)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(a.last), Subject: pkix.Name{CommonName: "test"}, DNSNames: names,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: time.Now().Add(a.from - time.Hour), NotAfter: time.Now().Add(a.from + 24*time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)

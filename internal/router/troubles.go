@@ -17,7 +17,8 @@ const (
 )
 
 // troubles returns what keeps t from being served as it says: listeners that
-// cannot be had, certificates that are missing, unusable or at their end.
+// cannot be had, certificates that are missing, unusable, not valid yet or at
+// their end.
 func (r *Router) troubles(t *model.Table) []model.Trouble {
 	r.mu.Lock()
 	unbound := r.unbound // replaced as a whole, never written to
@@ -67,7 +68,7 @@ func (r *Router) certificateTrouble(route *model.Route, now time.Time) string {
 	if current == nil {
 		return problem
 	}
-	if end := endsWhen(current.Leaf, now); end != "" {
+	if end := outOfTime(current.Leaf, now); end != "" {
 		return fmt.Sprintf("the certificate %s for %s %s%s", files.cert, cmp.Or(host, "any host"), end, because(problem))
 	}
 	if problem != "" {
@@ -90,17 +91,19 @@ func (a *acme) trouble(host string, now time.Time) string {
 	if best == nil {
 		return fmt.Sprintf("no certificate for %s has come from %s yet, and handshakes fail%s", host, h.terms.authority.Directory, because(why))
 	}
-	if end := endsWhen(best.Leaf, now); end != "" {
+	if end := outOfTime(best.Leaf, now); end != "" {
 		return fmt.Sprintf("the certificate for %s %s, and %s has given no other%s", host, end, h.terms.authority.Directory, because(why))
 	}
 	return ""
 }
 
-// endsWhen says that a certificate has ended or is about to.
-func endsWhen(leaf *x509.Certificate, now time.Time) string {
+// outOfTime says that a certificate is not valid yet, has ended or is about to.
+func outOfTime(leaf *x509.Certificate, now time.Time) string {
 	end := leaf.NotAfter
 	soon := min(expiresWithin, end.Sub(leaf.NotBefore)/expiresPart)
 	switch left := end.Sub(now); {
+	case now.Before(leaf.NotBefore):
+		return "is not valid before " + leaf.NotBefore.UTC().Format(time.RFC3339)
 	case left <= 0:
 		return "is not valid since " + end.UTC().Format(time.RFC3339)
 	case left < soon:

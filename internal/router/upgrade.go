@@ -9,13 +9,39 @@ import (
 	"sync"
 )
 
-// upgradeOf returns the protocol the client wants to change to, or "".
+// upgradeOf returns the protocol to change to that is offered to the server, or
+// "". An offer may be ignored (RFC 9110, 7.8), and is where the request has a
+// body: whether the server takes what follows the head for the body or for the
+// other protocol must not be a guess. Of several protocols it is the first that
+// may be passed on.
 func upgradeOf(req *http.Request) string {
-	up := req.Header["Upgrade"]
-	if len(up) != 1 || req.ProtoMajor != 1 || !hasToken(req.Header["Connection"], "upgrade") {
+	if len(req.Header["Upgrade"]) == 0 || req.ContentLength != 0 || req.ProtoMajor != 1 || req.ProtoMinor < 1 ||
+		!hasToken(req.Header["Connection"], "upgrade") {
 		return ""
 	}
-	return up[0]
+	for _, line := range req.Header["Upgrade"] {
+		for protocol := range splitList(line) {
+			if mayChangeTo(protocol) {
+				return protocol
+			}
+		}
+	}
+	return ""
+}
+
+// mayChangeTo reports whether a client may speak the protocol with a server
+// through the router. One that carries requests may not: they would pass by the
+// routing, the switch and the accounting.
+func mayChangeTo(protocol string) bool {
+	name, version, versioned := strings.Cut(protocol, "/")
+	if !isToken(name) || (versioned && !isToken(version)) {
+		return false
+	}
+	switch strings.ToLower(name) {
+	case "h2c", "h2", "h3", "http", "https", "tls", "ssl":
+		return false
+	}
+	return true
 }
 
 // tunnelTo joins client and server when the server has agreed to change the

@@ -50,16 +50,22 @@ func (w *world) stopAuthorities() {
 }
 
 // certificate writes a certificate that is its own authority, over what is
-// there.
+// there. It is valid for two hours, with the moment of -at in their middle.
 func certificate(ts *testscript.TestScript, _ bool, args []string) {
-	want(ts, len(args) >= 2, "certificate NAME… DIR")
+	middle := time.Now()
+	if len(args) > 2 && args[0] == "-at" {
+		d, err := time.ParseDuration(args[1])
+		check(ts, err)
+		middle, args = middle.Add(d), args[2:]
+	}
+	want(ts, len(args) >= 2, "certificate [-at DURATION] NAME… DIR")
 	names, dir := args[:len(args)-1], ts.MkAbs(args[len(args)-1])
 	check(ts, os.MkdirAll(dir, 0o700))
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(ts, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: names, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		NotBefore: middle.Add(-time.Hour), NotAfter: middle.Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
