@@ -165,6 +165,20 @@ func (a *Alerts) Standing() ([]Status, error) {
 	return all, a.err
 }
 
+// Troubles says of which receivers it cannot be written down how far they were told.
+func (a *Alerts) Troubles() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var all []string
+	for _, w := range a.workers {
+		if why := w.lagging(); why != "" {
+			all = append(all, "cannot write down how far receiver "+w.name+" of alerts has been told; it may be told again: "+why)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
 // Tested is what came of a test call.
 type Tested struct {
 	Name   string `json:"name"`

@@ -406,3 +406,26 @@ func TestSampleShowsNoSecret(t *testing.T) {
 		}
 	}
 }
+
+// While it cannot be written down how far a receiver was told, it is told all the
+// same, and that is known until it can be.
+func TestPlaceThatCannotBeWritten(t *testing.T) {
+	h := newHook(t)
+	w := newWorld(t, fmt.Sprintf("webhook \"a\" {\n  url = %q\n}\n", h.URL))
+	w.start()
+	w.receivers(1)
+	inTheWay := filepath.Join(w.dir, "alerts", "a.json.new")
+	if err := os.Mkdir(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	w.j.add(drifted, "shop")
+	w.j.add(drifted, "shop")
+	eventually(t, "both are told, and the trouble is known", func() bool {
+		all := w.a.Troubles()
+		return len(h.told()) == 2 && len(all) == 1 && strings.Contains(all[0], "receiver a of alerts")
+	})
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the trouble is over, though nothing new has happened", func() bool { return len(w.a.Troubles()) == 0 })
+}

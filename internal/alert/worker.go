@@ -16,7 +16,8 @@ const (
 	longestPause = 5 * time.Minute
 	fewestTries  = 3
 	batch        = 256
-	storeEvery   = 1000 // events that were passed over
+	storeEvery   = 1000            // events that were passed over
+	storeAgain   = 5 * time.Second // after a failure to write down how far the receiver was told
 )
 
 // worker tells one receiver, in a goroutine of its own.
@@ -28,8 +29,9 @@ type worker struct {
 	stop    context.CancelFunc
 	ended   chan struct{}
 
-	mu     sync.Mutex // guards what follows
-	status Status
+	mu      sync.Mutex // guards what follows
+	status  Status
+	trouble string // why it cannot be written down how far the receiver was told; "": it can
 }
 
 // Status is how a receiver stands.
@@ -74,13 +76,25 @@ func (w *worker) run(ctx context.Context) {
 			}
 		}
 		if len(events) == 0 {
-			select {
-			case <-ctx.Done():
-			case <-changed:
-			}
+			w.wait(ctx, changed, seq)
 		}
 	}
 	w.store(seq)
+}
+
+// wait returns when the journal has changed or ctx has ended. What could not be
+// written down meanwhile is tried again.
+func (w *worker) wait(ctx context.Context, changed <-chan struct{}, seq uint64) {
+	var again <-chan time.Time
+	if w.lagging() != "" {
+		again = time.After(storeAgain)
+	}
+	select {
+	case <-ctx.Done():
+	case <-changed:
+	case <-again:
+		w.store(seq)
+	}
 }
 
 // begin returns where to begin: after what it was told last, or for a new receiver
@@ -97,10 +111,30 @@ func (w *worker) begin() uint64 {
 	return seq
 }
 
+// store writes down how far the receiver was told. A failure is said once, until
+// it works again.
 func (w *worker) store(seq uint64) {
-	if err := w.cursor.store(seq); err != nil {
-		w.log.Warn("cannot write down how far a receiver has been told; it may be told again", "receiver", w.name, "error", err)
+	err := w.cursor.store(seq)
+	w.mu.Lock()
+	before := w.trouble
+	w.trouble = ""
+	if err != nil {
+		w.trouble = err.Error()
 	}
+	w.mu.Unlock()
+	switch {
+	case err != nil && before == "":
+		w.log.Warn("cannot write down how far a receiver has been told; it may be told again", "receiver", w.name, "error", err)
+	case err == nil && before != "":
+		w.log.Info("how far a receiver has been told is written down again", "receiver", w.name)
+	}
+}
+
+// lagging says why it is not on disk how far the receiver was told; "": it is.
+func (w *worker) lagging() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.trouble
 }
 
 // deliver tries until the event is told or given up; false when ctx has ended first.

@@ -28,6 +28,9 @@ type Version struct {
 type Status struct {
 	Services []ServiceStatus `json:"services"`
 	Storage  *Storage        `json:"storage,omitempty"` // as it was seen last; null: not yet
+	// Troubles keep kiln itself from its work beside the services: what it cannot
+	// write down.
+	Troubles []string `json:"troubles,omitempty"`
 }
 
 // ServiceStatus is one service.

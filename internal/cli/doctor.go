@@ -86,6 +86,9 @@ func (a *app) daemon(ctx context.Context) doctor.Daemon {
 	}
 	d := doctor.Daemon{Socket: a.socket(), Instance: v.Instance, Version: v.Version}
 	if status, err := a.api().Status(ctx); err == nil { // it has just answered; what it says is an extra
+		for _, t := range status.Troubles {
+			d.Troubles = append(d.Troubles, model.Trouble{What: t})
+		}
 		for _, s := range status.Services {
 			for _, t := range s.Troubles {
 				d.Troubles = append(d.Troubles, model.Trouble{Service: s.Name, What: t})

@@ -156,6 +156,13 @@ now: one that was imported or pulled since. kiln rebuild --base brings them onto
 	}
 }
 
+// troubles says what kiln itself cannot do beside its work for the services.
+func (a *app) troubles(all []string) {
+	for _, t := range all {
+		a.printf("trouble  %s\n", printable(t))
+	}
+}
+
 // storage says how much of the disk serves nobody.
 func (a *app) storage(s *api.Storage) {
 	if s == nil {

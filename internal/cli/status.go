@@ -38,6 +38,7 @@ func (a *app) statusCommand() *cobra.Command {
 			}
 			if len(names) == 0 {
 				a.storage(status.Storage)
+				a.troubles(status.Troubles)
 			}
 			return nil
 		}),

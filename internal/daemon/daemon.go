@@ -326,8 +326,17 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,
+		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
+}
+
+// troubles are what is not kept, for people to know: traffic goes on without it.
+func (d *daemon) troubles() []string {
+	all := d.alerts.Troubles()
+	if t := d.metrics.Trouble(); t != "" {
+		all = append(all, t)
+	}
+	return all
 }
 
 // hints merges what says that a step is worth while.

@@ -38,7 +38,7 @@ type Daemon struct {
 	Instance model.InstanceID // "": none answered
 	Version  string
 	Problem  string          // why none answered
-	Troubles []model.Trouble // what keeps its routers from serving what is declared
+	Troubles []model.Trouble // what keeps its routers from serving what is declared, and kiln itself from its work
 }
 
 // Bounds below which a machine is told so.
@@ -54,12 +54,20 @@ func Run(ctx context.Context, m Machine) *api.Checks {
 		network(), forwarding(), firewall(ctx), space(m.DataDir), volumes(m.DataDir), executable(m.DataDir), runDir(), daemon(m.Daemon),
 	}}
 	for _, t := range m.Daemon.Troubles {
-		out.Checks = append(out.Checks, warn("service "+t.Service, "", "%s", t.What))
+		out.Checks = append(out.Checks, warn(concerned(t), "", "%s", t.What))
 	}
 	for _, l := range m.Listens {
 		out.Checks = append(out.Checks, listener(l, m.DataDir))
 	}
 	return out
+}
+
+// concerned is whom a trouble is of: a service, or kiln itself.
+func concerned(t model.Trouble) string {
+	if t.Service == "" {
+		return "kiln itself"
+	}
+	return "service " + t.Service
 }
 
 func ok(name, format string, args ...any) api.Check {

@@ -1,8 +1,11 @@
 package doctor
 
 import (
+	"errors"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -44,6 +47,46 @@ func TestTakenListener(t *testing.T) {
 	}
 	if c := listener("192.0.2.7:80", "/data"); c.State != Fail {
 		t.Errorf("a foreign address: got %+v", c)
+	}
+}
+
+// A listener that several processes hold is this kiln's if its router is one of them.
+func TestSharedListener(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	router := exec.Command("/bin/sh", "router", "/data")
+	router.Dir, router.ExtraFiles = t.TempDir(), []*os.File{f}
+	if err := os.WriteFile(filepath.Join(router.Dir, "router"), []byte("echo runs; read line\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	in, err := router.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := router.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := router.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(in.Close(), router.Wait()) }()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	if c := listener(l.Addr().String(), "/data"); c.State != OK || !strings.Contains(c.Detail, "held by this kiln's router") {
+		t.Errorf("got %+v", c)
+	}
+	if c := listener(l.Addr().String(), "/other"); c.State != Fail || !strings.Contains(c.Detail, "another kiln") {
+		t.Errorf("of another data directory: got %+v", c)
 	}
 }
 

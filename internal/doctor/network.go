@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -163,17 +164,21 @@ func listener(address, dataDir string) api.Check {
 		return fail(name, "", "%s", err)
 	}
 	_, port, _ := net.SplitHostPort(address)
-	who, pid := holder(port)
-	switch args := commandLine(pid); {
-	case who == "":
-		return fail(name, "ss -ltnp 'sport = :"+port+"'", "is taken by another program")
-	case len(args) > 1 && (args[1] == "keeper" || args[1] == "router"):
-		if slices.Contains(args, dataDir) {
-			return ok(name, "held by this kiln's %s (process %d)", args[1], pid)
+	held := holders(port)
+	// A daemon holds its kiln's listeners too, and does not say whose it is.
+	for _, pid := range held {
+		if args := commandLine(pid); len(args) > 1 && (args[1] == "keeper" || args[1] == "router") {
+			if slices.Contains(args, dataDir) {
+				return ok(name, "held by this kiln's %s (process %d)", args[1], pid)
+			}
+			return fail(name, "write another listen in kiln.hcl", "is taken by another kiln: %s", strings.Join(args, " "))
 		}
-		return fail(name, "write another listen in kiln.hcl", "is taken by another kiln: %s", strings.Join(args, " "))
 	}
-	return fail(name, fmt.Sprintf("kill %d, or write another listen in kiln.hcl", pid), "is taken by %s (process %d)", who, pid)
+	if len(held) == 0 {
+		return fail(name, "ss -ltnp 'sport = :"+port+"'", "is taken by another program")
+	}
+	who, _ := os.ReadFile("/proc/" + strconv.Itoa(held[0]) + "/comm")
+	return fail(name, fmt.Sprintf("kill %d, or write another listen in kiln.hcl", held[0]), "is taken by %s (process %d)", bytes.TrimSpace(who), held[0])
 }
 
 // commandLine returns the arguments of a process.
@@ -185,11 +190,11 @@ func commandLine(pid int) []string {
 	return strings.Split(strings.TrimSuffix(string(raw), "\x00"), "\x00")
 }
 
-// holder returns which process listens on a TCP port.
-func holder(port string) (command string, pid int) {
+// holders returns which processes have a socket that listens on a TCP port.
+func holders(port string) (pids []int) {
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
-		return "", 0
+		return nil
 	}
 	sockets := map[string]bool{}
 	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
@@ -207,12 +212,11 @@ func holder(port string) (command string, pid int) {
 		if err != nil || !sockets[target] {
 			continue
 		}
-		id := strings.Split(link, "/")[2]
-		comm, _ := os.ReadFile("/proc/" + id + "/comm")
-		pid, _ := strconv.Atoi(id)
-		return strings.TrimSpace(string(comm)), pid
+		if pid, _ := strconv.Atoi(strings.Split(link, "/")[2]); !slices.Contains(pids, pid) {
+			pids = append(pids, pid)
+		}
 	}
-	return "", 0
+	return pids
 }
 
 // listening returns the inodes of the sockets of a /proc/net/tcp table that

@@ -41,6 +41,9 @@ func (j *Journal) Append(ctx context.Context, epoch, expectedSeq uint64, events 
 	}
 	close(j.changed)
 	j.changed = make(chan struct{})
+	if j.bare {
+		j.retakeReserve()
+	}
 	j.snapshotIfDue(ctx)
 	return nil
 }

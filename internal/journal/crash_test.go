@@ -430,7 +430,7 @@ func TestFullDisk(t *testing.T) {
 }
 
 func onFullDisk(t *testing.T, mount string) {
-	if err := syscall.Mount("none", mount, "tmpfs", 0, "size=10m"); err != nil {
+	if err := syscall.Mount("none", mount, "tmpfs", 0, "size=24m"); err != nil {
 		t.Fatal(err)
 	}
 	dir, reserve := filepath.Join(mount, "j"), filepath.Join(mount, "j", "reserve")
@@ -462,6 +462,9 @@ func onFullDisk(t *testing.T, mount string) {
 		t.Fatal(err)
 	}
 	appendTo(t, j, seq, 10) // it goes on by itself
+	if _, err := os.Stat(reserve); err != nil {
+		t.Errorf("with room again the next full disk is met without a reserve: %v", err)
+	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}

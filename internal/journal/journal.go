@@ -58,6 +58,7 @@ type Journal struct {
 	build       string
 	snapshotAt  uint64 // the last event of the newest snapshot
 	ledger      ledger
+	bare        bool          // there is no reserve
 	failed      error         // why nothing can be appended any more
 	changed     chan struct{} // closed by the next append
 }

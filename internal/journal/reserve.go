@@ -29,9 +29,21 @@ func (j *Journal) makeReserve() {
 	if err == nil {
 		err = errors.Join(unix.Fallocate(int(f.Fd()), 0, 0, reserveSize), f.Close())
 	}
-	if err != nil {
+	if j.bare = err != nil; j.bare {
 		_ = os.Remove(path)
 		j.opts.Log.Warn("there is no room for the journal's reserve", "dir", j.dir, "bytes", reserveSize, "error", err)
+	}
+}
+
+// retakeReserve makes a reserve that was given up again, once there is more room
+// than giving it up has made.
+func (j *Journal) retakeReserve() {
+	var st unix.Statfs_t
+	if err := unix.Statfs(j.dir, &st); err != nil || int64(st.Bavail)*st.Bsize < reserveSize+reserveSize/8 {
+		return
+	}
+	if j.makeReserve(); !j.bare {
+		j.opts.Log.Info("the journal's reserve is there again", "dir", j.dir, "bytes", reserveSize)
 	}
 }
 
@@ -40,6 +52,7 @@ func (j *Journal) giveUpReserve() bool {
 	if os.Remove(filepath.Join(j.dir, reserveName)) != nil {
 		return false
 	}
+	j.bare = true
 	j.opts.Log.Warn("the disk is full: the journal's reserve is given up", "dir", j.dir, "bytes", reserveSize)
 	return true
 }

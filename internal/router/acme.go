@@ -303,21 +303,39 @@ func (a *acme) look() {
 	}
 }
 
+// The pauses after which a certificate is asked for again that could not even be
+// asked for, as without room on the disk. certmagic repeats what else fails.
+const (
+	askAgain   = 5 * time.Second
+	askLongest = 5 * time.Minute
+)
+
 // ask has the host's certificate issued; it tries again, less and less often,
 // until it is there or the terms end.
 func (a *acme) ask(host string, h *acmeHost) {
 	a.log.Info("asking for a certificate; until it comes handshakes fail", "host", host, "directory", h.terms.authority.Directory,
 		"http_01", h.terms.http != 0, "tls_alpn_01", h.terms.tls != 0)
-	err := h.config.ObtainCertAsync(h.ctx, host) // returns when it is there
-	if err == nil {
-		_, err = h.config.CacheManagedCertificate(h.ctx, host)
-	}
-	switch {
-	case h.ctx.Err() != nil:
-	case err != nil:
-		a.log.Error("no certificate could be had", "host", host, "error", err)
-	default:
-		a.log.Info("certificate has come", "host", host)
+	for wait := askAgain; ; wait = min(2*wait, askLongest) {
+		err := h.config.ObtainCertAsync(h.ctx, host) // returns when it is there
+		if err == nil {
+			_, err = h.config.CacheManagedCertificate(h.ctx, host)
+		}
+		if h.ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			h.failed.Store(nil)
+			a.log.Info("certificate has come", "host", host)
+			return
+		}
+		why := err.Error()
+		h.failed.Store(&why)
+		a.log.Error("no certificate could be had; trying again", "host", host, "wait", wait, "error", err)
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-time.After(wait):
+		}
 	}
 }
 

@@ -50,6 +50,9 @@ func (s *Server) status(_ context.Context, in *statusInput) (*reply[api.Status],
 		out.Body.Storage = s.storage(st)
 	})
 	addTroubles(&out.Body, s.cfg.Control.Troubles())
+	if s.cfg.Troubles != nil {
+		out.Body.Troubles = s.cfg.Troubles()
+	}
 	if unknown != nil {
 		return nil, s.refuse(unknown)
 	}

@@ -101,8 +101,9 @@ type Config struct {
 	Verifier  Verifier
 	Archives  Archives
 	Backups   Backups
-	Alerts    Alerts       // nil: there are none
-	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
+	Alerts    Alerts          // nil: there are none
+	Troubles  func() []string // what kiln cannot write down beside its work; nil: nothing
+	Metrics   http.Handler    // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
 	Admission Admission
 	Rooms     control.Rooms

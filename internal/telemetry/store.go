@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -39,23 +40,50 @@ type series struct {
 const (
 	lateness = 48 * time.Hour
 	forget   = 10 * time.Minute
+	segment  = 8 << 20 // bytes of one file of the database's log
 )
 
 // openStore opens the database, or makes it. One that cannot be opened is put
-// aside: metrics never keep the daemon from its work.
+// aside: metrics never keep the daemon from its work. One that lacks room only
+// stays as it is.
 func openStore(dir string, retention time.Duration, maxBytes int64, suspend func() bool, log *slog.Logger) (*store, error) {
 	s := &store{series: map[uint64]*series{}, suspend: suspend}
-	err := s.open(dir, retention, maxBytes, log)
+	err := roomy(dir)
 	if err == nil {
+		err = s.open(dir, retention, maxBytes, log)
+	}
+	switch {
+	case err == nil:
 		return s, nil
+	case full(err):
+		return nil, err
 	}
 	aside := dir + ".damaged"
 	log.Error("cannot open the metrics; they are put aside and begin anew", "error", err, "aside", aside)
 	if err := errors.Join(os.RemoveAll(aside), rename(dir, aside)); err != nil {
 		return nil, fmt.Errorf("cannot put the metrics aside: %w", err)
 	}
-	return s, s.open(dir, retention, maxBytes, log)
+	if err := s.open(dir, retention, maxBytes, log); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
+
+// roomy returns an error where there is no room to open the database. What a full
+// disk has torn is mended by copying a segment, and lost where that finds no room.
+func roomy(dir string) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return nil //nolint:nilerr // there is none yet, or opening it says what is wrong
+	}
+	if int64(st.Bavail)*st.Bsize < 2*segment {
+		return fmt.Errorf("cannot open %s: %w", dir, syscall.ENOSPC)
+	}
+	return nil
+}
+
+// full reports whether the disk has no room.
+func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
 
 func rename(from, to string) error {
 	if err := os.Rename(from, to); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -75,7 +103,7 @@ func (s *store) open(dir string, retention time.Duration, maxBytes int64, log *s
 	o.MaxBlockDuration = max(o.MaxBlockDuration, o.MinBlockDuration)
 	// Far fewer series than a Prometheus has, on a machine that has other work.
 	o.StripeSize = 512
-	o.WALSegmentSize = 8 << 20
+	o.WALSegmentSize = segment
 	o.WALCompression = compression.Snappy
 	o.WALReplayConcurrency = 1
 	o.HeadChunksWriteBufferSize = 64 << 10

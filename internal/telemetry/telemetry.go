@@ -65,7 +65,7 @@ type Telemetry struct {
 	collector collector
 	last      *families
 	lastAt    time.Time
-	failing   bool
+	failing   string // why the last collection could not be kept; "": it was
 }
 
 // New returns a Telemetry, which keeps nothing until it runs.
@@ -95,9 +95,12 @@ func New(cfg Config) *Telemetry {
 // Run opens the database and keeps metrics until ctx ends. Without a database it
 // returns an error, and what is asked of the present is still answered.
 func (t *Telemetry) Run(ctx context.Context) error {
-	st, err := openStore(t.cfg.Dir, t.cfg.Retention, t.cfg.MaxBytes, t.clockJumped, t.cfg.Log)
+	st, err := t.open(ctx)
 	if err != nil {
 		return model.Errorf(model.Unavailable, "cannot keep metrics: %w", err)
+	}
+	if st == nil {
+		return nil
 	}
 	t.store.Store(st)
 	tick := time.NewTicker(t.cfg.Every)
@@ -114,6 +117,26 @@ func (t *Telemetry) Run(ctx context.Context) error {
 			}
 			return nil
 		case <-tick.C:
+		}
+	}
+}
+
+// open returns the database; nil when ctx has ended before there was room for it.
+func (t *Telemetry) open(ctx context.Context) (*store, error) {
+	again := time.NewTicker(t.cfg.Every)
+	defer again.Stop()
+	for {
+		st, err := openStore(t.cfg.Dir, t.cfg.Retention, t.cfg.MaxBytes, t.clockJumped, t.cfg.Log)
+		if !full(err) {
+			return st, err
+		}
+		t.mu.Lock()
+		t.noteLocked([]error{err})
+		t.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-again.C:
 		}
 	}
 }
@@ -137,10 +160,30 @@ func (t *Telemetry) keep(ctx context.Context, st *store) {
 	if err := st.append(ctx, t.cfg.Clock.Now().Wall, fs); err != nil {
 		errs = append(errs, err)
 	}
-	if len(errs) > 0 && !t.failing {
-		t.cfg.Log.Warn("cannot keep all metrics", "error", errs[0])
+	t.noteLocked(errs)
+}
+
+// noteLocked remembers what went wrong, and says it once.
+func (t *Telemetry) noteLocked(errs []error) {
+	switch before := t.failing; {
+	case len(errs) > 0:
+		if t.failing = errs[0].Error(); before == "" {
+			t.cfg.Log.Warn("cannot keep all metrics", "error", errs[0])
+		}
+	case before != "":
+		t.failing = ""
+		t.cfg.Log.Info("metrics are kept again")
 	}
-	t.failing = len(errs) > 0
+}
+
+// Trouble says why metrics are not kept, not all of them; "": they are.
+func (t *Telemetry) Trouble() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.failing == "" {
+		return ""
+	}
+	return "cannot keep all metrics: " + t.failing
 }
 
 // collectLocked returns what there is now, at most age old.

@@ -331,6 +331,16 @@ func TestUnreadable(t *testing.T) {
 	if n := strings.Count(w.log.String(), "the routers are silent"); n != 1 {
 		t.Errorf("it is said %d times: %s", n, w.log.String())
 	}
+	if got := tl.Trouble(); got != "cannot keep all metrics: the routers are silent" {
+		t.Errorf("the trouble is %q", got)
+	}
+	if w.err = nil; tl.Trouble() == "" {
+		t.Error("the trouble is over before anything was kept again")
+	}
+	w.pass(10 * time.Second)
+	if tl.keep(t.Context(), st); tl.Trouble() != "" {
+		t.Errorf("the trouble stays: %s", tl.Trouble())
+	}
 	if got := w.value(tl, "kiln_servers_wanted"); got != "2" {
 		t.Errorf("what could be had is %q", got)
 	}
