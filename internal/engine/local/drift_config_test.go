@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +24,6 @@ func TestDriftOfConfiguration(t *testing.T) {
 	e := w.open(t)
 	d := &driftTest{t: t, servers: w.servers(t, e, w.addProgram(t, ocispec.ImageConfig{Env: []string{"PATH=/bin"}})), alarms: e.Alarms(t.Context())}
 
-	t.Run("firewall", d.dormantFirewall)
 	t.Run("control groups", d.controlGroups)
 	t.Run("an earlier baseline", d.earlierBaseline)
 	t.Run("process limits", d.processLimits)
@@ -66,30 +64,6 @@ func put(t *testing.T, text string, path ...string) {
 	defer f.Close()
 	if _, err := f.WriteString(text); err != nil {
 		t.Fatal(err)
-	}
-}
-
-func (d *driftTest) dormantFirewall(t *testing.T) {
-	look := func(want ...string) {
-		t.Helper()
-		found, err := d.e.InspectFleet(t.Context())
-		if err != nil {
-			t.Fatalf("InspectFleet: %v", err)
-		}
-		checkFindings(t, found, want)
-	}
-	d.serving(func(t *model.Template) { t.Connects = []string{"db"} })
-	look()
-	d.drain()
-	command(t, "nft", "add", "table", "inet", d.e.table(), "{ flags dormant; }")
-	d.alarm(t, "")
-	look("firewall table changed table " + d.e.table())
-	if err := d.e.Mend(t.Context()); err != nil {
-		t.Fatalf("Mend: %v", err)
-	}
-	look()
-	if out, err := exec.Command("nft", "list", "table", "inet", d.e.table()).CombinedOutput(); err != nil || strings.Contains(string(out), "dormant") {
-		t.Errorf("the table is not in force again: %s (%v)", out, err)
 	}
 }
 

@@ -259,22 +259,6 @@ type entry struct {
 	content string
 }
 
-// testProgram builds this engine's test program.
-func testProgram(t testing.TB) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "program")
-	build := exec.Command("go", "build", "-trimpath", "-o", path, "kiln/internal/engine/local/testprogram")
-	build.Env = append(build.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the test program: %v\n%s", err, out)
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
 // addLayers adds an image of several layers, the lowest first.
 func (w *world) addLayers(t testing.TB, config ocispec.ImageConfig, layers ...[]entry) model.Digest {
 	t.Helper()

@@ -467,9 +467,7 @@ func (d *driftTest) fleet(t *testing.T) {
 	table := d.e.table()
 	nft := func(arguments ...string) {
 		t.Helper()
-		if out, err := exec.Command("nft", arguments...).CombinedOutput(); err != nil {
-			t.Fatalf("nft %q: %v %s", arguments, err, out)
-		}
+		command(t, "nft", arguments...)
 	}
 	mended := func() {
 		t.Helper()
@@ -489,6 +487,14 @@ func (d *driftTest) fleet(t *testing.T) {
 	nft("delete", "table", "inet", table)
 	look("firewall removed table " + table)
 	mended()
+	d.drain()
+	nft("add", "table", "inet", table, "{ flags dormant; }")
+	d.alarm(t, "")
+	look("firewall table changed table " + table)
+	mended()
+	if out, err := exec.Command("nft", "list", "table", "inet", table).CombinedOutput(); err != nil || strings.Contains(string(out), "dormant") {
+		t.Errorf("the table is not in force again: %s (%v)", out, err)
+	}
 	name := d.e.linkPrefix() + "aaaaaa"
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = name

@@ -275,9 +275,8 @@ func (w *world) addSuiteImage(t testing.TB) model.Digest {
 		file{name: "/program", content: string(program), mode: 0o755})
 }
 
-// addProgram adds an image that holds this engine's test program, a user
-// database, and the given files.
-func (w *world) addProgram(t testing.TB, config ocispec.ImageConfig, files ...file) model.Digest {
+// testProgram builds this engine's test program.
+func testProgram(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "program")
 	build := exec.Command("go", "build", "-trimpath", "-o", path, "kiln/internal/engine/local/testprogram")
@@ -285,13 +284,20 @@ func (w *world) addProgram(t testing.TB, config ocispec.ImageConfig, files ...fi
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the test program: %v\n%s", err, out)
 	}
-	program, err := os.ReadFile(path)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(b)
+}
+
+// addProgram adds an image that holds this engine's test program, a user
+// database, and the given files.
+func (w *world) addProgram(t testing.TB, config ocispec.ImageConfig, files ...file) model.Digest {
+	t.Helper()
 	config.Entrypoint = []string{"/bin/program"}
 	return w.addImage(t, config, append([]file{
-		{name: "/bin/program", content: string(program), mode: 0o755},
+		{name: "/bin/program", content: testProgram(t), mode: 0o755},
 		{name: "/etc/passwd", content: "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/home/web:/bin/sh\n", mode: 0o644},
 		{name: "/etc/group", content: "root:x:0:\nweb:x:34:\nlogs:x:40:web\n", mode: 0o644},
 	}, files...)...)
