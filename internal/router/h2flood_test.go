@@ -25,6 +25,7 @@ type rawH2 struct {
 	block  bytes.Buffer
 	scheme string
 	host   string
+	path   string
 }
 
 func dialH2(t testing.TB, ca *testAuthority, address string) *rawH2 {
@@ -38,7 +39,7 @@ func dialH2(t testing.TB, ca *testAuthority, address string) *rawH2 {
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 		t.Fatal(err)
 	}
-	c := &rawH2{t: t, conn: conn, framer: http2.NewFramer(conn, conn), scheme: "https", host: "shop.test"}
+	c := &rawH2{t: t, conn: conn, framer: http2.NewFramer(conn, conn), scheme: "https", host: "shop.test", path: "/"}
 	c.enc = hpack.NewEncoder(&c.block)
 	if err := c.framer.WriteSettings(); err != nil {
 		t.Fatal(err)
@@ -50,7 +51,7 @@ func dialH2(t testing.TB, ca *testAuthority, address string) *rawH2 {
 func (c *rawH2) head(further ...hpack.HeaderField) []byte {
 	c.block.Reset()
 	for _, f := range append([]hpack.HeaderField{
-		{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: c.scheme}, {Name: ":authority", Value: c.host}, {Name: ":path", Value: "/"},
+		{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: c.scheme}, {Name: ":authority", Value: c.host}, {Name: ":path", Value: c.path},
 	}, further...) {
 		if err := c.enc.WriteField(f); err != nil {
 			c.t.Fatal(err)

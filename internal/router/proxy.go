@@ -50,6 +50,7 @@ type call struct {
 	deaf atomic.Bool // the router itself has stopped reading what the client sends
 
 	clientBreaker breaker
+	stalls        *time.Timer // of HTTP/2: gives up a client that lets nothing of the answer move
 	status        int
 	bytesIn       atomic.Int64 // counted where the body is read, which may be another goroutine
 	bytesOut      int64
@@ -76,9 +77,12 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	defer c.record()
 	if r != nil {
 		c.refuse(r.status, "malformed", r.text)
-		return
+	} else {
+		l.answer(c)
 	}
-	l.answer(c)
+	if req.ProtoMajor == 2 { // net/http sends the rest, as far as the client lets it
+		_ = c.rc.SetWriteDeadline(time.Now().Add(l.router.limits.BodyIdle))
+	}
 }
 
 func (l *listener) newCall(x *exchange, w http.ResponseWriter, req *http.Request) *call {

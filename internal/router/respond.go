@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // respond passes a server's answer on to the client. more reports whether more
@@ -39,9 +40,13 @@ func (c *call) respond(res *http.Response, more func() bool) *failure {
 	c.clientBreaker.trip = func() { _ = c.rc.SetWriteDeadline(past) }
 	c.breakable(&c.toClient, &c.clientBreaker)
 	defer c.toClient.Store(nil)
+	if c.req.ProtoMajor == 2 {
+		c.stalls = time.AfterFunc(c.router.limits.BodyIdle, c.clientBreaker.trip)
+		c.stalls.Stop() // it runs while something is being written
+	}
 	c.w.WriteHeader(res.StatusCode)
 	if live {
-		_ = c.rc.Flush()
+		_ = c.flush()
 	}
 	if err := c.copyBody(res.Body, live, more); err != nil {
 		return err
@@ -72,7 +77,7 @@ func (c *call) copyBody(src io.Reader, live bool, more func() bool) *failure {
 	for {
 		n, err := src.Read((*p)[:32<<10])
 		if n > 0 {
-			w, werr := c.w.Write((*p)[:n])
+			w, werr := c.write((*p)[:n])
 			c.bytesOut += int64(w)
 			if werr != nil {
 				return &failure{err: werr, begun: true, client: true}
@@ -85,11 +90,37 @@ func (c *call) copyBody(src io.Reader, live bool, more func() bool) *failure {
 			return &failure{err: err, begun: true}
 		}
 		if live && !more() {
-			if err := c.rc.Flush(); err != nil {
+			if err := c.flush(); err != nil {
 				return &failure{err: err, begun: true, client: true}
 			}
 		}
 	}
+}
+
+// write writes some of the body. A client of HTTP/2 may keep a stream's window
+// shut while its connection moves: it has Limits.BodyIdle for each piece.
+func (c *call) write(p []byte) (n int, err error) {
+	if c.stalls == nil {
+		return c.w.Write(p)
+	}
+	const piece = 4 << 10 // what net/http buffers of a stream
+	defer c.stalls.Stop()
+	for n < len(p) && err == nil {
+		c.stalls.Reset(c.router.limits.BodyIdle)
+		var w int
+		w, err = c.w.Write(p[n:min(len(p), n+piece)])
+		n += w
+	}
+	return n, err
+}
+
+// flush sends what was written.
+func (c *call) flush() error {
+	if c.stalls != nil {
+		c.stalls.Reset(c.router.limits.BodyIdle)
+		defer c.stalls.Stop()
+	}
+	return c.rc.Flush()
 }
 
 // trailers passes on what came after the body. Those that were not announced
@@ -99,7 +130,7 @@ func (c *call) trailers(res *http.Response, announced int) {
 		return
 	}
 	h := c.w.Header()
-	_ = c.rc.Flush() // a body that fits the buffer would be sent with its length, without room for trailers
+	_ = c.flush() // a body that fits the buffer would be sent with its length, without room for trailers
 	for key, values := range res.Trailer {
 		if len(res.Trailer) != announced {
 			key = http.TrailerPrefix + key

@@ -1,0 +1,91 @@
+package router
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+
+	"kiln/internal/model"
+)
+
+// windowed returns a router by TLS whose server answers as many bytes as the
+// path says.
+func windowed(t *testing.T, limit time.Duration) (*testRouter, *testAuthority) {
+	r := startRouter(t, Limits{BodyIdle: limit})
+	ca := newAuthority(t)
+	answer := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		n, err := strconv.Atoi(strings.TrimPrefix(req.URL.Path, "/"))
+		if err != nil {
+			t.Error(err)
+		}
+		_, _ = w.Write(make([]byte, n))
+	})
+	r.apply([]model.TableService{r.secureService("web", "shop.test", ca.issue(model.TLS{}, "shop.test"), backendServer(t, "web-aaaaaa", answer))})
+	return r, ca
+}
+
+// TestWindowThatStaysShut: a client that lets nothing of an answer move loses the
+// stream, be the answer large or small, and keeps the connection.
+func TestWindowThatStaysShut(t *testing.T) {
+	r, ca := windowed(t, 300*time.Millisecond)
+	c := dialH2(t, ca, r.address)
+	if err := c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
+		t.Fatal(err)
+	}
+	for i, n := range []string{"/10", "/100000"} {
+		stream := uint32(2*i + 1)
+		c.path = n
+		if err := c.request(stream); err != nil {
+			t.Fatal(err)
+		}
+		err := c.until(func(f http2.Frame) bool {
+			reset, ok := f.(*http2.RSTStreamFrame)
+			return ok && reset.StreamID == stream
+		})
+		if err != nil {
+			t.Fatalf("an answer of %s bytes that the client does not let move: %v", n, err)
+		}
+	}
+}
+
+// TestWindowThatOpensSlowly: a client that takes a little now and then gets the
+// whole answer, however long that takes.
+func TestWindowThatOpensSlowly(t *testing.T) {
+	const limit, size, step = 400 * time.Millisecond, 24 << 10, 2 << 10
+	r, ca := windowed(t, limit)
+	c := dialH2(t, ca, r.address)
+	if err := c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
+		t.Fatal(err)
+	}
+	c.path = "/" + strconv.Itoa(size)
+	if err := c.request(1); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for range size / step { // 12 steps of a quarter of the limit: three times the limit
+			time.Sleep(limit / 4)
+			if c.framer.WriteWindowUpdate(1, step) != nil {
+				return
+			}
+		}
+	}()
+	got := 0
+	err := c.until(func(f http2.Frame) bool {
+		switch f := f.(type) {
+		case *http2.DataFrame:
+			got += len(f.Data())
+			return f.StreamEnded()
+		case *http2.RSTStreamFrame:
+			t.Errorf("the stream is reset after %d bytes: %v", got, f.ErrCode)
+			return true
+		}
+		return false
+	})
+	if err != nil || got != size {
+		t.Errorf("%d bytes of %d came (%v)", got, size, err)
+	}
+}
