@@ -84,7 +84,7 @@ type Extension struct {
 // Extended is a session that was given more time.
 type Extended struct {
 	Session
-	Left int `json:"extensions_left"` // how often its server's time can be extended yet
+	Left *int `json:"extensions_left"` // how often its server's time can be extended yet
 }
 
 // Sessions are those of an instance, a service or a server, the latest first.

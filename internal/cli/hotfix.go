@@ -97,7 +97,7 @@ func (a *app) extendCommand() *cobra.Command {
 			if a.opts.json {
 				return a.document(x)
 			}
-			a.printf("%s of %s: until %s, %s\n", x.ID, x.Server, stamp(x.Until), extensionsLeft(x.Left))
+			a.printf("%s of %s: until %s%s\n", x.ID, x.Server, stamp(x.Until), extensionsLeft(x.Left))
 			return nil
 		}),
 	}
@@ -106,14 +106,16 @@ func (a *app) extendCommand() *cobra.Command {
 	return cmd
 }
 
-func extensionsLeft(left int) string {
-	switch left {
-	case 0:
-		return "and no longer"
-	case 1:
-		return "can be extended once more"
+func extensionsLeft(left *int) string {
+	switch {
+	case left == nil: // an earlier daemon does not say
+		return ""
+	case *left == 0:
+		return ", and no longer"
+	case *left == 1:
+		return ", can be extended once more"
 	default:
-		return fmt.Sprintf("can be extended %d times more", left)
+		return fmt.Sprintf(", can be extended %d times more", *left)
 	}
 }
 

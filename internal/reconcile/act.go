@@ -200,10 +200,14 @@ func (st *step) noteOrphans() {
 		if i < 0 || st.buried(o.ID) {
 			continue
 		}
-		record := st.obs.Outcomes[i].Record
+		out := st.obs.Outcomes[i]
+		record := out.Record
+		if record == nil && !says(out.Err) && o.Exit != nil && st.now.Wall.Sub(o.Exit.At) < recordTimeout {
+			continue // it may work later
+		}
 		if record == nil {
 			record = st.strangersRecord(o)
-			record.Missing = []string{"evidence: " + messageOf(st.obs.Outcomes[i].Err)}
+			record.Missing = []string{"evidence: " + messageOf(out.Err)}
 		}
 		st.emit(model.StrangerRecorded{Record: *record})
 	}

@@ -2,8 +2,10 @@ package router
 
 import (
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,25 +20,27 @@ func windowed(t *testing.T, limit time.Duration) (*testRouter, *testAuthority) {
 	r := startRouter(t, Limits{BodyIdle: limit})
 	ca := newAuthority(t)
 	answer := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		n, err := strconv.Atoi(strings.TrimPrefix(req.URL.Path, "/"))
+		n, err := strconv.Atoi(strings.TrimPrefix(req.URL.Path, "/size/"))
 		if err != nil {
 			t.Error(err)
 		}
 		_, _ = w.Write(make([]byte, n))
 	})
-	r.apply([]model.TableService{r.secureService("web", "shop.test", ca.issue(model.TLS{}, "shop.test"), backendServer(t, "web-aaaaaa", answer))})
+	svc := r.secureService("web", "shop.test", ca.issue(model.TLS{}, "shop.test"), backendServer(t, "web-aaaaaa", answer))
+	svc.Routes[0].Path = "/size"
+	r.apply([]model.TableService{svc})
 	return r, ca
 }
 
 // TestWindowThatStaysShut: a client that lets nothing of an answer move loses the
 // stream, be the answer large or small, and keeps the connection.
 func TestWindowThatStaysShut(t *testing.T) {
-	r, ca := windowed(t, 300*time.Millisecond)
+	r, ca := windowed(t, 100*time.Millisecond)
 	c := dialH2(t, ca, r.address)
 	if err := c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
 		t.Fatal(err)
 	}
-	for i, n := range []string{"/10", "/100000"} {
+	for i, n := range []string{"/size/10", "/size/100000", "/" + strings.Repeat("x", 10_000)} { // the last is refused by the router itself
 		stream := uint32(2*i + 1)
 		c.path = n
 		if err := c.request(stream); err != nil {
@@ -47,7 +51,7 @@ func TestWindowThatStaysShut(t *testing.T) {
 			return ok && reset.StreamID == stream
 		})
 		if err != nil {
-			t.Fatalf("an answer of %s bytes that the client does not let move: %v", n, err)
+			t.Fatalf("an answer to %.20s that the client does not let move: %v", n, err)
 		}
 	}
 }
@@ -55,13 +59,14 @@ func TestWindowThatStaysShut(t *testing.T) {
 // TestWindowThatOpensSlowly: a client that takes a little now and then gets the
 // whole answer, however long that takes.
 func TestWindowThatOpensSlowly(t *testing.T) {
-	const limit, size, step = 400 * time.Millisecond, 24 << 10, 2 << 10
-	r, ca := windowed(t, limit)
+	const idle, size, step = 80 * time.Millisecond, 24 << 10, 2 << 10
+	const limit = 5 * idle
+	r, ca := windowed(t, idle)
 	c := dialH2(t, ca, r.address)
 	if err := c.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
 		t.Fatal(err)
 	}
-	c.path = "/" + strconv.Itoa(size)
+	c.path = "/size/" + strconv.Itoa(size)
 	if err := c.request(1); err != nil {
 		t.Fatal(err)
 	}
@@ -87,5 +92,31 @@ func TestWindowThatOpensSlowly(t *testing.T) {
 	})
 	if err != nil || got != size {
 		t.Errorf("%d bytes of %d came (%v)", got, size, err)
+	}
+}
+
+// TestStallIsOverAtItsEnd: nobody is given up after the handler has returned, when
+// net/http has taken its writer away.
+func TestStallIsOverAtItsEnd(t *testing.T) {
+	const limit = 50 * time.Microsecond
+	tripped := 0
+	for range 2000 {
+		var over, late atomic.Bool
+		var trips atomic.Int32
+		s := newStall(limit, func() {
+			trips.Add(1)
+			late.Store(late.Load() || over.Load())
+		})
+		s.during(func() { time.Sleep(limit) })
+		s.end()
+		over.Store(true)
+		runtime.Gosched()
+		if late.Load() {
+			t.Fatal("a client is given up after the end")
+		}
+		tripped += int(trips.Load())
+	}
+	if tripped == 0 {
+		t.Error("nobody was ever given up")
 	}
 }

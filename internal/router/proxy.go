@@ -50,7 +50,7 @@ type call struct {
 	deaf atomic.Bool // the router itself has stopped reading what the client sends
 
 	clientBreaker breaker
-	stalls        *time.Timer // of HTTP/2: gives up a client that lets nothing of the answer move
+	stall         *stall // of HTTP/2
 	status        int
 	bytesIn       atomic.Int64 // counted where the body is read, which may be another goroutine
 	bytesOut      int64
@@ -77,12 +77,9 @@ func (l *listener) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	defer c.record()
 	if r != nil {
 		c.refuse(r.status, "malformed", r.text)
-	} else {
-		l.answer(c)
+		return
 	}
-	if req.ProtoMajor == 2 { // net/http sends the rest, as far as the client lets it
-		_ = c.rc.SetWriteDeadline(time.Now().Add(l.router.limits.BodyIdle))
-	}
+	l.answer(c)
 }
 
 func (l *listener) newCall(x *exchange, w http.ResponseWriter, req *http.Request) *call {
@@ -262,6 +259,9 @@ func (c *call) refuse(status int, code, text string) {
 	}
 	h.Set("Content-Length", strconv.Itoa(len(out)))
 	c.status = status
+	if c.req.ProtoMajor == 2 { // nothing follows
+		_ = c.rc.SetWriteDeadline(time.Now().Add(c.router.limits.stall()))
+	}
 	c.w.WriteHeader(status)
 	if c.req.Method == http.MethodHead {
 		return

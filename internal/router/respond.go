@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // respond passes a server's answer on to the client. more reports whether more
@@ -41,8 +40,8 @@ func (c *call) respond(res *http.Response, more func() bool) *failure {
 	c.breakable(&c.toClient, &c.clientBreaker)
 	defer c.toClient.Store(nil)
 	if c.req.ProtoMajor == 2 {
-		c.stalls = time.AfterFunc(c.router.limits.BodyIdle, c.clientBreaker.trip)
-		c.stalls.Stop() // it runs while something is being written
+		c.stall = newStall(c.router.limits.stall(), c.clientBreaker.trip)
+		defer c.stall.end()
 	}
 	c.w.WriteHeader(res.StatusCode)
 	if live {
@@ -52,6 +51,9 @@ func (c *call) respond(res *http.Response, more func() bool) *failure {
 		return err
 	}
 	c.trailers(res, announced)
+	if c.stall != nil && c.bytesOut > 0 {
+		_ = c.flush() // what net/http would send after the stall has ended
+	}
 	return nil
 }
 
@@ -97,30 +99,27 @@ func (c *call) copyBody(src io.Reader, live bool, more func() bool) *failure {
 	}
 }
 
-// write writes some of the body. A client of HTTP/2 may keep a stream's window
-// shut while its connection moves: it has Limits.BodyIdle for each piece.
+// write writes some of the body.
 func (c *call) write(p []byte) (n int, err error) {
-	if c.stalls == nil {
+	if c.stall == nil {
 		return c.w.Write(p)
 	}
 	const piece = 4 << 10 // what net/http buffers of a stream
-	defer c.stalls.Stop()
 	for n < len(p) && err == nil {
-		c.stalls.Reset(c.router.limits.BodyIdle)
 		var w int
-		w, err = c.w.Write(p[n:min(len(p), n+piece)])
+		c.stall.during(func() { w, err = c.w.Write(p[n:min(len(p), n+piece)]) })
 		n += w
 	}
 	return n, err
 }
 
 // flush sends what was written.
-func (c *call) flush() error {
-	if c.stalls != nil {
-		c.stalls.Reset(c.router.limits.BodyIdle)
-		defer c.stalls.Stop()
+func (c *call) flush() (err error) {
+	if c.stall == nil {
+		return c.rc.Flush()
 	}
-	return c.rc.Flush()
+	c.stall.during(func() { err = c.rc.Flush() })
+	return err
 }
 
 // trailers passes on what came after the body. Those that were not announced

@@ -162,7 +162,7 @@ func TestCertificateNotValidYet(t *testing.T) {
 	ca.from = 48 * time.Hour
 	files := ca.issue(model.TLS{}, "shop.test")
 	r.apply([]model.TableService{r.secureService("web", "shop.test", files, backendServer(t, "web-aaaaaa", text("hello")))})
-	wantTrouble(t, r, "web", "the certificate "+files.Cert+" for shop.test is not valid before "+time.Now().Add(ca.from).UTC().Format("2006-01-"))
+	wantTrouble(t, r, "web", "the certificate "+files.Cert+" for shop.test is not valid before "+time.Now().Add(ca.from-time.Hour).UTC().Format("2006-01-"))
 	ca.from = 0
 	ca.issue(files, "shop.test")
 	r.certs.renew()

@@ -65,7 +65,8 @@ func (s *Server) extendSession(ctx context.Context, in *extendInput) (*reply[api
 	}
 	out := &reply[api.Extended]{api.Extended{Session: found}}
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
-		out.Body.Left = reconcile.ExtensionsLeft(st, in.Server, s.cfg.Clock.Now())
+		left := reconcile.ExtensionsLeft(st, in.Server, s.cfg.Clock.Now())
+		out.Body.Left = &left
 	})
 	return out, nil
 }

@@ -67,7 +67,7 @@ func routerLimits() []Default {
 		{"head of a request, fields", "100", "more are answered 431", "router.maxRequestFields"},
 		{"head of a request, time", "10s", "from its first byte to its end", "router.Limits.HeaderTimeout"},
 		{"head of a request, time under pressure", "3s", "likewise, while connections are short", "router.pressedHeader"},
-		{"body, idle", "1m", "without a byte moving either way", "router.Limits.BodyIdle"},
+		{"body, idle", "1m", "without a byte moving either way; by HTTP/2 a piece of an answer (4 KiB) may take five times as long", "router.Limits.BodyIdle"},
 		{"body, chunk extensions", "4KiB", "of all chunks together", "router.maxChunkExtension"},
 		{"body, trailers", "8KiB", "of a chunked request", "router.maxTrailerBytes"},
 		{"body, trailer fields", "32", "likewise", "router.maxTrailerFields"},

@@ -65,7 +65,7 @@ type Telemetry struct {
 	collector collector
 	last      *families
 	lastAt    time.Time
-	failing   string // why the last collection could not be kept; "": it was
+	failing   atomic.Pointer[string] // why the last collection could not be kept; nil: it was
 }
 
 // New returns a Telemetry, which keeps nothing until it runs.
@@ -130,9 +130,7 @@ func (t *Telemetry) open(ctx context.Context) (*store, error) {
 		if !full(err) {
 			return st, err
 		}
-		t.mu.Lock()
-		t.noteLocked([]error{err})
-		t.mu.Unlock()
+		t.note([]error{err})
 		select {
 		case <-ctx.Done():
 			return nil, nil
@@ -160,30 +158,30 @@ func (t *Telemetry) keep(ctx context.Context, st *store) {
 	if err := st.append(ctx, t.cfg.Clock.Now().Wall, fs); err != nil {
 		errs = append(errs, err)
 	}
-	t.noteLocked(errs)
+	t.note(errs)
 }
 
-// noteLocked remembers what went wrong, and says it once.
-func (t *Telemetry) noteLocked(errs []error) {
-	switch before := t.failing; {
-	case len(errs) > 0:
-		if t.failing = errs[0].Error(); before == "" {
-			t.cfg.Log.Warn("cannot keep all metrics", "error", errs[0])
-		}
-	case before != "":
-		t.failing = ""
+// note remembers what went wrong, and says it once.
+func (t *Telemetry) note(errs []error) {
+	var now *string
+	if len(errs) > 0 {
+		why := "cannot keep all metrics: " + errs[0].Error()
+		now = &why
+	}
+	switch before := t.failing.Swap(now); {
+	case now != nil && before == nil:
+		t.cfg.Log.Warn("cannot keep all metrics", "error", errs[0])
+	case now == nil && before != nil:
 		t.cfg.Log.Info("metrics are kept again")
 	}
 }
 
 // Trouble says why metrics are not kept, not all of them; "": they are.
 func (t *Telemetry) Trouble() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.failing == "" {
-		return ""
+	if why := t.failing.Load(); why != nil {
+		return *why
 	}
-	return "cannot keep all metrics: " + t.failing
+	return ""
 }
 
 // collectLocked returns what there is now, at most age old.

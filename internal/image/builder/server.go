@@ -29,6 +29,7 @@ type server struct {
 	sessions map[string]chan net.Conn // by the build's id
 	active   int                      // connections
 	quiet    *time.Timer
+	worked   time.Time // when it was started, or last built
 }
 
 func newServer(w *worker, store *image.Store, cfg Config) *server {
@@ -42,7 +43,7 @@ func (s *server) serve(ctx context.Context, ln net.Listener) error {
 	defer cancel()
 	if s.idle > 0 {
 		s.mu.Lock()
-		s.quiet = time.AfterFunc(s.idle, func() { s.rest(ln) })
+		s.quiet, s.worked = time.AfterFunc(s.idle, func() { s.rest(ln) }), time.Now()
 		s.mu.Unlock()
 		defer s.quiet.Stop()
 	}
@@ -67,7 +68,9 @@ func (s *server) serve(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// busy counts connections, so that the process ends only when there are none.
+// busy counts connections, so that the process ends only when there are none. Only
+// builds keep it for longer; who has just asked whether it is there finds it once
+// more.
 func (s *server) busy(delta int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,10 +79,17 @@ func (s *server) busy(delta int) {
 		return
 	}
 	if s.active == 0 {
-		s.quiet.Reset(s.idle)
+		s.quiet.Reset(max(time.Second, s.idle-time.Since(s.worked)))
 	} else {
 		s.quiet.Stop()
 	}
+}
+
+// work notes that something was built.
+func (s *server) work() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.worked = time.Now()
 }
 
 // rest stops accepting when nobody is connected; one who was accepted at the
@@ -149,6 +159,7 @@ func (s *server) lend(ctx context.Context, id string, conn net.Conn) {
 // away, the build is cancelled.
 func (s *server) build(ctx context.Context, id string, req Request, conn net.Conn) {
 	defer s.forget(id)
+	defer s.work()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	gone := make(chan struct{})
