@@ -118,7 +118,9 @@ func linkLocalOf(link netlink.Link, have []netlink.Addr) string {
 	return first
 }
 
-// hostEnd compares the machine's end of the link. It has no address for IPv6.
+// hostEnd compares the machine's end of the link. It has no address for IPv6, but
+// for the one that the kernel gives it when somebody switches IPv6 on for every
+// link of the machine.
 func (c *configuration) hostEnd() error {
 	const how = "the machine's end of its link"
 	name := c.e.link(c.r.ID)
@@ -140,6 +142,6 @@ func (c *configuration) hostEnd() error {
 	if err != nil {
 		return err
 	}
-	c.addressesOf(link, have, hostNet(c.e.network.gateway).String(), "", how)
+	c.addressesOf(link, have, hostNet(c.e.network.gateway).String(), linkLocalOf(link, have), how)
 	return nil
 }

@@ -58,8 +58,40 @@ func (e *Engine) stackOf(ctx context.Context, r *record) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.places = slices.Concat(ownDirs, ownFiles, places, []string{r.Cwd})
+	for _, place := range slices.Concat(ownDirs, ownFiles, places, []string{r.Cwd}) {
+		s.places = append(s.places, place, resolvedIn(r.Lowers, place))
+	}
 	return s, nil
+}
+
+// resolvedIn follows the links of an image's file system on the way to the place,
+// as kiln did when it made the place. Links that go round and round lead nowhere.
+func resolvedIn(lowers []string, place string) string {
+	const mostLinks = 40 // as in the kernel
+	at, left := "/", strings.Split(place, "/")
+	for links := 0; len(left) > 0 && links <= mostLinks; {
+		name := left[0]
+		left = left[1:]
+		if name == ".." {
+			at = path.Dir(at)
+			continue
+		}
+		next := path.Join(at, name)
+		file, info := imageFile(lowers, next)
+		if info == nil || info.Mode()&fs.ModeSymlink == 0 {
+			at = next
+			continue
+		}
+		target, err := os.Readlink(file)
+		if err != nil {
+			return place
+		}
+		if links++; path.IsAbs(target) {
+			at = "/"
+		}
+		left = append(strings.Split(target, "/"), left...)
+	}
+	return at
 }
 
 // layersOf returns the image's layers, uppermost first. They are remembered: an

@@ -107,10 +107,7 @@ func changes(r *record) ([]engine.Change, error) {
 		if err != nil {
 			return err
 		}
-		what, _, err := otherThanImage(r, path, inside, info)
-		if err != nil {
-			return err
-		}
+		what, _ := otherThanImage(r, path, inside, info)
 		change := engine.Change{Path: inside, Kind: "changed"}
 		switch what {
 		case "":

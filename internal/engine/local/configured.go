@@ -88,15 +88,18 @@ func (e *Engine) baseline(r *record) (*baseline, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		e.Log.Warn("cannot read what a server was made with", "server", r.ID, "error", err)
 	}
-	now, nowErr := e.baselineNow(r.ID, r.Process.PID)
-	if nowErr == nil {
-		if err == nil && was != nil {
-			now.Spec, now.Mounts, now.Spaces = was.Spec, was.Mounts, was.Spaces
-		}
-		nowErr = e.writeBaseline(r.ID, now)
+	earlier := err == nil && was != nil // written by a kiln that took down less
+	now, err := e.baselineNow(r.ID, r.Process.PID)
+	switch {
+	case err != nil && earlier:
+		return was, nil
+	case err != nil:
+		return nil, fmt.Errorf("cannot find out what %s was made with: %w", r.ID, err)
+	case earlier:
+		now.Spec, now.Mounts, now.Spaces = was.Spec, was.Mounts, was.Spaces
 	}
-	if nowErr != nil {
-		return nil, fmt.Errorf("cannot find out what %s was made with: %w", r.ID, nowErr)
+	if err := e.writeBaseline(r.ID, now); err != nil {
+		e.Log.Warn("cannot keep what a server was made with; it is compared with what it is now", "server", r.ID, "error", err)
 	}
 	return now, nil
 }

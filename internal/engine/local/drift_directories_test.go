@@ -63,6 +63,8 @@ func (w *world) addAttributed(t *testing.T) model.Digest {
 			{Header: tar.Header{Name: "plain", Mode: 0o644}, content: "x"},
 			{Header: tar.Header{Name: "link", Typeflag: tar.TypeSymlink, Linkname: "plain", Mode: 0o777}},
 			{Header: tar.Header{Name: "gone", Mode: 0o644}, content: "x"},
+			{Header: tar.Header{Name: "var/run", Typeflag: tar.TypeSymlink, Linkname: "../other", Mode: 0o777}},
+			{Header: tar.Header{Name: "other", Typeflag: tar.TypeSymlink, Linkname: "/data", Mode: 0o777}},
 		},
 		[]entry{
 			{Header: tar.Header{Name: "srv/.wh..wh..opq"}},
@@ -93,7 +95,8 @@ func accessList(user uint32, rights uint16) string {
 }
 
 func (d *driftTest) attributedAndNothing(t *testing.T) {
-	for _, edit := range []func(*model.Template){nil, func(t *model.Template) { t.UserNamespace = false }} {
+	through := func(t *model.Template) { t.Ephemeral = []model.Ephemeral{{Path: "/var/run/app", Size: 1 << 20}} }
+	for _, edit := range []func(*model.Template){nil, func(t *model.Template) { t.UserNamespace = false }, through} {
 		ref := d.serving(edit)
 		for _, depth := range []engine.Depth{engine.Glance, engine.Whole, engine.Patient} {
 			d.inspect(t, ref, depth)

@@ -68,7 +68,7 @@ func ofAddress(r netlink.Route, addresses []netlink.Addr) bool {
 	if r.Gw != nil || r.Dst == nil {
 		return false
 	}
-	if r.Family == netlink.FAMILY_V6 && (r.Dst.IP.IsLinkLocalUnicast() || r.Type == unix.RTN_UNREACHABLE) {
+	if r.Family == netlink.FAMILY_V6 && (r.Dst.IP.IsLinkLocalUnicast() || r.Dst.String() == "ff00::/8" || r.Type == unix.RTN_UNREACHABLE) {
 		return true // of one that has just come, and of older kernels
 	}
 	if r.Protocol != unix.RTPROT_KERNEL {

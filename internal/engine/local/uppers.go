@@ -47,10 +47,7 @@ func (e *Engine) inspectUpper(r *record) ([]model.Finding, error) {
 			return err
 		}
 		inside := "/" + strings.TrimPrefix(strings.TrimPrefix(path, r.Upper), "/")
-		what, detail, err := otherThanImage(r, path, inside, info)
-		if err != nil {
-			return err
-		}
+		what, detail := otherThanImage(r, path, inside, info)
 		if what != "" {
 			add(what, inside, detail)
 		}
@@ -77,26 +74,29 @@ const (
 
 // otherThanImage says what an entry of the server's own layer is to the image, and how
 // that shows; "" for a directory as the image has it, on the way to a change.
-func otherThanImage(r *record, file, inside string, info fs.FileInfo) (what, detail string, err error) {
+func otherThanImage(r *record, file, inside string, info fs.FileInfo) (what, detail string) {
 	before, was := imageFile(r.Lowers, inside)
 	switch {
 	case isWhiteout(info):
-		return fileRemoved, "", nil
+		return fileRemoved, ""
 	case was == nil:
-		return fileAdded, described(info), nil
+		return fileAdded, described(info)
 	case !info.IsDir() || !was.IsDir():
-		return fileChanged, described(info), nil
+		return fileChanged, described(info)
 	case opaque(file):
-		return directoryReplaced, "nothing that the image has in it is to be seen", nil
+		return directoryReplaced, "nothing that the image has in it is to be seen"
 	}
-	why := otherRights(was, info, r.IDs)
+	why, err := otherRights(was, info, r.IDs), error(nil)
 	if why == "" {
 		why, err = otherAttributes(before, was, file, info, r.IDs)
 	}
-	if why == "" || err != nil {
-		return "", "", err
+	if err != nil { // nobody but who has changed them makes them unreadable
+		why = err.Error()
 	}
-	return directoryChanged, why, nil
+	if why == "" {
+		return "", ""
+	}
+	return directoryChanged, why
 }
 
 // otherRights says in what the rights of a directory differ from the image's;
