@@ -29,6 +29,7 @@ type Instance struct {
 	Disks []string // mount points of a test's own, which count as no leftovers
 
 	mu     sync.Mutex
+	id     string // as it was last read
 	daemon *exec.Cmd
 	ended  chan struct{} // closed when daemon has been waited for
 }
@@ -47,13 +48,16 @@ func (i *Instance) Env() []string {
 	return []string{"KILN_SOCKET=" + i.Socket(), "KILN_DATA_DIR=" + i.Data}
 }
 
-// ID is the instance's id; "" before its first start.
+// ID is the instance's id; "" before its first start. It stays known when the
+// data directory's disk is taken away.
 func (i *Instance) ID() string {
 	b, err := os.ReadFile(filepath.Join(i.Data, "instance"))
-	if err != nil {
-		return ""
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err == nil {
+		i.id = strings.TrimSpace(string(b))
 	}
-	return strings.TrimSpace(string(b))
+	return i.id
 }
 
 // Start starts the daemon and returns when it answers. A daemon that ends

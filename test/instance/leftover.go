@@ -148,13 +148,13 @@ func (i *Instance) Reboot(ctx context.Context, dirty bool) error {
 // clear ends every process and removes everything outside of the data
 // directory.
 func (i *Instance) clear(ctx context.Context) error {
+	id := i.ID() // its disk may be one of the mounts
 	errs := []error{i.endAll()}
 	if mounts, err := i.mounts(); err == nil {
 		for _, m := range mounts {
 			_ = syscall.Unmount(m, syscall.MNT_DETACH) // what stays is found by Leftovers
 		}
 	}
-	id := i.ID()
 	if id == "" {
 		return errors.Join(errs...)
 	}
