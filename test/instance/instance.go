@@ -86,6 +86,7 @@ func (i *Instance) Start(ctx context.Context) error {
 	i.mu.Unlock()
 	for {
 		if i.answers(ctx, cmd.Process.Pid) {
+			i.ID() // while its disk is there
 			return nil
 		}
 		select {
