@@ -177,7 +177,14 @@ func (v *service) stopOld() bool {
 			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", v.leavingGeneration(srv), v.svc.Deployment.ID))
 		case model.PhaseWarm:
 			v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", v.leavesAgain(srv), ""))
-		case model.PhaseCreated, model.PhaseRunning, model.PhaseReady:
+		case model.PhaseReady:
+			// An open switch may have given it requests already.
+			if generation := v.leavingGeneration(srv); generation != 0 {
+				v.emit(v.becomeDraining(srv, "stopped before its successor starts: no overlap is allowed", generation, v.svc.Deployment.ID))
+			} else {
+				v.emit(v.becomeStopping(srv, "stopped before its successor starts: no overlap is allowed"))
+			}
+		case model.PhaseCreated, model.PhaseRunning:
 			v.emit(v.becomeStopping(srv, "stopped before its successor starts: no overlap is allowed"))
 		default:
 		}

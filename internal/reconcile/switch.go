@@ -198,6 +198,9 @@ func (v *service) resolvePending() {
 	lost := v.lostMembers(t, members(v.svc, t), missing(v.svc, t))
 	switch {
 	case lost != "":
+		if d := v.svc.Deployment; d != nil && stopFirst(t, v.target()) {
+			lost = fmt.Sprintf("deployment %s ends its servers before it makes its own", d.ID)
+		}
 		v.emit(model.SwitchAbandoned{Service: v.svc.Name, Deployment: p.Deployment, Reason: lost})
 		for _, srv := range v.servers() {
 			if v.switchingMember(srv) && srv.Phase != model.PhaseServing {

@@ -63,11 +63,13 @@ func (w *world) noteStage(p model.DeploymentAdvanced, d *model.Deployment) {
 }
 
 // noteLoss notes that a server failed in service which is of the release that a
-// running deployment brings: this one cannot succeed any more.
+// running deployment brings in stages: this one cannot succeed any more. What an
+// earlier deployment has left in service is no stage of a blue-green one: it
+// makes another.
 func (w *world) noteLoss(srv *model.Server, s *model.State) {
 	svc := s.Services[srv.Service]
 	d, release := svc.Deployment, svc.Release(svc.InService)
-	if d != nil && release != nil && srv.TemplateHash != release.TemplateHash && srv.TemplateHash == svc.Release(d.To).TemplateHash {
+	if d != nil && d.Strategy != model.BlueGreen && release != nil && srv.TemplateHash != release.TemplateHash && srv.TemplateHash == svc.Release(d.To).TemplateHash {
 		w.doomed = d.ID
 	}
 }

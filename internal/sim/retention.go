@@ -31,7 +31,7 @@ func (s store) Objects(ctx context.Context) ([]model.Object, error) {
 // Remove implements engine.Inventory.
 func (s store) Remove(_ context.Context, o model.Object) error {
 	w, d := s.w, model.Digest(o.ID)
-	if img := w.journal.replay.Images[d]; img == nil || img.RemovedAt.IsZero() {
+	if !w.written[d] {
 		w.violate(7, "image %s is removed, and the journal does not say so", d.Short())
 	}
 	if w.chance("remove", 3) { // as if it had crashed before
@@ -141,7 +141,10 @@ func (w *world) noteRetention(e model.Event, s *model.State) {
 		if old := svc.Release(svc.InService); old != nil && old.Number != p.Release {
 			w.left[p.Service+"/"+old.TemplateHash] = e.Elapsed
 		}
+	case model.ImageAdded:
+		delete(w.written, p.Image.Digest)
 	case model.ImageRemoved:
+		w.written[p.Digest] = true
 		w.cover.met(kindRetention, "image removed")
 		if why := w.neededImage(p.Digest, s, e.Elapsed); why != "" {
 			w.violate(7, "image %s is to be removed (%s), and %s", p.Digest.Short(), p.Reason, why)

@@ -81,7 +81,7 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%d seeds of %d steps in %s", *seedCount, *stepCount, time.Since(began).Round(time.Millisecond))
 	for i, seed := range broken {
 		if i == 3 {
-			t.Errorf("and %d more seeds", len(broken)-i)
+			t.Errorf("and %d more seeds: %v", len(broken)-i, broken[i:])
 			break
 		}
 		report(t, s, seed)

@@ -49,6 +49,7 @@ type world struct {
 	strangers uint64                   // servers ever made that no journal knows
 	acks      []promise                // what was promised to clients
 	content   []model.Digest           // images on the disk, in the order in which they came
+	written   map[model.Digest]bool    // images whose removal the journal has, since they came
 	left      map[string]model.Instant // when each template last left service, by service and hash
 	jumped    model.Instant            // when the journal last had a jump of the wall clock
 	doomed    model.DeploymentID       // the last deployment of which a server failed in service
@@ -106,7 +107,7 @@ func newWorld(seed uint64) *world {
 		seed: seed, sources: map[string]*rand.PCG{}, cover: Coverage{},
 		machine: enginemem.NewWorld(8 << 30), bootAt: -bootLead, boots: 1, journal: newJournal(seed%4 == 0),
 		left: map[string]model.Instant{}, armed: map[string][]string{}, facts: map[model.ServerID]*facts{}, pulse: time.Second,
-		driftedFor: map[string]int{}, driftedAt: map[string]time.Duration{},
+		driftedFor: map[string]int{}, driftedAt: map[string]time.Duration{}, written: map[model.Digest]bool{},
 	}
 	w.routers.w = w
 	w.journal.before, w.journal.after, w.journal.noted = w.journalBefore, w.journalAfter, w.noted
