@@ -169,6 +169,9 @@ func (w *world) noteAdvanced(p model.ServerAdvanced, s *model.State) {
 			w.violate(8, "server %s is said to have ended (%s), and it runs as it always did", p.ID, p.Reason)
 		}
 	case model.PhaseDraining, model.PhaseWarm:
+		if svc := s.Services[srv.Service]; srv.Phase == model.PhaseServing && svc.InService != 0 {
+			f.told, f.least = true, leastReady(svc, svc.Release(svc.InService))
+		}
 		w.judgeBudget(p, srv, s)
 		w.judgeLeaving(p, srv, s.Services[srv.Service])
 	default:

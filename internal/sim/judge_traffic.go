@@ -110,13 +110,17 @@ func (w *world) judgeCapacity(old, next model.TableService, svc *model.Service) 
 	has := func(t model.TableService, id model.ServerID) bool {
 		return slices.ContainsFunc(t.Backends, func(b model.Upstream) bool { return b.Server == id })
 	}
-	lost := ""
+	lost, least := "", leastReady(svc, release)
 	for _, b := range old.Backends {
-		if !has(next, b.Server) && w.wellKnown(b.Server) && w.fact(b.Server).served {
+		f := w.fact(b.Server)
+		if !has(next, b.Server) && w.wellKnown(b.Server) && f.served {
 			lost = string(b.Server)
+			if f.told { // perhaps a while ago: a router that hung hears of it now
+				least = min(least, f.least)
+			}
 		}
 	}
-	if least := leastReady(svc, release); lost != "" && len(next.Backends)+fallenSince(svc, model.ServerID(lost)) < least {
+	if lost != "" && len(next.Backends)+fallenSince(svc, model.ServerID(lost)) < least {
 		w.violate(2, "a table takes server %s of %s out of rotation: %d stay, at least %d are promised", lost, next.Name, len(next.Backends), least)
 	}
 }

@@ -71,6 +71,8 @@ type facts struct {
 	lost      time.Duration   // when it failed in service, by itself
 	drift     []model.Finding // what inspections find
 	served    bool            // every router had acknowledged it
+	told      bool            // it was told to leave the rotation,
+	least     int             // when so many were promised to stay
 }
 
 // left returns when the server left every router's table after the request had
