@@ -1,0 +1,83 @@
+package registry
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// verifier passes an answer on and compares it with its digest. The last piece is
+// held back until that is done: what was changed where it is kept ends short, and
+// no client takes it for whole.
+type verifier struct {
+	http.ResponseWriter
+	wanted   string // the digest; or a tag, whose digest the answer names
+	log      *slog.Logger
+	verifier digest.Verifier // nil: this answer has no digest, or is a part only
+	left     int64           // of the body
+	status   int             // 0: none yet
+	begun    bool            // the answer is on its way
+}
+
+func (r *Registry) verified(w http.ResponseWriter, wanted string) http.ResponseWriter {
+	return &verifier{ResponseWriter: w, wanted: wanted, log: r.log}
+}
+
+var errDamaged = errors.New("the content is damaged")
+
+// WriteHeader implements http.ResponseWriter. An answer that is to be compared goes
+// out with its first piece: one that comes whole is refused with an answer of its
+// own.
+func (v *verifier) WriteHeader(status int) {
+	if v.status != 0 {
+		return
+	}
+	v.status = status
+	if status == http.StatusOK {
+		h := v.Header()
+		d, err := digest.Parse(v.wanted)
+		if err != nil {
+			d, err = digest.Parse(h.Get("Docker-Content-Digest"))
+		}
+		length, unknown := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+		if err == nil && unknown == nil && length > 0 {
+			v.wanted, v.verifier, v.left = d.String(), d.Verifier(), length
+			return
+		}
+	}
+	v.ResponseWriter.WriteHeader(status)
+	v.begun = true
+}
+
+// Write implements http.ResponseWriter.
+func (v *verifier) Write(p []byte) (int, error) {
+	v.WriteHeader(http.StatusOK)
+	if v.verifier == nil {
+		return v.ResponseWriter.Write(p)
+	}
+	_, _ = v.verifier.Write(p) // a hash takes everything
+	v.left -= int64(len(p))
+	if v.left <= 0 && !v.verifier.Verified() {
+		v.log.Error("content of the registry is damaged and is not served", "digest", v.wanted)
+		if v.begun {
+			panic(http.ErrAbortHandler)
+		}
+		v.begun = true
+		for _, name := range []string{"Docker-Content-Digest", "Etag"} {
+			v.Header().Del(name)
+		}
+		fail(v.ResponseWriter, http.StatusInternalServerError, "UNKNOWN", "the content is damaged where it is kept: "+v.wanted)
+		return 0, errDamaged
+	}
+	if !v.begun {
+		v.begun = true
+		v.ResponseWriter.WriteHeader(v.status)
+	}
+	return v.ResponseWriter.Write(p)
+}
+
+// Unwrap is for http.ResponseController.
+func (v *verifier) Unwrap() http.ResponseWriter { return v.ResponseWriter }
