@@ -77,7 +77,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		DataDir:  o.DataDir, Socket: o.Socket, Version: o.Version, Executable: exe,
 		ServerNet: o.ServerNet, ServiceNet: o.ServiceNet, Runtime: o.Runtime, BuildMemory: o.BuildMemory,
 		EvidenceBound: o.EvidenceBound, EvidenceAge: o.EvidenceAge,
-		MetricsListen: o.MetricsListen, MetricsRetention: o.MetricsRetention, MetricsSize: o.MetricsSize, AlertsFile: o.AlertsFile,
+		MetricsListen: o.MetricsListen, MetricsRetention: o.MetricsRetention, MetricsSize: o.MetricsSize, AlertsFile: o.AlertsFile, RegistryFile: o.RegistryFile,
 		Manager:    daemon.TakeManager(),
 		BootIDFile: os.Getenv("KILN_BOOT_ID_FILE"), // of tests that simulate a reboot
 		Log:        logger(os.Stderr, o.Debug, o.JSON),

@@ -41,6 +41,7 @@ const (
 	PathRetention  = "/v1/retention"                        // GET → Survey: what would be removed; POST SweepRequest → Survey: what was
 	PathAlerts     = "/v1/alerts"                           // GET → Alerts
 	PathAlertTest  = "/v1/alerts/test"                      // POST AlertTest → AlertsTested
+	PathRegistry   = "/v2/"                                 // the OCI distribution API
 	PathMetrics    = "/metrics"                             // GET → the present values, in the text format of Prometheus
 	PathQueries    = "/api/v1/"                             // below it the API of Prometheus, for reading: query, query_range, labels, label/NAME/values, series, metadata
 	PathQuery      = "/api/v1/query"                        // GET ?query= &time= → MetricsAnswer in an envelope

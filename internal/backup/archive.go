@@ -11,7 +11,7 @@
 //	journal/key, key.pub, heads.log  the journal's key and signed heads
 //	journal/events/NNNNNNNNNNNN      the stored events from that number on, one a line
 //	certificates/…                   as in the data directory
-//	alerts.hcl                       likewise, since version 2
+//	alerts.hcl, registry.yml         likewise, since version 2
 //	evidence/…                       if asked for
 //	images/…                         an OCI layout of the images that releases need
 //	manifest.json                    what is in it: each file with its digest, the journal's head
@@ -40,7 +40,7 @@ import (
 
 const (
 	format        = "kiln backup"
-	formatVersion = 2 // 1 had no alerts
+	formatVersion = 2 // 1 had no declared files
 
 	markName     = "kiln-backup"
 	instanceName = "instance"
@@ -50,14 +50,19 @@ const (
 	evidenceDir  = "evidence/"
 	imagesDir    = "images/"
 	blobsDir     = "images/blobs/sha256/"
-	alertsName   = AlertsFile
 	manifestName = "manifest.json"
 	sigName      = "manifest.sig"
 )
 
-// AlertsFile is where in a data directory the receivers of alerts are declared,
-// unless the daemon is told another place, which is no business of a backup.
-const AlertsFile = "alerts.hcl"
+// What is declared in files of a data directory, unless the daemon is told other
+// places, which are no business of a backup: the receivers of alerts, and how the
+// registry is kept.
+const (
+	AlertsFile   = "alerts.hcl"
+	RegistryFile = "registry.yml"
+)
+
+var declaredFiles = []string{AlertsFile, RegistryFile}
 
 // mark is the first entry. It is read before anything else, so that a newer
 // format is told from a damaged archive.

@@ -93,7 +93,7 @@ func source(t *testing.T) (backup.Source, model.Digest) {
 	if err := j.Append(t.Context(), 3, 0, events); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"certificates/ca/site.pem": "certificate", "certificates/.new-1": "half", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers"} {
+	for name, content := range map[string]string{"certificates/ca/site.pem": "certificate", "certificates/.new-1": "half", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers", "registry.yml": "who else is served"} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
@@ -131,7 +131,7 @@ func TestBackupIsRestored(t *testing.T) {
 	if restored.Epoch <= 3 || restored.Epoch < uint64(now.Unix()) {
 		t.Errorf("the epoch is %d", restored.Epoch)
 	}
-	for name, want := range map[string]string{"instance": "abcdef\n", "certificates/ca/site.pem": "certificate", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers"} {
+	for name, want := range map[string]string{"instance": "abcdef\n", "certificates/ca/site.pem": "certificate", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers", "registry.yml": "who else is served"} {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
 			t.Errorf("%s is %q (%v), want %q", name, got, err, want)
 		}

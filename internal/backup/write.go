@@ -98,7 +98,7 @@ func (w *writer) write(req api.BackupRequest) (*api.BackupReport, error) {
 	if err := w.tree("certificates", certsDir); err != nil {
 		return nil, err
 	}
-	if err := w.alerts(); err != nil {
+	if err := w.declared(); err != nil {
 		return nil, err
 	}
 	if req.Evidence {
@@ -196,16 +196,21 @@ func (w *writer) tree(dir, prefix string) error {
 	return nil
 }
 
-// alerts adds who is told of what, if that is declared in the data directory.
-func (w *writer) alerts() error {
-	b, err := os.ReadFile(filepath.Join(w.src.DataDir, AlertsFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// declared adds what is declared in files of the data directory.
+func (w *writer) declared() error {
+	for _, name := range declaredFiles {
+		b, err := os.ReadFile(filepath.Join(w.src.DataDir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = w.addBytes(name, b)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	return w.addBytes(alertsName, b)
+	return nil
 }
 
 func unfinished(name string) bool {

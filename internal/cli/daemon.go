@@ -55,10 +55,8 @@ instance and leaves nothing behind. It has to run as root.`,
 			if err := o.checkEvidence(evidenceBound, evidenceAge); err != nil {
 				return err
 			}
-			if o.AlertsFile != "" {
-				if o.AlertsFile, err = filepath.Abs(o.AlertsFile); err != nil {
-					return err
-				}
+			if err := o.placeFiles(); err != nil {
+				return err
 			}
 			o.DataDir, o.Socket, o.Version, o.JSON = dir, socket, a.Version, a.opts.json
 			return a.Roles.Daemon(ctx, o)
@@ -69,6 +67,7 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&o.Runtime, "runtime", "", "another OCI runtime than the embedded runc, as /usr/bin/crun")
 	cmd.Flags().StringVar(&memory, "build-memory", "", "the most memory that builds take together, as 2GiB (default half of the machine's)")
 	cmd.Flags().StringVar(&o.AlertsFile, "alerts", "", "who is told what (default alerts.hcl in the data directory)")
+	cmd.Flags().StringVar(&o.RegistryFile, "registry", "", "how the registry is kept, and who else is served (default registry.yml in the data directory)")
 	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
 	cmd.Flags().StringVar(&retention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
 	cmd.Flags().StringVar(&metricsSize, "metrics-size", defaultMetricsSize, "how much room metrics may take")
@@ -76,6 +75,19 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&evidenceAge, "evidence-age", "90d", "how long it is kept")
 	cmd.Flags().BoolVar(&o.Debug, "debug", false, "log more")
 	return cmd
+}
+
+// placeFiles makes the names of files independent of the working directory.
+func (o *DaemonOptions) placeFiles() (err error) {
+	for _, file := range []*string{&o.AlertsFile, &o.RegistryFile} {
+		if *file == "" {
+			continue
+		}
+		if *file, err = filepath.Abs(*file); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serviceNet reads the network of the names of services, which must not be the

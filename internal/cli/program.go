@@ -63,8 +63,9 @@ type DaemonOptions struct {
 	Runtime    string       // another OCI runtime; "": the embedded one
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
-	BuildMemory int64
-	AlertsFile  string // declares who is told what; "": alerts.hcl in DataDir
+	BuildMemory  int64
+	RegistryFile string // how the registry is kept, and who else is served; "": registry.yml in DataDir
+	AlertsFile   string // declares who is told what; "": alerts.hcl in DataDir
 	// MetricsListen is an address on which metrics are served; "": none.
 	MetricsListen    string
 	MetricsRetention time.Duration // 0: the default

@@ -28,6 +28,7 @@ import (
 	"kiln/internal/keeper"
 	"kiln/internal/model"
 	"kiln/internal/probe"
+	"kiln/internal/registry"
 	"kiln/internal/server"
 	"kiln/internal/session"
 	"kiln/internal/telemetry"
@@ -51,6 +52,7 @@ type Config struct {
 	// only; "": on the API's socket alone.
 	MetricsListen    string
 	MetricsRetention time.Duration // 0: telemetry's default
+	RegistryFile     string        // how the registry is kept, and who else is served; "": registry.yml in DataDir
 	AlertsFile       string        // declares who is told what; "": alerts.hcl in DataDir
 	MetricsSize      int64         // bytes; 0: telemetry's default
 	Manager          Manager       // that hears when the daemon is ready
@@ -87,7 +89,10 @@ type daemon struct {
 	metrics  *telemetry.Telemetry
 	drift    *drift.Watcher
 	alerts   *alert.Alerts
-	running  sync.WaitGroup // actions, loops
+	registry *registry.Registry
+
+	registryFile *registry.File // nil: there is none
+	running      sync.WaitGroup // actions, loops
 }
 
 // Run is the daemon: it returns nil when ctx has ended and everything that
@@ -105,6 +110,9 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		cfg.BootIDFile = kernelBootID
 	}
 	d := &daemon{cfg: cfg}
+	if err := d.readRegistryFile(); err != nil {
+		return err
+	}
 	if err := d.open(ctx); err != nil {
 		return err
 	}
@@ -267,6 +275,9 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		return err
 	}
 	d.alerts = d.newAlerts()
+	if err := d.openRegistry(work); err != nil {
+		return err
+	}
 	listener, err := listen(d.cfg.Socket)
 	if err != nil {
 		return err
@@ -283,6 +294,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.startMetrics(work)
 	d.running.Go(func() { d.drift.Run(work) })
 	d.startAlerts(work)
+	d.startRegistry(work)
 	d.running.Go(func() {
 		if err := d.control.Run(work, d.hints(work)); err != nil {
 			stop(err)
@@ -326,6 +338,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: d.builds, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
+		Registry:  d.registry.Handler(),
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }

@@ -89,33 +89,12 @@ func (d *daemon) newMetrics(state telemetry.State) *telemetry.Telemetry {
 }
 
 // serveMetrics answers questions about metrics on an address of their own, until
-// ctx ends. One that cannot be had is tried again: it is no reason to end.
+// ctx ends.
 func (d *daemon) serveMetrics(ctx context.Context) {
-	const again = 10 * time.Second
-	said := ""
-	for ctx.Err() == nil {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.MetricsListen)
-		if err == nil {
-			d.cfg.Log.Info("metrics are served", "address", l.Addr().String())
-			err = serveUntil(ctx, l, d.metrics.Handler())
-		}
-		if ctx.Err() == nil && err != nil && err.Error() != said {
-			said = err.Error()
-			d.cfg.Log.Error("cannot serve metrics; trying again", "address", d.cfg.MetricsListen, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(again):
-		}
+	listen := func(ctx context.Context) (net.Listener, error) {
+		return new(net.ListenConfig).Listen(ctx, "tcp", d.cfg.MetricsListen)
 	}
-}
-
-// serveUntil answers on l until ctx ends.
-func serveUntil(ctx context.Context, l net.Listener, h http.Handler) error {
-	s := &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
-	return s.Serve(l)
+	d.serveAgain(ctx, "metrics", listen, &http.Server{
+		Handler: d.metrics.Handler(), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	})
 }

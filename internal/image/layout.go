@@ -54,11 +54,24 @@ func (s *Store) Blobs(ctx context.Context, d model.Digest) ([]Blob, error) {
 	return blobs, nil
 }
 
-// OpenBlob returns the content of a part of an image.
-func (s *Store) OpenBlob(ctx context.Context, b Blob) (io.ReadCloser, error) {
+// ReadBlob opens a part of an image for reading anywhere in it. NotFound: it is
+// not in the store.
+func (s *Store) ReadBlob(ctx context.Context, b Blob) (content.ReaderAt, error) {
 	r, err := s.client.ContentStore().ReaderAt(s.scoped(ctx), ocispec.Descriptor{Digest: digest.Digest(b.Digest), Size: b.Size})
+	if errdefs.IsNotFound(err) {
+		return nil, model.Errorf(model.NotFound, "%s of an image is not in the store", b.Digest)
+	}
 	if err != nil {
 		return nil, unavailable("read "+string(b.Digest)+" of an image", err)
+	}
+	return r, nil
+}
+
+// OpenBlob returns the content of a part of an image.
+func (s *Store) OpenBlob(ctx context.Context, b Blob) (io.ReadCloser, error) {
+	r, err := s.ReadBlob(ctx, b)
+	if err != nil {
+		return nil, err
 	}
 	return struct {
 		io.Reader

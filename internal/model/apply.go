@@ -128,6 +128,9 @@ func (s *State) addImage(img Image, at Instant) {
 		known = &img
 	}
 	known.RemovedAt, known.LastUse = time.Time{}, at // its content is here, whatever became of it before
+	for _, service := range img.Services {
+		known.Services = append(without(known.Services, service), service)
+	}
 	for _, name := range img.Names {
 		for d, other := range s.Images {
 			if d != img.Digest {

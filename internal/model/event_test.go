@@ -30,7 +30,7 @@ func examples() []Payload {
 		JournalRestored{Seq: 6, Hash: "h", MadeAt: at, Version: "1.0.0"},
 		JournalUpgraded{Format: 2, Version: "1.0.0"},
 		ImageAdded{Image: Image{
-			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, CreatedAt: at, Author: "ann", Reason: "faster",
+			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, Services: []string{"shop"}, CreatedAt: at, Author: "ann", Reason: "faster",
 			Source: "build", Provenance: provenance, Size: 1000, Pinned: &Pin{By: "ann", Reason: "audit", At: at}, RemovedAt: at, LastUse: 3,
 		}},
 		ReleaseCreated{Release: Release{

@@ -36,7 +36,8 @@ type Parent struct {
 // Image is what the journal knows of an image: its digest, and who made it.
 type Image struct {
 	Digest     Digest     `json:"digest"`
-	Names      []string   `json:"names,omitempty"` // what FROM may call it
+	Names      []string   `json:"names,omitempty"`    // what FROM may call it
+	Services   []string   `json:"services,omitempty"` // what it was built for
 	CreatedAt  time.Time  `json:"created_at"`
 	Author     string     `json:"author,omitempty"`
 	Reason     string     `json:"reason,omitempty"`

@@ -154,9 +154,10 @@ func (s *Server) added(ctx context.Context, img model.Image) error {
 	return s.cfg.Admission.Admit(ctx, img.Author, func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
 		img.CreatedAt = now.Wall
 		if known := st.Images[img.Digest]; known != nil {
-			fresh := slices.DeleteFunc(slices.Clone(img.Names), func(n string) bool { return slices.Contains(known.Names, n) })
+			fresh := slices.ContainsFunc(img.Names, func(n string) bool { return !slices.Contains(known.Names, n) }) ||
+				slices.ContainsFunc(img.Services, func(n string) bool { return !slices.Contains(known.Services, n) })
 			lately := known.RemovedAt.IsZero() && now.Elapsed.Sub(known.LastUse) < usedAgain
-			if len(fresh) == 0 && lately {
+			if !fresh && lately {
 				return nil, nil
 			}
 		}
@@ -272,6 +273,9 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 	img, err := s.cfg.Builder.Build(ctx, req, session, progress)
 	if err == nil {
 		img.Author, img.Reason, img.Source = req.Author, req.Reason, "build"
+		if req.Service != "" {
+			img.Services = []string{req.Service}
+		}
 		img.Provenance.Commit, img.Provenance.Dirty = req.Commit, req.Dirty
 		err = s.added(ctx, img)
 	}

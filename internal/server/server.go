@@ -103,6 +103,7 @@ type Config struct {
 	Backups   Backups
 	Alerts    Alerts          // nil: there are none
 	Troubles  func() []string // what kiln cannot write down beside its work; nil: nothing
+	Registry  http.Handler    // of what is below api.PathRegistry; nil: there is none
 	Metrics   http.Handler    // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
 	Admission Admission
@@ -141,6 +142,9 @@ func New(cfg Config) *Server {
 	s.registerEvidence(h)
 	s.registerAccount(h)
 	s.registerAlerts(h)
+	if cfg.Registry != nil {
+		s.mux.Handle(api.PathRegistry, cfg.Registry)
+	}
 	if cfg.Metrics != nil {
 		s.mux.Handle(api.PathMetrics, cfg.Metrics)
 		s.mux.Handle(api.PathQueries, cfg.Metrics)

@@ -1,0 +1,46 @@
+package daemon
+
+import (
+	"context"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"kiln/internal/backup"
+	"kiln/internal/registry"
+)
+
+// readRegistryFile reads how an operator has configured the registry, before
+// anything is started that a mistake in it would leave behind.
+func (d *daemon) readRegistryFile() (err error) {
+	if d.cfg.RegistryFile == "" {
+		d.cfg.RegistryFile = filepath.Join(d.cfg.DataDir, backup.RegistryFile)
+	}
+	d.registryFile, err = registry.ReadFile(d.cfg.RegistryFile)
+	return err
+}
+
+// openRegistry opens the registry until ctx ends.
+func (d *daemon) openRegistry(ctx context.Context) (err error) {
+	d.registry, err = registry.Open(ctx, registry.Config{
+		File: d.registryFile, Dir: filepath.Join(d.cfg.DataDir, "registry"), Images: shelf{d.control, d.images}, Log: d.cfg.Log,
+	})
+	if err == nil {
+		context.AfterFunc(ctx, func() { _ = d.registry.Close() }) // it keeps nothing back
+	}
+	return err
+}
+
+// startRegistry serves others where that is configured. An address that cannot be
+// had is tried again: it is no reason to end.
+func (d *daemon) startRegistry(ctx context.Context) {
+	public := d.registry.Public()
+	if public == nil {
+		return
+	}
+	d.running.Go(func() {
+		d.serveAgain(ctx, "the registry", d.registry.Listen, &http.Server{
+			Handler: public, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		})
+	})
+}
