@@ -34,6 +34,7 @@ func (d *daemon) openRegistry(ctx context.Context) (err error) {
 // startRegistry serves others where that is configured. An address that cannot be
 // had is tried again: it is no reason to end.
 func (d *daemon) startRegistry(ctx context.Context) {
+	d.running.Go(func() { d.registry.Run(ctx) })
 	public := d.registry.Public()
 	if public == nil {
 		return

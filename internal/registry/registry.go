@@ -45,22 +45,25 @@ type Registry struct {
 	inside       *front
 	outside      *front // nil: nobody else is served
 	repositories locks  // one change of what refers to a manifest at a time
+	changes      changes
+	alone        bool // nobody else uses the storage
 }
 
 // Open returns the registry. Close ends what it does by itself.
 //
 // Invalid: the configuration is wrong, or the storage cannot be used.
 func Open(ctx context.Context, cfg Config) (*Registry, error) {
-	storage := configuration.Storage{"filesystem": configuration.Parameters{"rootdirectory": cfg.Dir}}
+	storage, alone := configuration.Storage{"filesystem": configuration.Parameters{"rootdirectory": cfg.Dir}}, true
 	if cfg.File != nil && cfg.File.Storage != nil {
-		storage = cfg.File.Storage
+		storage, alone = cfg.File.Storage, false
 	}
 	kept, err := factory.Create(ctx, storage.Type(), storage.Parameters())
 	if err != nil {
 		return nil, model.Errorf(model.Invalid, "cannot open the registry's storage %q: %w", storage.Type(), err)
 	}
 	logTo(cfg.Log)
-	r := &Registry{storage: kept, file: cfg.File, log: cfg.Log, repositories: locks{held: map[string]*lock{}}}
+	r := &Registry{storage: kept, alone: alone, file: cfg.File, log: cfg.Log, repositories: locks{held: map[string]*lock{}}}
+	r.changes.deleted = true // perhaps: nobody remembers
 	if cfg.Images != nil {
 		r.own = &own{Images: cfg.Images}
 	}
@@ -141,9 +144,12 @@ var (
 // ServeHTTP implements http.Handler.
 func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	get := req.Method == http.MethodGet
-	if !f.push && !get && req.Method != http.MethodHead {
-		fail(w, http.StatusForbidden, "DENIED", "this registry is read-only for others than its own kiln")
-		return
+	if !get && req.Method != http.MethodHead {
+		if !f.push {
+			fail(w, http.StatusForbidden, "DENIED", "this registry is read-only for others than its own kiln")
+			return
+		}
+		defer f.registry.changes.begin(req.Method)()
 	}
 	path := req.URL.Path
 	if m := referrersPath.FindStringSubmatch(path); m != nil {

@@ -25,8 +25,9 @@ import (
 // world is a registry and a client of it.
 type world struct {
 	*testing.T
-	dir string
-	url string
+	registry *Registry
+	dir      string
+	url      string
 }
 
 func newWorld(t *testing.T) *world { return newWorldOf(t, nil) }
@@ -45,7 +46,7 @@ func newWorldOf(t *testing.T, images Images) *world {
 			t.Error(err)
 		}
 	})
-	return &world{T: t, dir: dir, url: s.URL}
+	return &world{T: t, registry: r, dir: dir, url: s.URL}
 }
 
 // do makes a request and returns the answer, whose body is read, and why the body
@@ -247,6 +248,44 @@ func TestWrongUploads(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestCollect: what was deleted gives its room back, and what was not stays.
+func TestCollect(t *testing.T) {
+	w := newWorld(t)
+	if err := w.registry.Collect(t.Context()); err != nil { // nothing was ever pushed
+		t.Fatal(err)
+	}
+	image := w.attach("shop", "", nil, "an image")
+	signature := w.attach("shop", "a/signature", &image, "signed")
+	gone := w.attach("shop", "a/remark", &image, "forget this")
+	w.want(http.StatusAccepted, "DELETE", "/v2/shop/manifests/"+string(gone.Digest), nil)
+	before := w.bytes()
+	if err := w.registry.Collect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if after := w.bytes(); after >= before {
+		t.Errorf("%d bytes before, %d after", before, after)
+	}
+	for _, d := range []digest.Digest{image.Digest, signature.Digest} {
+		w.want(http.StatusOK, "GET", "/v2/shop/manifests/"+string(d), nil, "Accept", ocispec.MediaTypeImageManifest)
+	}
+	w.want(http.StatusOK, "GET", "/v2/shop/blobs/"+string(digest.FromString("signed")), nil)
+	w.want(http.StatusNotFound, "GET", "/v2/shop/blobs/"+string(digest.FromString("forget this")), nil)
+	if list := w.referrers("shop", image.Digest, ""); len(list) != 1 || list[0].Digest != signature.Digest {
+		t.Errorf("%v refers to it, want the signature", list)
+	}
+}
+
+// bytes is how much is kept.
+func (w *world) bytes() (sum int64) {
+	_ = filepath.WalkDir(w.dir, func(_ string, e fs.DirEntry, err error) error {
+		if info, none := e.Info(); err == nil && none == nil && e.Type().IsRegular() {
+			sum += info.Size()
+		}
+		return nil
+	})
+	return sum
 }
 
 // TestPushesOfOneTag: of two at once one is the tag's, whole.

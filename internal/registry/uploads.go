@@ -21,6 +21,10 @@ var uploadPurging = configuration.Parameters{
 	"uploadpurging": map[any]any{"enabled": true, "age": "24h", "interval": "1h", "dryrun": false},
 }
 
+// repositoriesRoot is where distribution keeps what is known of repositories
+// (https://distribution.github.io/distribution, registry/storage/paths.go).
+const repositoriesRoot = "/docker/registry/v2/repositories"
+
 // endUpload passes the end of an upload on, or that it is given up. What came and
 // is not what its digest says, is removed at once: distribution leaves that, and
 // some of what was given up.
@@ -36,7 +40,7 @@ func (f *front) endUpload(w http.ResponseWriter, req *http.Request, name, id str
 }
 
 func (r *Registry) removeUpload(ctx context.Context, name, id string) {
-	err := r.storage.Delete(ctx, path.Join("/docker/registry/v2/repositories", name, "_uploads", id))
+	err := r.storage.Delete(ctx, path.Join(repositoriesRoot, name, "_uploads", id))
 	if err != nil && !errors.As(err, new(driver.PathNotFoundError)) {
 		r.log.Warn("what is left of an upload cannot be removed", "repository", name, "upload", id, "error", err)
 	}
