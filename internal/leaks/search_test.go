@@ -1,0 +1,468 @@
+package leaks
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
+)
+
+// keys returns private keys of all forms, by what they are called.
+func keys(t testing.TB) map[string]string {
+	t.Helper()
+	r, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	put := func(name, label string, der []byte, err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[name] = string(pem.EncodeToMemory(&pem.Block{Type: label, Bytes: der}))
+	}
+	put("rsa", "RSA "+"PRIVATE KEY", x509.MarshalPKCS1PrivateKey(r), nil)
+	der, err := x509.MarshalECPrivateKey(e)
+	put("ec", "EC "+"PRIVATE KEY", der, err)
+	der, err = x509.MarshalPKCS8PrivateKey(ed)
+	put("pkcs8", "PRIVATE "+"KEY", der, err)
+	block, err := x509.EncryptPEMBlock(rand.Reader, "RSA "+"PRIVATE KEY", x509.MarshalPKCS1PrivateKey(r), []byte("x"), x509.PEMCipherAES256) //nolint:staticcheck // that is what old tools write
+	if err != nil {
+		t.Fatal(err)
+	}
+	out["encrypted by its header"] = string(pem.EncodeToMemory(block))
+	opened, err := ssh.MarshalPrivateKey(ed, "a comment")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out["openssh"] = string(pem.EncodeToMemory(opened))
+	put("cosign", "ENCRYPTED SIGSTORE "+"PRIVATE KEY", []byte(`{"kdf":{"name":"scrypt","params":{"N":32768,"r":8,"p":1}}}`), nil)
+	put("pgp", "PGP "+"PRIVATE KEY"+" BLOCK", append([]byte{0x95, 0x03, 0x98, 0x04}, []byte(drawn(1, 200, base64s))...), nil)
+	out["putty"] = "PuTTY-User-Key-" + "File-3: ssh-ed25519\nEncryption: none\nComment: x\nPublic-Lines: 1\n" + drawn(1, 64, base64s) + "\nPrivate-Lines: 1\n" + drawn(2, 64, base64s) + "\nPrivate-MAC: 00\n"
+	out["age"] = ageSecret()
+	out["minisign"] = "untrusted comment: minisign encrypted " + "secret key\n" + base64.StdEncoding.EncodeToString(append([]byte("EdSc"), []byte(drawn(4, 154, base64s))...)) + "\n"
+	out["in json"] = `{"key": "` + strings.ReplaceAll(out["pkcs8"], "\n", `\n`) + `"}`
+	out["in kubernetes"] = "  client-key-data: " + base64.StdEncoding.EncodeToString([]byte(out["rsa"])) + "\n"
+	out["in a program"] = "key := \"" + strings.ReplaceAll(out["ec"], "\n", "\\n\" +\n\t\"") + "\""
+	out["with windows' ends of lines"] = strings.ReplaceAll(out["rsa"], "\n", "\r\n")
+	out["indented"] = "key: |\n    " + strings.ReplaceAll(out["rsa"], "\n", "\n    ")
+	return out
+}
+
+// ageSecret searches the checksum that fits.
+func ageSecret() string {
+	const charset = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+	head := "age-secret-" + "key-1" + drawn(8, 52, charset)
+	// The checksum of BIP 173, as its reference computes it.
+	values := []uint32{}
+	hrp := head[:strings.LastIndexByte(head, '1')]
+	for _, c := range []byte(hrp) {
+		values = append(values, uint32(c>>5))
+	}
+	values = append(values, 0)
+	for _, c := range []byte(hrp) {
+		values = append(values, uint32(c&31))
+	}
+	for _, c := range []byte(head[len(hrp)+1:]) {
+		values = append(values, uint32(strings.IndexByte(charset, c)))
+	}
+	sum := uint32(1)
+	for _, v := range append(values, 0, 0, 0, 0, 0, 0) {
+		top := sum >> 25
+		sum = sum&0x1ffffff<<5 ^ v
+		for i, g := range []uint32{0x3b6a57b2, 0x26508e6d, 0x1ea119fa, 0x3d4233dd, 0x2a1462b3} {
+			if top>>i&1 == 1 {
+				sum ^= g
+			}
+		}
+	}
+	sum ^= 1
+	for i := range 6 {
+		head += string(charset[sum>>(5*(5-i))&31])
+	}
+	return strings.ToUpper(head)
+}
+
+func TestPrivateKeys(t *testing.T) {
+	for name, key := range keys(t) {
+		for _, where := range []string{"srv/data", "usr/lib/x.so"} {
+			text := "# first\n" + key + "\nafter\n"
+			line := 2
+			if where == "usr/lib/x.so" {
+				text, line = "\x00\x01"+text, 0
+			}
+			r := searchOf(t, withLayers(t, archive(t, file{name: where, text: text})), Allowed{})
+			if len(r.Findings) != 1 || r.Findings[0].Rule != rulePrivateKey {
+				t.Errorf("%s: %v in\n%.300s", name, r.Findings, text)
+				continue
+			}
+			f := r.Findings[0]
+			if name != "indented" && f.Line != line || f.Severity != Refuse || f.Path != "/"+where || f.Hint == "" {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+	}
+}
+
+func TestNoPrivateKeys(t *testing.T) {
+	_, rest, _ := strings.Cut(keys(t)["rsa"], "\n")
+	for name, text := range map[string]string{
+		"a program that reads them":  `if strings.HasPrefix(s, "-----BEGIN RSA ` + `PRIVATE KEY-----") {` + "\n\treturn true\n}\n",
+		"a manual":                   "-----BEGIN " + "PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC...\n-----END " + "PRIVATE KEY-----\n",
+		"a key without its first":    rest,
+		"a damaged one":              "-----BEGIN RSA " + "PRIVATE KEY-----\n" + drawn(1, 64, base64s) + "\n" + drawn(2, 44, base64s) + "\n-----END RSA " + "PRIVATE KEY-----\n",
+		"a certificate":              string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(drawn(1, 600, base64s))})),
+		"a public key":               string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: append([]byte{0x30, 0x2a}, drawn(1, 42, base64s)...)})),
+		"a public pgp key":           "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + drawn(1, 200, base64s) + "\n-----END PGP PUBLIC KEY BLOCK-----\n",
+		"an age key that is wrong":   ageSecret()[:60] + "QQQQQQ" + "A\n",
+		"age's words":                "AGE-SECRET-KEY-" + "1… is the form",
+		"a certificate in a kubecfg": "certificate-authority-data: " + base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(drawn(1, 600, base64s))})),
+		"putty's words":              "PuTTY-User-Key-" + "File-2: is the header\n",
+	} {
+		if r := searchOf(t, withLayers(t, archive(t, file{name: "srv/data", text: text})), Allowed{}); len(r.Findings) > 0 {
+			t.Errorf("%s: %v", name, r.Findings)
+		}
+	}
+}
+
+// tokens are by rule what each rule has to find.
+func tokens() map[string][]string {
+	dots := func(parts ...string) string { return strings.Join(parts, ".") }
+	return map[string][]string{
+		ruleAWS: {
+			"AKIA" + "7" + drawn(1, 15, base32), "ASIA" + "2" + drawn(5, 15, base32),
+			"aws_secret_" + "access_key = " + drawn(3, 40, base64s), `"Secret` + `AccessKey": "` + drawn(4, 40, base64s) + `"`, "AWS_SECRET_" + "ACCESS_KEY=" + drawn(6, 40, base64s),
+		},
+		ruleGCP:    {`{"type": "service_account", "project_id": "x", "private_key": "-----BEGIN ` + `PRIVATE KEY-----\n` + pkcs8 + `\n-----END ` + `PRIVATE KEY-----\n"}`},
+		ruleGitHub: {gitHub("ghp"), gitHub("ghs"), gitHub("gho"), "ghu_" + drawn(8, 36, base62), "github_" + "pat_" + drawn(1, 22, base62) + "_" + drawn(2, 59, base62)},
+		ruleGitLab: {"glpat-" + drawn(1, 20, base62), "glrt-" + drawn(2, 20, base62), "glpat-" + drawn(3, 27, base62) + ".01.1a2b3c4d5"},
+		ruleSlack: {
+			"xoxb-" + drawn(1, 12, "123456789") + "-" + drawn(2, 12, "123456789") + "-" + drawn(3, 24, base62),
+			"xoxp-" + drawn(1, 12, "123456789") + "-" + drawn(2, 12, "123456789") + "-" + drawn(3, 12, "123456789") + "-" + drawn(4, 32, hexDigits),
+			"xapp-1-A" + drawn(1, 10, base32) + "-" + drawn(2, 13, "123456789") + "-" + drawn(5, 64, hexDigits),
+			"https://hooks.slack.com/" + "services/T" + drawn(1, 8, base32) + "/B" + drawn(2, 8, base32) + "/" + drawn(5, 24, base62),
+		},
+		ruleStripe: {"sk_" + "live_" + drawn(1, 24, base62), "rk_" + "live_" + drawn(2, 99, base62), "whsec_" + drawn(3, 32, base62)},
+		ruleNPM:    {"npm_" + drawn(1, 36, base62)},
+		rulePyPI:   {"pypi-" + base64.RawURLEncoding.EncodeToString([]byte("\x02\x01\x08pypi.org\x02\x24"+drawn(1, 90, base62)))},
+		ruleDocker: {"dckr_" + "pat_" + drawn(1, 27, base62), `{"auths": {"registry.example.com": {"auth": "` + base64.StdEncoding.EncodeToString([]byte("bob:"+drawn(1, 14, base62))) + `"}}}`},
+		ruleKubernetes: {
+			signed(`{"iss":"kubernetes/serviceaccount","sub":"system:serviceaccount:default:x"}`),
+			signed(`{"iss":"https://kubernetes.default.svc","kubernetes.io":{"namespace":"default"},"sub":"x"}`),
+		},
+		ruleAPIKey: {
+			"sk-ant-" + "api03-" + drawn(1, 93, base62) + "AA", "sk-proj-" + drawn(1, 40, base62) + "T3Blbk" + "FJ" + drawn(2, 40, base62),
+			"dop_" + "v1_" + drawn(1, 64, hexDigits), "hvs." + drawn(1, 95, base62), drawn(1, 14, base62) + dots("", "atlas"+"v1", drawn(2, 67, base62)), "shpat_" + drawn(1, 32, hexDigits),
+			"rubygems_" + drawn(1, 48, hexDigits), "glsa_" + drawn(1, 32, base62) + "_" + drawn(2, 8, hexDigits),
+			"DefaultEndpointsProtocol=https;AccountName=x;Account" + "Key=" + drawn(1, 86, base64s) + "==;EndpointSuffix=core.windows.net",
+		},
+		ruleJWT: {signed(`{"iss":"https://login.shop.internal","sub":"7","exp":1893456000}`)},
+	}
+}
+
+// pkcs8 is the body of an Ed25519 key, made of parts.
+var pkcs8 = base64.StdEncoding.EncodeToString(append([]byte{0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20}, []byte(drawn(5, 32, base62))...))
+
+func TestTokens(t *testing.T) {
+	for rule, list := range tokens() {
+		for i, token := range list {
+			for _, around := range []string{"%s", "token: %s\n", "x = '%s'; y", "\"%s\",", "\n\n\n%s\n", "https://host/?k=%s&x"} {
+				text := fmt.Sprintf(around, token)
+				r := searchOf(t, withLayers(t, archive(t, file{name: "app/settings.json", text: text})), Allowed{})
+				if len(r.Findings) != 1 || r.Findings[0].Rule != rule {
+					t.Errorf("%s %d: %v in %q", rule, i, r.Findings, text)
+					continue
+				}
+				f := r.Findings[0]
+				if want := strings.Count(before(text, token), "\n") + 1; f.Line != want {
+					t.Errorf("%s %d: line %d, want %d", rule, i, f.Line, want)
+				}
+				if sum := sha256.Sum256([]byte(text)); f.SHA256 != hex.EncodeToString(sum[:]) {
+					t.Errorf("%s %d: sum %s", rule, i, f.SHA256)
+				}
+			}
+		}
+	}
+}
+
+// TestNothingIsTold: what a report says has no more of a secret than four
+// characters.
+func TestNothingIsTold(t *testing.T) {
+	for rule, list := range tokens() {
+		for _, token := range list {
+			r := searchOf(t, withLayers(t, archive(t, file{name: "root/.npmrc", text: "//r/:_authToken=" + token + "\n"})), Allowed{})
+			text, err := json.Marshal(r)
+			if err != nil || len(r.Findings) == 0 {
+				t.Fatal(err, rule, r)
+			}
+			// Only the four characters in quotes may be of the secret.
+			if shown := quotedIn(r.Findings[0].What); len(shown) > 4 || shown != "" && !strings.Contains(token, shown) {
+				t.Errorf("%s: %s tells %q", rule, text, shown)
+			}
+			for i := 0; i+8 <= len(token); i++ {
+				if part := token[i : i+8]; strings.Contains(string(text), part) && !strings.Contains(string(text[bytes.Index(text, []byte(`"hint"`)):]), part) && !strings.Contains("a login to a registry, service account private key", part) {
+					t.Errorf("%s: %s tells %q", rule, text, part)
+				}
+			}
+		}
+	}
+}
+
+func quotedIn(s string) string {
+	_, rest, _ := strings.Cut(s, `"`)
+	shown, _, _ := strings.Cut(rest, `"`)
+	return shown
+}
+
+func TestNoTokens(t *testing.T) {
+	example := "EXAM" + "PLE"
+	for name, text := range map[string]string{
+		"AWS's example":             "AKIA" + "IOSFODNN7" + example + "\naws_secret_" + "access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCY" + example + "KEY",
+		"GitHub in words":           "ghp_" + strings.Repeat("x", 36) + " ghp_" + "abcdefghijklmnopqrstuvwxyz0123456789",
+		"within base64":             drawn(1, 30, base62) + gitHub("ghp"),
+		"a longer word":             gitHub("ghp") + "more",
+		"npm's functions":           "npm_config_registry npm_package_version_of_this_and_that_one_here_x",
+		"Stripe's test key":         "sk_" + "test_" + drawn(1, 24, base62),
+		"Slack in words":            "xoxb-your-token-here xoxb-000000000000-000000000000-xxxxxxxxxxxxxxxxxxxxxxxx",
+		"docker without a password": `{"auths": {"registry.example.com": {}}, "credsStore": "pass"}`,
+		"jwt.io's":                  signed(`{"sub":"1234567890","name":"John Doe","iat":1516239022}`),
+		"a token without a claim":   signed(`{}`),
+		"unsigned":                  base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"x"}`)) + ".",
+		"Azurite's":                 "Account" + "Key=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+		"gitlab in words":           "glpat-xxxxxxxxxxxxxxxxxxxx glpat-your-access-token-here",
+	} {
+		if r := searchOf(t, withLayers(t, archive(t, file{name: "app/settings.json", text: text})), Allowed{}); len(r.Findings) > 0 {
+			t.Errorf("%s: %v", name, r.Findings)
+		}
+	}
+	// A token that is signed is an example where packages are.
+	jwt := tokens()[ruleJWT][0]
+	for _, where := range []string{"usr/share/doc/x/README", "usr/local/lib/python3/site-packages/x/tests/token.json", "app/main.go"} {
+		if r := searchOf(t, withLayers(t, archive(t, file{name: where, text: jwt})), Allowed{}); len(r.Findings) > 0 {
+			t.Errorf("%s: %v", where, r.Findings)
+		}
+	}
+}
+
+func TestCredentialFiles(t *testing.T) {
+	secret := drawn(11, 12, base62)
+	for _, c := range []struct {
+		path, text string
+		line       int // 0: no finding
+	}{
+		{"root/.netrc", "machine x\n login bob\n password " + secret + "\n", 3},
+		{"root/.netrc", "machine x login bob password ${PASSWORD}\n", 0},
+		{"etc/apt/auth.conf.d/x.conf", "machine x login bob password " + secret, 1},
+		{"root/.npmrc", "registry=https://r/\n//r/:_authToken=" + secret + "\n", 2},
+		{"root/.npmrc", "//r/:_authToken=${NPM_TOKEN}\n", 0},
+		{"root/.npmrc", "fund=false\n", 0},
+		{"home/bob/.pypirc", "[pypi]\nusername = bob\npassword = " + secret, 3},
+		{"root/.git-credentials", "https://bob:" + secret + "@git.example.com\n", 1},
+		{"app/.git/config", "[remote \"origin\"]\n\turl = https://bob:" + secret + "@git.example.com/x\n", 2},
+		{"app/.git/config", "[remote \"origin\"]\n\turl = https://git.example.com/x\n", 0},
+		{"root/.docker/config.json", `{"auths":{"r":{"identitytoken":"` + secret + `"}}}`, 1},
+		{"root/.docker/config.json", `{"credsStore":"x","auths":{"r":{}}}`, 0},
+		{"root/.aws/credentials", "[default]\naws_secret_" + "access_key = " + secret, 2},
+		{"root/.ssh/id_ed25519", secret, 1},
+		{"root/.ssh/id_ed25519.pub", "ssh-ed25519 AAAA", 0},
+		{"root/.ssh/known_hosts", "host ssh-ed25519 AAAA", 0},
+		{"app/.env", "LOG_LEVEL=info\nDB_PASSWORD=" + secret + "\n", 2},
+		{"app/.env.production", "DATABASE_URL=postgres://bob:" + secret + "@db/x\n", 1},
+		{"app/.env", "DB_PASSWORD=${DB_PASSWORD}\nDB_PASSWORD_FILE=/run/x\nTOKEN=changeme\nPORT=8080\n", 0},
+		{"app/.env.example", "DB_PASSWORD=" + secret, 0},
+		{"etc/pip.conf", "[global]\nindex-url = https://bob:" + secret + "@pypi.example.com/simple\n", 2},
+		{"etc/pip.conf", "[global]\nindex-url = https://pypi.example.com/simple\n", 0},
+		{"root/.m2/settings.xml", "<settings>\n<!-- <password>" + secret + "</password>\n-->\n<password>" + secret + "</password>", 4},
+		{"root/.m2/settings.xml", "<!-- <password>" + secret + "</password>\n--><password>${env.PW}</password><password>{" + secret + "=}</password>", 0},
+		{"root/.pgpass", "db:5432:shop:bob:" + secret, 1},
+		{"root/.kube/config", "users:\n- user:\n    token: " + secret, 3},
+		{"root/.cargo/credentials.toml", "[registry]\ntoken = \"" + secret + "\"", 2},
+		{"root/.config/gh/hosts.yml", "github.com:\n    oauth_token: " + secret, 2},
+		{"run/secrets/db", secret, 1},
+		{"etc/shadow", "root:*:19000:0:99999:7:::\nbob:$6$" + secret + "$" + drawn(1, 86, base62) + ":19000:0:99999:7:::\n", 2},
+		{"etc/shadow", "root:*:19000:0:99999:7:::\nbin:!:19000::::::\n", 0},
+	} {
+		r := searchOf(t, withLayers(t, archive(t, file{name: c.path, text: c.text})), Allowed{})
+		switch {
+		case c.line == 0 && len(r.Findings) > 0:
+			t.Errorf("%s: %v in\n%s", c.path, r.Findings, c.text)
+		case c.line > 0 && (len(r.Findings) != 1 || r.Findings[0].Line != c.line || !slices.Contains([]string{ruleCredentialFile, ruleDocker}, r.Findings[0].Rule) || r.Findings[0].Severity != Refuse):
+			t.Errorf("%s: %v in\n%s", c.path, r.Findings, c.text)
+		case c.line > 0 && strings.Contains(r.Findings[0].What, secret[:5]):
+			t.Errorf("%s tells %q", c.path, r.Findings[0].What)
+		}
+	}
+}
+
+func TestTraces(t *testing.T) {
+	image := withLayers(t, archive(
+		t, file{name: "root/.bash_history", text: "ls\n"}, file{name: "root/.python_history"}, file{name: "root/.viminfo", text: "x"},
+		file{name: "var/cache/apt/archives/lock", text: ""}, file{name: "var/cache/apt/archives/a_1_all.deb", text: "12345"}, file{name: "var/cache/apt/archives/b_1_all.deb", text: "12345"},
+		file{name: "var/lib/apt/lists/deb.example.com_dists_x_InRelease", text: "x"}, file{name: "root/.cache/go-build/00/x-d", text: "x"},
+		file{name: "home/bob/.cache/thing/x", text: "x"}, file{name: "root/.npm/_cacache/index-v5/x", text: "x"}, file{name: "root/.cache/pip/http/x", text: "x"},
+		file{name: "usr/lib/cache/x", text: "x"}, file{name: "app/.cache", text: "x"},
+	))
+	r := searchOf(t, image, Allowed{})
+	var got []string
+	for _, f := range r.Findings {
+		got = append(got, fmt.Sprintf("%s %s %s: %s", f.Severity, f.Rule, f.Path, f.What))
+	}
+	want := []string{
+		"refuse shell-history /root/.bash_history: what was typed, 3 bytes",
+		"refuse shell-history /root/.viminfo: what was typed, 1 byte",
+		"refuse package-cache /var/cache/apt/archives: packages that apt has downloaded: 2 files, 10 bytes",
+		"refuse package-cache /var/lib/apt/lists: package lists of apt: 1 file, 1 byte",
+		"refuse package-cache /root/.cache/go-build: the build cache of Go: 1 file, 1 byte",
+		"warn cache /home/bob/.cache: caches in a home directory: 1 file, 1 byte",
+		"refuse package-cache /root/.npm/_cacache: the cache of npm: 1 file, 1 byte",
+		"refuse package-cache /root/.cache/pip: the cache of pip: 1 file, 1 byte",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if !r.Refused() {
+		t.Error("it is not refused")
+	}
+}
+
+func TestConfiguration(t *testing.T) {
+	secret := drawn(12, 20, base62)
+	image := configured(t, withLayers(t, archive(t, file{name: "x"}), archive(t, file{name: "y"})), func(c *v1.ConfigFile) {
+		c.Config.Env = []string{
+			"PATH=/usr/bin", "DB_PASSWORD=" + secret, "DB_PASSWORD_FILE=/run/secrets/db", "GPG_KEY=" + strings.ToUpper(drawn(1, 40, hexDigits)), "DATABASE_URL=postgres://bob:" + secret + "@db/x",
+			"TOKEN=" + gitHub("ghp"), "API_URL=https://api.example.com/token", "MYSQL_ALLOW_EMPTY_PASSWORD=yes", "SECRET_KEY_BASE=dummy", "MAX_TOKENS=4096",
+		}
+		c.Config.Labels = map[string]string{"org.opencontainers.image.source": "https://git.example.com/x", "com.example.api-key": secret}
+		c.Config.Cmd = []string{"/app", "--password=" + secret}
+		c.History = []v1.History{
+			{CreatedBy: "/bin/sh -c #(nop) ENV BASE_TOKEN=" + secret, EmptyLayer: true},
+			{CreatedBy: "RUN of the base"},
+			{CreatedBy: "ARG NPM_TOKEN=" + secret, EmptyLayer: true},
+			{CreatedBy: "RUN |1 NPM_TOKEN=" + secret + " /bin/sh -c npm ci # buildkit"},
+			{CreatedBy: "RUN --mount=type=secret,id=npm_token NPM_TOKEN=$(cat /run/secrets/npm_token) npm ci", EmptyLayer: true},
+			{CreatedBy: "RUN git clone https://bob:" + secret + "@git.example.com/x", EmptyLayer: true},
+		}
+	})
+	c, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Search(t.Context(), image, c.RootFS.DiffIDs[:1], Allowed{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range r.Findings {
+		got = append(got, f.Rule+" "+f.Path)
+		if strings.Contains(f.What, secret[:5]) || f.Layer != Configuration {
+			t.Errorf("%+v", f)
+		}
+	}
+	want := []string{
+		"config-secret env:DB_PASSWORD", "config-secret env:DATABASE_URL", "github-token env:TOKEN", "config-secret label:com.example.api-key", "config-secret command",
+		"config-secret history:3", "config-secret history:4", "config-secret history:6",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestLayers(t *testing.T) {
+	key := keys(t)["rsa"]
+	image := withLayers(
+		t,
+		archive(t, file{name: "base/key", text: key}),
+		gzipped(t, archive(t, file{name: "a/one", text: key}, file{name: "a/two", text: key}, file{name: "b/three", text: key}, file{name: "c/four", text: key}, file{name: "d", text: key},
+			file{name: "var/lib/apt/lists/x", text: "x"})),
+		zstded(t, archive(t, file{name: "a/.wh.one"}, file{name: "b/.wh..wh..opq"}, file{name: ".wh.c"}, file{name: "d", text: "other"}, file{name: "var/lib/apt/lists/.wh.x"})),
+		archive(t, file{name: "a", kind: '5'}, file{name: "e", text: key}),
+	)
+	c, err := image.ConfigFile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := image.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := Search(t.Context(), image, c.RootFS.DiffIDs[:1], Allowed{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range r.Findings {
+		got = append(got, fmt.Sprintf("%d %s %t", f.Layer, f.Path, f.RemovedLater))
+		if f.Digest != manifest.Layers[f.Layer].Digest {
+			t.Errorf("%+v", f)
+		}
+	}
+	want := []string{"1 /a/one true", "1 /a/two false", "1 /b/three true", "1 /c/four true", "1 /d true", "1 /var/lib/apt/lists true", "3 /e false"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if s := r.Findings[0].String(); !strings.Contains(s, "layer 2: /a/one:1: a private key") || !strings.Contains(s, "a later layer removes it") {
+		t.Error(s)
+	}
+	// A base that is not this image's is no base.
+	r, err = Search(t.Context(), image, c.RootFS.DiffIDs[1:], Allowed{})
+	if err != nil || len(r.Findings) != 8 {
+		t.Errorf("%v, %v", r.Findings, err)
+	}
+}
+
+// TestWindows puts secrets across the places where a large file is divided.
+func TestWindows(t *testing.T) {
+	token, key := gitHub("ghp"), keys(t)["rsa"]
+	for _, text := range []string{token, key} {
+		for _, at := range []int{windowSize - lookAhead - 3, windowSize - lookAhead, windowSize - 10, windowSize, windowSize + 1, 2*windowSize - lookAhead - 20, 3*windowSize - 7} {
+			content := slices.Concat(bytes.Repeat([]byte("0123456789abcde\n"), at/16+1)[:at-1], []byte("\n"+text+"\n"), bytes.Repeat([]byte("0123456789abcde\n"), windowSize/10))
+			r := searchOf(t, withLayers(t, archive(t, file{name: "large", text: string(content)})), Allowed{})
+			want := bytes.Count(content[:at], []byte("\n")) + 1
+			if len(r.Findings) != 1 || r.Findings[0].Line != want {
+				t.Errorf("at %d: %v, want line %d", at, r.Findings, want)
+			}
+		}
+	}
+	// A file of credentials that is too large for that says so.
+	r := searchOf(t, withLayers(t, archive(t, file{name: "app/.env", text: "A_TOKEN=" + drawn(1, 20, base62) + "\n" + strings.Repeat("#\n", maxWhole/2)})), Allowed{})
+	if len(r.Findings) != 1 || len(r.Partial) != 1 || r.Partial[0].Read != maxWhole || r.Partial[0].Size <= maxWhole || r.Partial[0].Path != "/app/.env" {
+		t.Errorf("%v, %+v", r.Findings, r.Partial)
+	}
+}
+
+func TestManyFindings(t *testing.T) {
+	var files []file
+	token := gitHub("ghp")
+	for i := range 3000 {
+		files = append(files, file{name: fmt.Sprint("f", i), text: token})
+	}
+	files = append(files, file{name: "many", text: strings.Repeat(token+"\n", 100)})
+	r := searchOf(t, withLayers(t, archive(t, files...)), Allowed{})
+	if len(r.Findings) != mostFindings || r.More != 3000-mostFindings+100 || !r.Refused() {
+		t.Errorf("%d and %d more", len(r.Findings), r.More)
+	}
+}
