@@ -15,7 +15,7 @@ import (
 //
 //	RULE PATH [sha256:DIGEST]  # REASON
 //
-// RULE is one of Rules, or * for every rule of Search. PATH is a pattern (* and ?
+// RULE is one of RuleNames, or * for every rule of Search. PATH is a pattern (* and ?
 // within a name, ** over names) of a finding's path; one with blanks is put in
 // double quotes. With a digest the entry is for these very bytes only. The reason
 // is required, and so is a part of the path: no entry is for everything. What
@@ -95,8 +95,8 @@ func parseEntry(line string) (*Entry, *entryError) {
 		return nil, nil
 	}
 	rule := words[0]
-	if rule.text != "*" && !slices.Contains(Rules(), rule.text) {
-		return fail(rule.at, "there is no rule %q; the rules are %s", rule.text, strings.Join(Rules(), ", "))
+	if rule.text != "*" && !slices.Contains(RuleNames(), rule.text) {
+		return fail(rule.at, "there is no rule %q; the rules are %s", rule.text, strings.Join(RuleNames(), ", "))
 	}
 	if len(words) < 2 {
 		return fail(len(line[:reasonAt]), "the path is missing")

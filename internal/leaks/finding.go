@@ -22,7 +22,7 @@ const Configuration = -1
 
 // Finding is one thing that should not be in an image. It never holds a secret.
 type Finding struct {
-	Rule     string   `json:"rule"` // one of Rules
+	Rule     string   `json:"rule"` // one of RuleNames
 	Severity Severity `json:"severity"`
 	// Layer counts from 0, the lowest; Configuration: none.
 	Layer  int     `json:"layer"`

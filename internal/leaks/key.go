@@ -101,6 +101,9 @@ func keyBody(label string, text []byte, ended bool) bool {
 		return false
 	}
 	raw = raw[:n]
+	if isPublished(raw) {
+		return false
+	}
 	switch {
 	case strings.HasPrefix(label, "OPENSSH"):
 		return bytes.HasPrefix(raw, []byte("openssh-key-v1\x00"))

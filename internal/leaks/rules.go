@@ -67,8 +67,8 @@ var ofStructure = []string{
 	ruleRootUser, rulePort, ruleSetuid, ruleCapabilities, ruleWorldWritable, ruleDevice, ruleSize, ruleLabel, rulePackage, rulePath,
 }
 
-// Rules returns the names of all rules: Search's, then Structure's.
-func Rules() []string {
+// RuleNames returns the names of all rules: Search's, then Structure's.
+func RuleNames() []string {
 	var out []string
 	for _, r := range ofSearch {
 		out = append(out, r.rule)
