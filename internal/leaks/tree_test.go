@@ -15,11 +15,11 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// treeLayer is the machine's own files as a layer, packed while it is read.
+// treeLayer is a layer that is packed while it is read.
 type treeLayer struct {
-	roots []string
-	skip  func(path string) bool
+	pack  func(*tar.Writer) error
 	files int
+	bytes int64
 }
 
 func (l *treeLayer) Digest() (v1.Hash, error)             { return v1.Hash{Algorithm: "sha256", Hex: "1"}, nil }
@@ -38,76 +38,78 @@ func (l *treeLayer) Compressed() (io.ReadCloser, error) {
 	return r, nil
 }
 
-func (l *treeLayer) pack(t *tar.Writer) error {
-	for _, root := range l.roots {
-		err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-			switch {
-			case err != nil || l.skip(path):
-				if d != nil && d.IsDir() {
-					return fs.SkipDir
-				}
-				return nil // it is not there any more, or not for this test
-			case !d.Type().IsRegular():
-				return nil
-			}
-			f, err := os.Open(path)
-			if err != nil {
-				return nil //nolint:nilerr // not this user's
-			}
-			defer f.Close()
-			info, err := f.Stat()
-			if err != nil {
-				return err
-			}
-			l.files++
-			if err := t.WriteHeader(&tar.Header{Name: strings.TrimPrefix(path, "/"), Mode: 0o644, Size: info.Size(), Typeflag: tar.TypeReg}); err != nil {
-				return err
-			}
-			_, err = io.CopyN(t, f, info.Size())
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+// hostOnly are the secrets of the machine itself, which no image has.
+var hostOnly = []string{
+	"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssh", "/etc/ssl/private", "/etc/machine-id", "/etc/wireguard", "/etc/NetworkManager", "/etc/letsencrypt", "/etc/kubernetes",
 }
 
-// TestThisMachine packs the machine's own files, thousands of packages' worth of
+// machineLayer packs the machine's own files, so many bytes of each root at most.
+func machineLayer(most int64, roots []string) *treeLayer {
+	l := &treeLayer{}
+	l.pack = func(t *tar.Writer) error {
+		for _, root := range roots {
+			left := most
+			err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+				switch {
+				case err != nil || slices.Contains(hostOnly, path):
+					if d != nil && d.IsDir() {
+						return fs.SkipDir
+					}
+					return nil // it is not there any more, or not for this test
+				case left <= 0:
+					return fs.SkipAll
+				case !d.Type().IsRegular():
+					return nil
+				}
+				n, err := packFile(t, path, most/8)
+				left, l.bytes = left-n, l.bytes+n
+				l.files++
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return l
+}
+
+func packFile(t *tar.Writer, path string, most int64) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, nil //nolint:nilerr // not this user's
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || info.Size() > most {
+		return 0, err
+	}
+	if err := t.WriteHeader(&tar.Header{Name: strings.TrimPrefix(path, "/"), Mode: int64(info.Mode().Perm()), Size: info.Size(), Typeflag: tar.TypeReg}); err != nil {
+		return 0, err
+	}
+	return io.CopyN(t, f, info.Size())
+}
+
+// TestThisMachine packs the machine's own files, hundreds of packages' worth of
 // programs, manuals, certificates and examples, and wants no false finding in them.
-// A private key is none: its form was checked, so that one is there (in packages
-// of tests and examples), and it is only shown. KILN_TREE=all reads all of /usr.
+// A private key is none: its form was checked, so that one is there (in packages of
+// tests and examples), and it is only shown. KILN_TREE=all reads all of /usr.
 func TestThisMachine(t *testing.T) {
 	if testing.Short() {
-		t.Skip("reads gigabytes")
+		t.Skip("reads many files")
 	}
-	hostOnly := []string{"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/ssh", "/etc/ssl/private", "/etc/machine-id", "/etc/wireguard", "/etc/NetworkManager", "/etc/letsencrypt", "/etc/kubernetes"}
-	roots, most := []string{"/etc", "/usr/share", "/usr/lib"}, int64(700<<20)
+	l := machineLayer(400<<20, []string{"/etc", "/usr/share", "/usr/lib"})
 	if os.Getenv("KILN_TREE") == "all" {
-		roots, most = []string{"/etc", "/usr"}, 1<<50
+		l = machineLayer(1<<50, []string{"/etc", "/usr"})
 	}
-	total, inRoot, root := int64(0), int64(0), ""
-	l := &treeLayer{roots: roots, skip: func(path string) bool {
-		if slices.Contains(roots, path) {
-			root, inRoot = path, 0
-		}
-		info, err := os.Lstat(path)
-		if err != nil || slices.Contains(hostOnly, path) || inRoot > most || info.Size() > most/8 {
-			return true
-		}
-		if info.Mode().IsRegular() && below(path, root) {
-			inRoot += info.Size()
-			total += info.Size()
-		}
-		return false
-	}}
 	s := newSearch(Allowed{})
 	s.layer = layer{blob: l}
 	if _, err := s.walk(t.Context(), s.layer, s.visit); err != nil {
 		t.Fatal(err)
 	}
 	s.endLayer()
-	t.Logf("%d files, %d MB", l.files, total>>20)
+	t.Logf("%d files, %d MB", l.files, l.bytes>>20)
 	for _, f := range s.found {
 		if f.Rule == rulePrivateKey || f.Rule == ruleGCP {
 			t.Log(f)
