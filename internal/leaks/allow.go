@@ -190,7 +190,7 @@ func (a Allowed) sums(path string) bool {
 
 // stale returns the entries for the rules in question that nothing was found for.
 func (a Allowed) stale(search bool) []Entry {
-	var out []Entry
+	out := []Entry{}
 	for _, e := range a.entries {
 		if (e.Rule == "*" || searched(e.Rule)) == search && !a.met[e.Line] {
 			out = append(out, e)

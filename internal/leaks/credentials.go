@@ -91,7 +91,7 @@ func settings(expression string, words bool) func([]byte) []login {
 		var found []login
 		for _, m := range re.FindAllSubmatchIndex(text, mostLogins) {
 			value := string(text[m[2]:m[3]])
-			if words && placeholder(value) || reference(value) && !strings.HasPrefix(value, "$") || strings.HasPrefix(value, "${") || variable.MatchString(value) || strings.Trim(value, "*xX.") == "" {
+			if words && placeholder(value) || reference(value) || strings.Trim(value, "*xX.") == "" {
 				continue
 			}
 			found = append(found, login{m[2], masked(text[m[2]:m[3]])})
@@ -99,10 +99,6 @@ func settings(expression string, words bool) func([]byte) []login {
 		return found
 	}
 }
-
-// variable is the name of one, where its value would be. A password hash begins
-// with a $ too.
-var variable = regexp.MustCompile(`^\$[A-Za-z_][A-Za-z0-9_]*$`)
 
 // mostLogins bounds what is told of one file.
 const mostLogins = 16

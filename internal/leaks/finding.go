@@ -76,6 +76,10 @@ type Report struct {
 	More int `json:"more,omitempty"`
 }
 
+func newReport() *Report {
+	return &Report{Findings: []Finding{}, Allowed: []Allow{}, Stale: []Entry{}, Partial: []Partial{}}
+}
+
 // Refused reports whether the image is not to be sealed.
 func (r *Report) Refused() bool {
 	for _, f := range r.Findings {

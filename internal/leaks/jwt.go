@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -72,10 +73,8 @@ var ofPackages = []string{"node_modules", "site-packages", "dist-packages", "tes
 // there: one is drawn in no program's text.
 func likelyForJWT(file string) bool {
 	for dir := range strings.SplitSeq(path.Dir(file), "/") {
-		for _, p := range ofPackages {
-			if dir == p {
-				return false
-			}
+		if slices.Contains(ofPackages, dir) {
+			return false
 		}
 	}
 	for _, system := range []string{"/usr/share", "/usr/lib", "/usr/src", "/usr/include"} {

@@ -85,7 +85,7 @@ func zstded(t testing.TB, b []byte) []byte {
 // not.
 func withLayers(t testing.TB, archives ...[]byte) v1.Image {
 	t.Helper()
-	image := v1.Image(empty.Image)
+	image := empty.Image
 	for _, a := range archives {
 		var err error
 		if image, err = mutate.AppendLayers(image, static.NewLayer(a, types.OCIUncompressedLayer)); err != nil {

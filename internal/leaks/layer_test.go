@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,7 +58,7 @@ func TestWalk(t *testing.T) {
 	want := "[/ 0 /a/b 3 /a/c 0 /a/d hidden 0 /a opaque 0 /a/..b 1 /l 0 /h 0]"
 	for name, content := range map[string][]byte{
 		"plain": plain, "gzip": gzipped(t, plain), "zstd": zstded(t, plain), "two gzip members": append(gzipped(t, plain[:1000]), gzipped(t, plain[1000:])...),
-		"without its end": plain[:len(plain)-1024], "with more behind": append(plain[:len(plain):len(plain)], make([]byte, 100_000)...),
+		"without its end": plain[:len(plain)-1024], "with more behind": append(slices.Clip(plain), make([]byte, 100_000)...),
 		"with a skippable frame": append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9}, zstded(t, plain)...),
 	} {
 		seen, err := walkOf(t, small(), content)

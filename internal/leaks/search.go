@@ -40,7 +40,7 @@ func Search(ctx context.Context, image v1.Image, base []v1.Hash, allow Allowed) 
 func newSearch(allow Allowed) *search {
 	return &search{
 		walker: walker{limits: defaults()}, seeker: newSeeker(),
-		allow: allow.judging(), report: &Report{}, byPath: map[string][]*Finding{}, above: map[string]bool{}, caches: map[string]*cacheFound{},
+		allow: allow.judging(), report: newReport(), byPath: map[string][]*Finding{}, above: map[string]bool{}, caches: map[string]*cacheFound{},
 	}
 }
 

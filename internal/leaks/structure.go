@@ -20,10 +20,10 @@ type Rules struct {
 	NotRoot         bool // the main process is not root's
 	Port            int  // has to be among the image's exposed ports; 0: not asked
 	Protocol        string
-	NoSetuid        bool // no program that runs as another user or group
-	NoCapabilities  bool // no program with capabilities in its attributes
-	NoWorldWritable bool // nothing that everybody may change, directories with the sticky bit apart
-	NoDevices       bool
+	NoSetuid        bool  // no program that runs as another user or group
+	NoCapabilities  bool  // no program with capabilities in its attributes
+	NoWorldWritable bool  // nothing that everybody may change, directories with the sticky bit apart
+	NoDevices       bool  // no device nodes but in /dev, which the runtime covers with its own
 	MaxCompressed   int64 // bytes of all layers as they are moved; 0: not asked
 	MaxUncompressed int64 // bytes of all layers as they are unpacked; 0: not asked
 	// Labels are required, and their values have to be what the expression says, as
@@ -54,7 +54,7 @@ func (r *Rules) readsLayers() bool {
 // now.
 func Structure(ctx context.Context, image v1.Image, rules Rules) (*Report, error) {
 	s := &structure{
-		walker: walker{limits: defaults()}, rules: rules, allow: rules.Allowed.judging(), report: &Report{},
+		walker: walker{limits: defaults()}, rules: rules, allow: rules.Allowed.judging(), report: newReport(),
 		files: map[string]map[string]Finding{}, above: map[string]bool{"/": true, "/etc": true}, texts: map[string]account{},
 	}
 	labels, err := s.labelForms()

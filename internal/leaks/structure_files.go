@@ -143,7 +143,7 @@ func (s *structure) judge(e *entry) {
 		}
 		tell(ruleWorldWritable, fmt.Sprintf("a %s that everybody may write to (mode %04o)", kind, e.Mode&0o7777), fmt.Sprintf("RUN chmod o-w %s, or declare the place as ephemeral if servers write there", e.path))
 	}
-	if s.rules.NoDevices && (e.Typeflag == tar.TypeChar || e.Typeflag == tar.TypeBlock) {
+	if s.rules.NoDevices && !below(e.path, "/dev") && (e.Typeflag == tar.TypeChar || e.Typeflag == tar.TypeBlock) {
 		tell(ruleDevice, fmt.Sprintf("a device node (%d:%d)", e.Devmajor, e.Devminor), "remove it: servers get the devices they need from the runtime")
 	}
 	for _, pattern := range s.rules.ForbiddenPaths {

@@ -73,7 +73,7 @@ func TestFiles(t *testing.T) {
 			t, file{name: "usr/bin/su", mode: 0o4755, text: "x"}, file{name: "usr/bin/gone", mode: 0o4755}, file{name: "usr/bin/mended", mode: 0o4755}, file{name: "usr/bin/wall", mode: 0o2755},
 			file{name: "usr/bin/ping", mode: 0o755, records: caps}, file{name: "usr/bin/link", kind: '1', link: "usr/bin/su", mode: 0o4755},
 			file{name: "tmp", kind: '5', mode: 0o1777}, file{name: "var/mail", kind: '5', mode: 0o2775}, file{name: "srv", kind: '5', mode: 0o777}, file{name: "srv/x", mode: 0o666},
-			file{name: "lib", kind: '2', link: "usr/lib", mode: 0o777}, file{name: "dev/null", kind: '3', mode: 0o666}, file{name: "opt/all/su", mode: 0o4755}, file{name: "opt/opaque/su", mode: 0o4755},
+			file{name: "lib", kind: '2', link: "usr/lib", mode: 0o777}, file{name: "dev/null", kind: '3', mode: 0o666}, file{name: "srv/null", kind: '3', mode: 0o600}, file{name: "opt/all/su", mode: 0o4755}, file{name: "opt/opaque/su", mode: 0o4755},
 			file{name: "opt/dir/su", mode: 0o4755}, file{name: "usr/bin/gcc", mode: 0o755},
 		),
 		archive(
@@ -83,7 +83,7 @@ func TestFiles(t *testing.T) {
 	)
 	all := Rules{NoSetuid: true, NoCapabilities: true, NoWorldWritable: true, NoDevices: true, ForbiddenPaths: []string{"/usr/bin/gcc*", "/opt/all/**"}}
 	want := []string{
-		"device-node /dev/null", "setuid /opt/opaque/new", "world-writable /srv", "world-writable /srv/x", "forbidden-path /usr/bin/gcc", "setuid /usr/bin/link", "capabilities /usr/bin/ping",
+		"setuid /opt/opaque/new", "world-writable /srv", "device-node /srv/null", "world-writable /srv/x", "forbidden-path /usr/bin/gcc", "setuid /usr/bin/link", "capabilities /usr/bin/ping",
 		"setuid /usr/bin/su", "setuid /usr/bin/wall",
 	}
 	if diff := cmp.Diff(want, structureOf(t, image, all)); diff != "" {

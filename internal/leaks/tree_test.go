@@ -78,7 +78,7 @@ func machineLayer(most int64, roots []string) *treeLayer {
 func packFile(t *tar.Writer, path string, most int64) (int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return 0, nil //nolint:nilerr // not this user's
+		return 0, nil // not this user's
 	}
 	defer f.Close()
 	info, err := f.Stat()

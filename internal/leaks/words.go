@@ -65,10 +65,13 @@ func masked(s []byte) string {
 // nameOfSecret finds names that are given to secrets: DB_PASSWORD, apiKey,
 // aws-secret-access-key. KEY and AUTH alone are not among them: keys are mostly
 // those of caches and maps, or public (GPG_KEY).
-var nameOfSecret = regexp.MustCompile(`(?i)(?:^|[_.-]|\b)(?:[a-z0-9]*(?:passw(?:or)?d|passphrase|secret|token|credentials?)|pass|pwd|[a-z0-9]*(?:api|access|private|secret|signing|encryption|master|account|auth|license)[_.-]?key(?:[_.-]?base)?)s?$`)
+var nameOfSecret = regexp.MustCompile(`(?i)(?:^|[_.-]|\b)(?:[a-z0-9]*(?:passw(?:or)?d|passphrase|secret|token|credentials?)|pass|pwd|basic[_.-]?auth|` +
+	`[a-z0-9]*(?:api|app|access|private|secret|signing|encryption|master|account|auth|license)[_.-]?key(?:[_.-]?base)?)s?$`)
 
-// aboutSecret finds names that say where a secret is, or what kind it is of.
-var aboutSecret = regexp.MustCompile(`(?i)(?:public|allow_empty|random|no|disable|enable|require|use|min|max|reset|forgot|next|num|csrf|cancellation|eos|bos|pad|unk|mask)[_.-]?[a-z]*[_.-]?(?:passw(?:or)?d|token|secret|key)s?$|^(?:OLD)?PWD$|access[_.-]?key[_.-]?id$`)
+// aboutSecret finds names of what is no secret: numbers of tokens, public keys,
+// identifiers, directories.
+var aboutSecret = regexp.MustCompile(`(?i)(?:^|[_.-])(?:public|max|min|num|n|eos|bos|pad|unk|mask|cancellation|reset|forgot)[_.-](?:[a-z]+[_.-])?(?:passw(?:or)?d|token|secret|key)s?$|` +
+	`^(?:OLD)?PWD$`)
 
 // secretName reports whether a variable, a label or a field of that name holds a
 // secret.
@@ -78,34 +81,29 @@ func secretName(name string) bool {
 
 // insteadOfSecret finds what is written where a secret would be.
 var insteadOfSecret = regexp.MustCompile(`(?i)^(?:true|false|yes|no|on|off|none|null|nil|undefined|empty|unset|default|required|optional|` +
-	`[0-9]{0,3}|\*+|x+|\.+|-+|` +
-	`(?:my|your|the|some|a|an|insert|enter|put|add|replace|change)[-_ ]?.*|.*(?:placeholder|redacted|changeme|change[-_]me|replace[-_ ]?me|example|dummy|todo|fixme).*|` +
+	`[0-9]{0,3}|\*+|x+|\.+|-+|your.*|(?:my|the|some|a|an|insert|enter|put|add|replace|change)[-_ ].*|` +
+	`.*(?:placeholder|redacted|changeme|change[-_]me|replace[-_ ]?me|example|dummy|todo|fixme).*|` +
 	`pass|passwd|password|passw0rd|pwd|secret|token|key|api[-_]?key|user|username|foo|bar|foobar|test|testing|dev|string)$`)
 
 // placeholder reports whether a value is none: a reference to where the value is,
 // or a word that stands for it.
 func placeholder(value string) bool {
 	value = strings.TrimSpace(value)
-	if value == "" || insteadOfSecret.MatchString(value) {
-		return true
-	}
-	return reference(value)
+	return value == "" || insteadOfSecret.MatchString(value) || reference(value)
 }
 
+// elsewhere finds values that only say where the value is: variables of shells,
+// templates and formats, addresses in stores of secrets, paths.
+var elsewhere = regexp.MustCompile("^(?:\\$\\$?[A-Za-z_][A-Za-z0-9_]*$|\\$[({]|<.*>$|\\{.*\\}$|\\[.*\\]$|%[A-Za-z_]+%?$|%\\(|`|" +
+	`(?:env|file|vault|ssm|secret|arn|op|exec):|!(?:vault|secret|Ref|Sub)\b|/run/secrets|/var/run/secrets|/etc/|\.\.?/|~/)|\$\{|\{\{`)
+
 // reference reports whether a value only says where the value is.
-func reference(value string) bool {
-	for _, begin := range []string{"$", "<", "{", "%", "`", "!", "[", "(", "env:", "file:", "vault:", "op://", "arn:", "ssm:", "secret:", "/run/secrets", "/var/run/secrets", "/etc/", "./", "~/"} {
-		if strings.HasPrefix(value, begin) {
-			return true
-		}
-	}
-	return strings.Contains(value, "${") || strings.Contains(value, "{{")
-}
+func reference(value string) bool { return elsewhere.MatchString(value) }
 
 // opens reports whether a value of a name for secrets is one: no placeholder, no
 // path or address, long enough to be worth its name.
 func opens(value string) bool {
-	if len(value) < 4 || placeholder(value) || strings.HasPrefix(value, "/") || strings.ContainsAny(value, " \t") {
+	if len(value) < 4 || placeholder(value) || strings.HasPrefix(value, "/") {
 		return false
 	}
 	return !strings.Contains(value, "://") || urlWithPassword.MatchString(value)
