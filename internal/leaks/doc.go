@@ -11,7 +11,9 @@
 // the allow-list (see Allowed) says why it may stay. So are the caches of package
 // managers (package-cache): they make an image larger and stale, and one line in
 // the Containerfile keeps them out. What other programs left in a cache directory
-// (cache) is of severity Warn: nobody can say that it is not needed.
+// (cache) is of severity Warn: nobody can say that it is not needed. So is a key or
+// a token in the tests, examples or manuals of a package, by its path: whoever has
+// the package has it too.
 //
 // A file that a later layer deletes is still in the image, for whoever pulls it:
 // such a finding says so and weighs the same.

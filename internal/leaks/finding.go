@@ -49,7 +49,7 @@ func (f Finding) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s", f.place(), f.What)
 	if f.RemovedLater {
-		b.WriteString("; a later layer removes it, and it is in the image all the same")
+		b.WriteString("; a later layer removes or replaces it, and it is in the image all the same")
 	}
 	fmt.Fprintf(&b, " [%s, %s]", f.Rule, f.Severity)
 	return b.String()

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"path"
-	"slices"
 	"strings"
 )
 
@@ -65,22 +64,12 @@ func part(text []byte, into any) bool {
 	return err == nil && json.Unmarshal(raw, into) == nil
 }
 
-// ofPackages are the directories whose files come from packages: what looks like a
-// token there is an example or a test's.
-var ofPackages = []string{"node_modules", "site-packages", "dist-packages", "testdata", "test", "tests", "doc", "docs", "examples", "vendor", "gems", "mod"}
-
 // likelyForJWT reports whether a token in such a file is one that somebody put
-// there: one is drawn in no program's text.
+// there, and not an example of a package: a token's shape alone does not say that
+// it opens anything.
 func likelyForJWT(file string) bool {
-	for dir := range strings.SplitSeq(path.Dir(file), "/") {
-		if slices.Contains(ofPackages, dir) {
-			return false
-		}
-	}
-	for _, system := range []string{"/usr/share", "/usr/lib", "/usr/src", "/usr/include"} {
-		if below(file, system) {
-			return false
-		}
+	if ofPackage(file) || ofTests(file) {
+		return false
 	}
 	base := strings.ToLower(path.Base(file))
 	for _, word := range []string{"token", "secret", "credential", "cred", "auth", "jwt", ".env", "config", "settings"} {

@@ -90,8 +90,14 @@ func hintOf(rule string) string {
 
 // severityOf returns how much a finding of a rule weighs: the package's doc says
 // why.
-func severityOf(rule string) Severity {
-	if rule == ruleCache {
+func severityOf(f Finding) Severity {
+	switch f.Rule {
+	case ruleCache:
+		return Warn
+	case ruleCredentialFile, ruleHistory, rulePackageCache, ruleConfig:
+		return Refuse
+	}
+	if f.Layer != Configuration && ofPackage(f.Path) && ofTests(f.Path) {
 		return Warn
 	}
 	return Refuse

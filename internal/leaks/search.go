@@ -94,7 +94,7 @@ func (s *search) run(ctx context.Context, image v1.Image, base []v1.Hash) (*Repo
 
 // add completes a finding by what its rule says, and reports it.
 func (s *search) add(f Finding) {
-	f.Severity, f.Hint = severityOf(f.Rule), hintOf(f.Rule)
+	f.Severity, f.Hint = severityOf(f), hintOf(f.Rule)
 	s.report.add(f, s.allow)
 }
 

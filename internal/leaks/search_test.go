@@ -424,7 +424,7 @@ func TestLayers(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
-	if s := r.Findings[0].String(); !strings.Contains(s, "layer 2: /a/one:1: a private key") || !strings.Contains(s, "a later layer removes it") {
+	if s := r.Findings[0].String(); !strings.Contains(s, "layer 2: /a/one:1: a private key") || !strings.Contains(s, "a later layer removes") {
 		t.Error(s)
 	}
 	// A base that is not this image's is no base.
@@ -451,6 +451,20 @@ func TestWindows(t *testing.T) {
 	r := searchOf(t, withLayers(t, archive(t, file{name: "app/.env", text: "A_TOKEN=" + drawn(1, 20, base62) + "\n" + strings.Repeat("#\n", maxWhole/2)})), Allowed{})
 	if len(r.Findings) != 1 || len(r.Partial) != 1 || r.Partial[0].Read != maxWhole || r.Partial[0].Size <= maxWhole || r.Partial[0].Path != "/app/.env" {
 		t.Errorf("%v, %+v", r.Findings, r.Partial)
+	}
+}
+
+// TestPackages: the keys that packages test themselves with are everybody's.
+func TestPackages(t *testing.T) {
+	key := keys(t)["ec"]
+	for path, severity := range map[string]Severity{
+		"app/node_modules/tls/test/key.pem": Warn, "usr/lib/python3/dist-packages/ecdsa/test_keys.py": Warn, "usr/share/doc/x/examples/key.pem": Warn, "go/pkg/mod/x@v1/y/testdata/key.pem": Warn,
+		"app/test/key.pem": Refuse, "usr/lib/app/key.pem": Refuse, "app/node_modules/tls/key.pem": Refuse, "etc/ssl/private/key.pem": Refuse,
+	} {
+		r := searchOf(t, withLayers(t, archive(t, file{name: path, text: key})), Allowed{})
+		if len(r.Findings) != 1 || r.Findings[0].Severity != severity || r.Refused() != (severity == Refuse) {
+			t.Errorf("%s: %v", path, r.Findings)
+		}
 	}
 }
 
