@@ -167,6 +167,26 @@ func fields(line string) (words []field, comment int, err *entryError) {
 	return words, len(line), nil
 }
 
+// AllowEntry returns the line of an allow-list that would let the finding stay: for
+// these very bytes, where their digest is known. The reason is left to who reviews
+// it.
+func (f Finding) AllowEntry() string {
+	path := strings.Map(func(r rune) rune {
+		if r == '"' || r == utf8.RuneError || r < ' ' {
+			return '?' // for what cannot be written there
+		}
+		return r
+	}, f.Path)
+	if strings.ContainsAny(path, " #") {
+		path = `"` + path + `"`
+	}
+	line := f.Rule + " " + path
+	if f.SHA256 != "" {
+		line += " sha256:" + f.SHA256
+	}
+	return line + "  # "
+}
+
 // judging returns the list for the making of one report.
 func (a Allowed) judging() Allowed {
 	a.met = map[int]bool{}

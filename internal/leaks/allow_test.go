@@ -88,6 +88,23 @@ func TestAllowed(t *testing.T) {
 	}
 }
 
+// TestAllowEntry: the line that is proposed allows the finding, whatever its path.
+func TestAllowEntry(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		f := Finding{Rule: ruleJWT, Path: "/a" + rapid.StringN(0, 20, -1).Draw(t, "path")}
+		if rapid.Bool().Draw(t, "bound") {
+			f.SHA256 = strings.Repeat("0a", 32)
+		}
+		a, err := ParseAllowed("f", []byte(f.AllowEntry()+"reviewed"))
+		if err != nil {
+			t.Fatalf("%q: %v", f.AllowEntry(), err)
+		}
+		if _, ok := a.entry(f); !ok {
+			t.Fatalf("%q does not allow %+v", f.AllowEntry(), f)
+		}
+	})
+}
+
 // TestMatches holds patterns to what they mean as regular expressions.
 func TestMatches(t *testing.T) {
 	meaning := func(pattern string) *regexp.Regexp {
@@ -108,7 +125,7 @@ func TestMatches(t *testing.T) {
 		pattern, path string
 		want          bool
 	}{
-		{"**/x", "/x", true}, {"/x/**", "/x", false}, {"/x/**", "/x/y/z", true}, {"/*/x", "/a/b/x", false}, {"/a.b", "/axb", false}, {"env:*", "env:A", true},
+		{"**/x", "/x", true}, {"/x/**", "/x", false}, {"/x/**", "/x/y/z", true}, {"/*/x", "/a/b/x", false}, {"/a.b", "/axb", false}, {"env:*", "env:A", true}, {"/?x", "/éx", true}, {"/?", "/\ufffd", true}, {"/?", "/\xff", true}, {"/*?", "/é", true},
 	} {
 		if matches(c.pattern, c.path) != c.want {
 			t.Errorf("%q on %q: %t", c.pattern, c.path, !c.want)

@@ -1,6 +1,9 @@
 package leaks
 
-import "strings"
+import (
+	"strings"
+	"unicode/utf8"
+)
 
 // matches reports whether a path is one of a pattern's: ? stands for a character
 // and * for any number of them, within a name; ** for any number of names and
@@ -24,7 +27,11 @@ func matches(pattern, path string) bool {
 			p++
 			star, starAt = p, s
 			continue
-		case p < len(pattern) && s < len(path) && (pattern[p] == path[s] || pattern[p] == '?' && path[s] != '/'):
+		case p < len(pattern) && s < len(path) && pattern[p] == '?' && path[s] != '/':
+			_, size := utf8.DecodeRuneInString(path[s:])
+			p, s = p+1, s+size
+			continue
+		case p < len(pattern) && s < len(path) && pattern[p] == path[s]:
 			p, s = p+1, s+1
 			continue
 		case p == len(pattern) && s == len(path):

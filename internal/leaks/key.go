@@ -80,7 +80,7 @@ func body(text []byte) (base64 []byte, ended bool) {
 		if len(line) == 5 && line[0] == '=' {
 			continue // OpenPGP's checksum
 		}
-		base64 = append(base64, line...)
+		base64 = append(base64, bytes.ReplaceAll(line, []byte(" "), nil)...) // a variable has all on one line
 	}
 	return base64, ended
 }

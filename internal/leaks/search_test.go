@@ -69,6 +69,7 @@ func keys(t testing.TB) map[string]string {
 	out["in kubernetes"] = "  client-key-data: " + base64.StdEncoding.EncodeToString([]byte(out["rsa"])) + "\n"
 	out["in a program"] = "key := \"" + strings.ReplaceAll(out["ec"], "\n", "\\n\" +\n\t\"") + "\""
 	out["with windows' ends of lines"] = strings.ReplaceAll(out["rsa"], "\n", "\r\n")
+	out["on one line"] = "KEY='" + strings.ReplaceAll(strings.TrimSpace(out["rsa"]), "\n", " ") + "'"
 	out["indented"] = "key: |\n    " + strings.ReplaceAll(out["rsa"], "\n", "\n    ")
 	return out
 }
@@ -154,7 +155,7 @@ func tokens() map[string][]string {
 	dots := func(parts ...string) string { return strings.Join(parts, ".") }
 	return map[string][]string{
 		ruleAWS: {
-			"AKIA" + "7" + drawn(1, 15, base32), "ASIA" + "2" + drawn(5, 15, base32),
+			"AKIA" + drawn(1, 16, base32), "ASIA" + drawn(5, 16, base32[:26]),
 			"aws_secret_" + "access_key = " + drawn(3, 40, base64s), `"Secret` + `AccessKey": "` + drawn(4, 40, base64s) + `"`, "AWS_SECRET_" + "ACCESS_KEY=" + drawn(6, 40, base64s),
 		},
 		ruleGCP:    {`{"type": "service_account", "project_id": "x", "private_key": "-----BEGIN ` + `PRIVATE KEY-----\n` + pkcs8 + `\n-----END ` + `PRIVATE KEY-----\n"}`},

@@ -58,7 +58,7 @@ var shapes = []shape{
 	{ruleAPIKey, "a key of Anthropic", []string{"sk-ant-"}, form(`sk-ant-[a-z]{3,8}[0-9]{2}-[A-Za-z0-9_-]{80,120}`), isDrawn},
 	{ruleAPIKey, "a key of OpenAI", []string{"sk-proj-", "sk-svcacct-", "sk-admin-"}, form(`sk-(?:proj|svcacct|admin)-[A-Za-z0-9_-]{20,90}T3BlbkFJ[A-Za-z0-9_-]{20,90}`), isDrawn},
 	{ruleAPIKey, "a token of DigitalOcean", []string{"dop_v1_", "doo_v1_", "dor_v1_"}, form(`do[opr]_v1_[a-f0-9]{64}`), isDrawn},
-	{ruleAPIKey, "a token of Vault", []string{"hvs.", "hvb."}, form(`hv[sb]\.[A-Za-z0-9_-]{80,300}`), isDrawn},
+	{ruleAPIKey, "a token of Vault", []string{"hvs.", "hvb."}, form(`hv[sb]\.[A-Za-z0-9_-]{24,300}`), isDrawn},
 	{ruleAPIKey, "a token of Terraform Cloud", []string{".atlasv1."}, form(`\.atlasv1\.[A-Za-z0-9_-]{60,70}`), isDrawn},
 	{ruleAPIKey, "a token of Shopify", []string{"shpat_", "shpss_", "shpca_", "shppa_"}, form(`shp(?:at|ss|ca|pa)_[a-fA-F0-9]{32}`), isDrawn},
 	{ruleAPIKey, "a key of RubyGems", []string{"rubygems_"}, form(`rubygems_[a-f0-9]{48}`), isDrawn},
@@ -121,11 +121,9 @@ func maxBits(n int) float64 {
 	return bits
 }
 
-// isAWS knows that digits are among the sixteen characters of an access key's
-// identifier: without one it is a word.
-func isAWS(token []byte) bool {
-	return bytes.ContainsAny(token[4:], "234567") && entropy(token[4:]) >= 2.8 && !sequence(token[4:])
-}
+// isAWS tells an access key's identifier from capital letters that only begin like
+// one.
+func isAWS(token []byte) bool { return entropy(token[4:]) >= 2.8 && !sequence(token[4:]) }
 
 // isGitHub believes a token's checksum, and, where that does not hold, what cannot
 // be told from a token by its looks: to be wrong there costs a line in a list, to
