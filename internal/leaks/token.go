@@ -30,7 +30,7 @@ func form(s string) *regexp.Regexp { return regexp.MustCompile(`^(?:` + s + `)`)
 // describe them.
 var shapes = []shape{
 	// https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_identifiers.html#identifiers-unique-ids
-	{ruleAWS, "an access key of AWS", []string{"AKIA", "ASIA", "ABIA", "ACCA"}, form(`A(?:KI|SI|BI|CC)A[A-Z2-7]{16}`), isAWS},
+	{ruleAWS, "an access key of AWS", []string{"AKIA", "ASIA", "ABIA", "ACCA"}, form(`A(?:KI|SI|BI|CC)A[A-Z0-9]{16}`), isAWS},
 	{ruleAWS, "a secret access key of AWS", []string{"secret_access_key", "SECRET_ACCESS_KEY", "ecretAccessKey"}, form(`(?i)s?ecret_?access_?key\w*["']?\s{0,4}[:=]\s{0,4}["']?([A-Za-z0-9/+]{40})`), isDrawn},
 	// https://github.blog/engineering/platform-security/behind-githubs-new-authentication-token-formats/
 	{ruleGitHub, "a token of GitHub", []string{"ghp_", "gho_", "ghu_", "ghs_", "ghr_"}, form(`gh[pousr]_(?:[A-Za-z0-9]{76}|[A-Za-z0-9]{36})`), isGitHub},
