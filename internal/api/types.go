@@ -346,6 +346,7 @@ type BuildRequest struct {
 	Commit        string            `json:"commit,omitempty"`
 	Dirty         bool              `json:"dirty,omitempty"`
 	NoCache       bool              `json:"no_cache,omitempty"`
+	Allow         string            `json:"allow,omitempty"` // the text of kiln.allow: what may be in the image though it looks like a secret
 }
 
 // BuildEvent is one line of a build's progress.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,4 +145,24 @@ func nearFile(path string, dirs bool) string {
 		}
 	}
 	return ""
+}
+
+// allowFile is where what may be in images is declared, beside the declaration of
+// the services.
+const allowFile = "kiln.allow"
+
+// allowed returns the text of the list, "" where there is none.
+func (a *app) allowed() (string, error) {
+	const most = 1 << 20 // bytes
+	path := filepath.Join(filepath.Dir(a.opts.file), allowFile)
+	text, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", invalid("cannot read %s: %w", path, readFailure(err))
+	case len(text) > most:
+		return "", invalid("%s has %d bytes; at most %d are a list that somebody reviews", path, len(text), most)
+	}
+	return string(text), nil
 }

@@ -93,8 +93,12 @@ func (a *app) make(ctx context.Context, s *spec.Service, noCache bool) (*made, e
 func (a *app) build(ctx context.Context, s *spec.Service, noCache bool) (*made, error) {
 	dir := a.contextDir(s.Build)
 	hash, dirty := commit(ctx, dir)
+	allow, err := a.allowed()
+	if err != nil {
+		return nil, err
+	}
 	req := api.BuildRequest{
-		Service: s.Name, Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: s.Build.Args,
+		Allow: allow, Service: s.Name, Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: s.Build.Args,
 		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, NoCache: noCache,
 	}
 	view := &buildView{app: a, service: s.Name, began: a.Now()}

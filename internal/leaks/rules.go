@@ -40,7 +40,7 @@ const (
 
 // ofSearch are Search's rules, and what to do about a finding of each.
 var ofSearch = []struct{ rule, hint string }{
-	{rulePrivateKey, "leave the key out (.dockerignore), give it at run time as a secret, and replace it: who has the image has the key"},
+	{rulePrivateKey, "leave the key out of the build's context (.dockerignore), and replace it: who has the image has the key"},
 	{ruleAWS, leaveOut},
 	{ruleGCP, leaveOut},
 	{ruleGitHub, leaveOut},
@@ -53,15 +53,15 @@ var ofSearch = []struct{ rule, hint string }{
 	{ruleKubernetes, leaveOut},
 	{ruleJWT, leaveOut},
 	{ruleAPIKey, leaveOut},
-	{ruleCredentialFile, "what a build needs to log in is given to its step alone (RUN --mount=type=secret); revoke what was in the image"},
+	{ruleCredentialFile, "leave it out of the build's context (.dockerignore), and revoke what it opens: who has the image has it"},
 	{ruleHistory, "remove it in the step that made it, or set HISTFILE= there"},
 	{rulePackageCache, "remove it in the very step that fills it, or keep it out of the image (RUN --mount=type=cache)"},
 	{ruleCache, "remove it in the very step that fills it, or keep it out of the image (RUN --mount=type=cache)"},
-	{ruleConfig, "who has the image reads its configuration: give secrets at run time, and to a build step by RUN --mount=type=secret, never as ENV, ARG or LABEL; revoke this one"},
+	{ruleConfig, "take it out of ENV, ARG, LABEL and the commands of the Containerfile, and revoke it: who has the image reads its configuration and its history"},
 }
 
 // leaveOut is what to do about most secrets.
-const leaveOut = "revoke it, for who has the image has it; give it to a build step by RUN --mount=type=secret, to a server as a secret"
+const leaveOut = "leave it out of the build's context (.dockerignore), and revoke it: who has the image has it"
 
 var ofStructure = []string{
 	ruleRootUser, rulePort, ruleSetuid, ruleCapabilities, ruleWorldWritable, ruleDevice, ruleSize, ruleLabel, rulePackage, rulePath,
