@@ -109,8 +109,8 @@ func TestAttachments(t *testing.T) {
 			t.Fatalf("attached is %v (%v)", list, err)
 		}
 		bundles := map[string][]byte{
-			Signature: must(t)(SignImage(key, digestOf(w.image))),
-			SPDX:      must(t)(Attest(key, digestOf(w.image), SPDX, json.RawMessage(`{"spdxVersion":"SPDX-2.3"}`))),
+			Signature: must(t)(key.SignImage(digestOf(w.image))),
+			SPDX:      must(t)(key.Attest(digestOf(w.image), SPDX, json.RawMessage(`{"spdxVersion":"SPDX-2.3"}`))),
 		}
 		for range 2 { // the second time changes nothing
 			for kind, text := range bundles {
@@ -167,7 +167,7 @@ func (w *world) attachSomethingElse() {
 
 func TestArtifactIsAsTheSpecificationsHaveIt(t *testing.T) {
 	// Signatures differ each time: a bundle with one of zeroes will do here.
-	text := edited(t, must(t)(SignImage(generate(t), image)), func(b, e map[string]any) {
+	text := edited(t, must(t)(generate(t).SignImage(image)), func(b, e map[string]any) {
 		b["verificationMaterial"] = map[string]any{"publicKey": map[string]any{"hint": "x"}}
 		e["signatures"] = []any{map[string]any{"sig": "AAAA"}}
 	})
@@ -197,7 +197,7 @@ func TestArtifactIsAsTheSpecificationsHaveIt(t *testing.T) {
 
 func TestRegistryThatRefuses(t *testing.T) {
 	both(t, func(t *testing.T, w *world) {
-		text := must(t)(SignImage(generate(t), digestOf(w.image)))
+		text := must(t)(generate(t).SignImage(digestOf(w.image)))
 		for _, c := range []struct {
 			method, path string
 			status       int
@@ -259,7 +259,7 @@ func TestRegistryThatRefuses(t *testing.T) {
 // TestOtherBytes has the registry give something else than was asked for.
 func TestOtherBytes(t *testing.T) {
 	w := newWorld(t, true)
-	a, err := Push(t.Context(), w.image, must(t)(SignImage(generate(t), digestOf(w.image))), created)
+	a, err := Push(t.Context(), w.image, must(t)(generate(t).SignImage(digestOf(w.image))), created)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -296,7 +296,7 @@ func TestMovedOver(t *testing.T) {
 	w := newWorld(t, false)
 	key := generate(t)
 	there := w.push(w.image.Context())
-	moved, err := Push(t.Context(), there, must(t)(SignImage(key, digestOf(there))), created)
+	moved, err := Push(t.Context(), there, must(t)(key.SignImage(digestOf(there))), created)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +308,7 @@ func TestMovedOver(t *testing.T) {
 	if err := remote.WriteIndex(w.image.Context().Tag(strings.Replace(w.image.DigestStr(), ":", "-", 1)), index); err != nil {
 		t.Fatal(err)
 	}
-	good := must(t)(SignImage(key, digestOf(w.image)))
+	good := must(t)(key.SignImage(digestOf(w.image)))
 	if _, err := Push(t.Context(), w.image, good, created); err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestMovedOver(t *testing.T) {
 		}
 	}
 	// The bundle itself, attached as if it were this one's.
-	if _, err := Push(t.Context(), w.image, must(t)(SignImage(key, digestOf(there))), created); err != nil {
+	if _, err := Push(t.Context(), w.image, must(t)(key.SignImage(digestOf(there))), created); err != nil {
 		t.Fatal(err)
 	}
 	list, err = List(t.Context(), w.image)
@@ -368,21 +368,21 @@ func TestTwoWriters(t *testing.T) {
 		return true
 	}
 	w.answer.Store(&answer)
-	if _, err := Push(t.Context(), w.image, must(t)(SignImage(key, digestOf(w.image))), created); err != nil {
+	if _, err := Push(t.Context(), w.image, must(t)(key.SignImage(digestOf(w.image))), created); err != nil {
 		t.Fatal(err)
 	}
 	if undone.Load() != 4 {
 		t.Errorf("it was listed after %d tries", undone.Load())
 	}
 	undone.Store(-100)
-	_, err := Push(t.Context(), w.image, must(t)(Attest(key, digestOf(w.image), SPDX, json.RawMessage(`{}`))), created)
+	_, err := Push(t.Context(), w.image, must(t)(key.Attest(digestOf(w.image), SPDX, json.RawMessage(`{}`))), created)
 	wantError(t, err, model.Unavailable, "has taken it and does not list it", tag)
 	w.answer.Store(nil)
 
 	var pushing sync.WaitGroup
 	for range 4 {
 		pushing.Go(func() {
-			text, err := SignImage(key, digestOf(w.image))
+			text, err := key.SignImage(digestOf(w.image))
 			if err == nil {
 				_, err = Push(t.Context(), w.image, text, created)
 			}
@@ -397,7 +397,7 @@ func TestTwoWriters(t *testing.T) {
 // TestHalfDone attaches what was stored before, and not listed.
 func TestHalfDone(t *testing.T) {
 	w := newWorld(t, false)
-	text := must(t)(SignImage(generate(t), digestOf(w.image)))
+	text := must(t)(generate(t).SignImage(digestOf(w.image)))
 	tag := strings.Replace(w.image.DigestStr(), ":", "-", 1)
 	w.instead(http.MethodPut, tag, http.StatusForbidden)
 	_, err := Push(t.Context(), w.image, text, created, quick())

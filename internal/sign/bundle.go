@@ -29,19 +29,19 @@ const MaxBundle = 64 << 20
 // returns a bundle.
 //
 // Invalid: it is no digest of an image.
-func SignImage(key *PrivateKey, image digest.Digest) ([]byte, error) {
-	return bundleOf(key, image, Signature, nil)
+func (k *PrivateKey) SignImage(image digest.Digest) ([]byte, error) {
+	return bundleOf(k, image, Signature, nil)
 }
 
 // Attest signs a statement about an image and returns a bundle. predicateType is a
 // URI, which says how the predicate, a JSON object, has to be read.
 //
 // Invalid: one of them is wrong.
-func Attest(key *PrivateKey, image digest.Digest, predicateType string, predicate json.RawMessage) ([]byte, error) {
+func (k *PrivateKey) Attest(image digest.Digest, predicateType string, predicate json.RawMessage) ([]byte, error) {
 	if predicate == nil {
 		return nil, model.Errorf(model.Invalid, "cannot sign a statement of the type %s that says nothing", predicateType)
 	}
-	return bundleOf(key, image, predicateType, predicate)
+	return bundleOf(k, image, predicateType, predicate)
 }
 
 func bundleOf(key *PrivateKey, image digest.Digest, predicateType string, predicate json.RawMessage) ([]byte, error) {

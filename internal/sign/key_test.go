@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/big"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -181,7 +182,7 @@ func TestOpenSSL(t *testing.T) {
 			if !read.Public().Equal(public) || public.Algorithm() != kind {
 				t.Errorf("%s, %s: it is read as %s %s", kind, file, public.Algorithm(), read)
 			}
-			text, err := SignImage(read, image)
+			text, err := read.SignImage(image)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -319,7 +320,11 @@ func TestWhatIsNoKeyFile(t *testing.T) {
 
 func TestKeysAreNotGivenAway(t *testing.T) {
 	key := generate(t)
-	secret := key.signer.(*ecdsa.PrivateKey).D.String()
+	raw, err := key.signer.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := new(big.Int).SetBytes(raw).String()
 	text, err := json.Marshal(map[string]any{"key": key})
 	if err != nil {
 		t.Fatal(err)

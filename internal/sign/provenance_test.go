@@ -44,7 +44,7 @@ func TestBuildProvenance(t *testing.T) {
 		}
 	}
 	key := generate(t)
-	bundle := must(t)(Attest(key, image, Provenance, text))
+	bundle := must(t)(key.Attest(image, Provenance, text))
 	if v, err := Verify(bundle, []PublicKey{key.Public()}, image, Provenance); err != nil || !bytes.Equal(v.Statement.Predicate, text) {
 		t.Errorf("it is signed as %s (%v)", v.Statement.Predicate, err)
 	}

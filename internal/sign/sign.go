@@ -205,7 +205,7 @@ func fields(text []byte) (map[string]json.RawMessage, error) {
 	if _, err := in.Token(); err != nil {
 		return nil, model.Errorf(model.Invalid, "it is not JSON: %w", err)
 	}
-	if _, err := in.Token(); err != io.EOF { //nolint:errorlint // the decoder returns it as it is
+	if _, err := in.Token(); err != io.EOF {
 		return nil, model.Errorf(model.Invalid, "something follows the JSON object")
 	}
 	return found, nil

@@ -60,7 +60,7 @@ func enveloped(t testing.TB, key *PrivateKey, payload string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return edited(t, must(t)(SignImage(key, image)), func(_, e map[string]any) {
+	return edited(t, must(t)(key.SignImage(image)), func(_, e map[string]any) {
 		e["payload"] = base64.StdEncoding.EncodeToString([]byte(payload))
 		e["signatures"] = []any{map[string]any{"sig": base64.StdEncoding.EncodeToString(signature)}}
 	})
@@ -68,7 +68,7 @@ func enveloped(t testing.TB, key *PrivateKey, payload string) []byte {
 
 func TestSignedImage(t *testing.T) {
 	key := generate(t)
-	text := must(t)(SignImage(key, image))
+	text := must(t)(key.SignImage(image))
 	v, err := Verify(text, []PublicKey{generate(t).Public(), key.Public()}, image, Signature)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +84,7 @@ func TestSignedImage(t *testing.T) {
 func TestAttestation(t *testing.T) {
 	key := generate(t)
 	predicate := `{"name":"<shop> & co","big":12345678901234567890,"list":[1,2,{"z":1,"a":2}]}`
-	text := must(t)(Attest(key, image, SPDX, json.RawMessage(predicate)))
+	text := must(t)(key.Attest(image, SPDX, json.RawMessage(predicate)))
 	v, err := Verify(text, []PublicKey{key.Public()}, image, SPDX)
 	if err != nil {
 		t.Fatal(err)
@@ -109,11 +109,11 @@ func TestAttestation(t *testing.T) {
 		if c.predicate == "" {
 			raw = nil
 		}
-		if _, err := Attest(key, c.image, c.kind, raw); model.CodeOf(err) != model.Invalid {
+		if _, err := key.Attest(c.image, c.kind, raw); model.CodeOf(err) != model.Invalid {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if _, err := Attest(key, image, SPDX, json.RawMessage{}); model.CodeOf(err) != model.Invalid {
+	if _, err := key.Attest(image, SPDX, json.RawMessage{}); model.CodeOf(err) != model.Invalid {
 		t.Errorf("an empty predicate: %v", err)
 	}
 }
@@ -122,7 +122,7 @@ func TestAttestation(t *testing.T) {
 // and signature.
 func TestBundleIsAsCosignWritesIt(t *testing.T) {
 	key := generate(t)
-	text := must(t)(SignImage(key, image))
+	text := must(t)(key.SignImage(image))
 	var b struct {
 		DSSEEnvelope struct {
 			Payload    []byte
@@ -160,8 +160,8 @@ func golden(t *testing.T, name, got string) {
 
 func TestRefusals(t *testing.T) {
 	key, stranger := generate(t), generate(t)
-	good := must(t)(SignImage(key, image))
-	strange := must(t)(SignImage(stranger, image))
+	good := must(t)(key.SignImage(image))
+	strange := must(t)(stranger.SignImage(image))
 	var out strings.Builder
 	for _, c := range []struct {
 		what  string
@@ -170,7 +170,7 @@ func TestRefusals(t *testing.T) {
 		why   error
 		class model.Code
 	}{
-		{"of another image", must(t)(SignImage(key, other)), "", ErrOtherImage, model.Denied},
+		{"of another image", must(t)(key.SignImage(other)), "", ErrOtherImage, model.Denied},
 		{"of another type", good, Provenance, ErrOtherType, model.Denied},
 		{"of another key", strange, "", ErrUnknownKey, model.Denied},
 		{"of another key that says it is ours", edited(t, strange, func(b, _ map[string]any) {
@@ -230,7 +230,7 @@ func TestRefusals(t *testing.T) {
 // TestEveryBit changes each bit of a bundle: what still verifies says the same.
 func TestEveryBit(t *testing.T) {
 	key := generate(t)
-	good := must(t)(SignImage(key, image))
+	good := must(t)(key.SignImage(image))
 	want, err := Verify(good, []PublicKey{key.Public()}, image, Signature)
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestEveryBit(t *testing.T) {
 
 func TestHintIsNotBelieved(t *testing.T) {
 	key := generate(t)
-	text := edited(t, must(t)(SignImage(key, image)), func(b, _ map[string]any) {
+	text := edited(t, must(t)(key.SignImage(image)), func(b, _ map[string]any) {
 		b["verificationMaterial"] = map[string]any{"publicKey": map[string]any{"hint": "somebody"}}
 	})
 	if _, err := Verify(text, []PublicKey{key.Public()}, image, ""); err != nil {
@@ -270,7 +270,7 @@ func TestKeyring(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	byOld, byCurrent := must(t)(SignImage(old, image)), must(t)(SignImage(current, image))
+	byOld, byCurrent := must(t)(old.SignImage(image)), must(t)(current.SignImage(image))
 	remember := func(text []byte, at time.Time) Memory {
 		return func(d digest.Digest) (time.Time, bool) { return at, d == BundleDigest(text) }
 	}
@@ -285,7 +285,7 @@ func TestKeyring(t *testing.T) {
 		{"old key, at its end", byOld, day(10), nil, "nothing tells that this was signed before"},
 		{"old key, ended, remembered", byOld, day(20), remember(byOld, day(5)), ""},
 		{"old key, ended, seen too late", byOld, day(20), remember(byOld, day(15)), "first seen at 2026-01-15T00:00:00Z"},
-		{"old key, ended, another is remembered", must(t)(Attest(old, image, TestResult, json.RawMessage(`{}`))), day(20), remember(byOld, day(5)), "nothing tells"},
+		{"old key, ended, another is remembered", must(t)(old.Attest(image, TestResult, json.RawMessage(`{}`))), day(20), remember(byOld, day(5)), "nothing tells"},
 		{"current key, in use", byCurrent, day(20), nil, ""},
 		{"current key, too early", byCurrent, day(5), remember(byCurrent, day(9)), "begins at 2026-01-09T00:00:00Z"},
 	} {
@@ -322,9 +322,9 @@ func TestKeyring(t *testing.T) {
 
 func FuzzVerify(f *testing.F) {
 	key := generate(f)
-	good := must(f)(SignImage(key, image))
+	good := must(f)(key.SignImage(image))
 	f.Add(good)
-	f.Add(must(f)(Attest(key, image, SPDX, json.RawMessage(`{"a":[1,"b"]}`))))
+	f.Add(must(f)(key.Attest(image, SPDX, json.RawMessage(`{"a":[1,"b"]}`))))
 	f.Add(edited(f, good, func(_, e map[string]any) { delete(e, "signatures") }))
 	f.Add(enveloped(f, key, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"x","digest":{"sha256":""}}]}`))
 	f.Add([]byte(`{"mediaType":"` + olderMediaType + `","dsse_envelope":{}}`))
