@@ -153,15 +153,17 @@ func (w *world) attachSomethingElse() {
 	if err != nil {
 		w.Fatal(err)
 	}
-	img := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
-	img = mutate.ConfigMediaType(img, "application/vnd.example.something")
-	img, _ = mutate.Subject(img, *subject).(v1.Image)
-	d, err := img.Digest()
-	if err != nil {
-		w.Fatal(err)
-	}
-	if err := remote.Write(w.image.Context().Digest(d.String()), img); err != nil {
-		w.Fatal(err)
+	for _, kind := range []types.MediaType{"application/vnd.example.something", emptyMediaType} {
+		img := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
+		img = mutate.ConfigMediaType(img, kind)
+		img, _ = mutate.Subject(img, *subject).(v1.Image)
+		d, err := img.Digest()
+		if err != nil {
+			w.Fatal(err)
+		}
+		if err := remote.Write(w.image.Context().Digest(d.String()), img); err != nil {
+			w.Fatal(err)
+		}
 	}
 }
 
@@ -284,6 +286,20 @@ func TestOtherBytes(t *testing.T) {
 			t.Errorf("what cannot be read is fetched: %v", err)
 		}
 	}
+	answer := func(out http.ResponseWriter, r *http.Request) bool { // without end, which no digest is compared with
+		for strings.Contains(r.URL.Path, "/blobs/") {
+			if _, err := out.Write(make([]byte, 1<<20)); err != nil {
+				return true
+			}
+		}
+		return false
+	}
+	w.answer.Store(&answer)
+	text, err := Fetch(t.Context(), w.image.Context(), a)
+	if text != nil {
+		t.Errorf("%d bytes are returned", len(text))
+	}
+	wantError(t, err, model.Invalid, "what came is not what that digest names", "")
 	w.answer.Store(nil)
 	a.Size = MaxBundle + 1
 	_, err = Fetch(t.Context(), w.image.Context(), a)

@@ -8,6 +8,8 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -18,6 +20,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/secure-systems-lab/go-securesystemslib/encrypted"
@@ -86,6 +90,31 @@ func TestKeyFiles(t *testing.T) {
 	wantError(t, generate(t).WriteFile(filepath.Join(dir, "link"), nil), model.Conflict, "never overwritten", "")
 }
 
+// TestOneOfManyWriters makes the same file several times at once: one of them does.
+func TestOneOfManyWriters(t *testing.T) {
+	for range 20 {
+		path := filepath.Join(t.TempDir(), "key")
+		var writing sync.WaitGroup
+		var made atomic.Pointer[PrivateKey]
+		for range 8 {
+			key := generate(t)
+			writing.Go(func() {
+				switch err := key.WriteFile(path, nil); {
+				case err == nil && !made.CompareAndSwap(nil, key):
+					t.Error("two of them made it")
+				case err != nil && model.CodeOf(err) != model.Conflict:
+					t.Error(err)
+				}
+			})
+		}
+		writing.Wait()
+		got, err := ReadPrivateKey(path, nil)
+		if err != nil || !got.Public().Equal(made.Load().Public()) {
+			t.Fatalf("it is another key than the one that was made (%v)", err)
+		}
+	}
+}
+
 func TestPassphrases(t *testing.T) {
 	key := generate(t)
 	text, err := key.PEM([]byte("right"))
@@ -132,6 +161,21 @@ func TestDamagedKeys(t *testing.T) {
 			t.Errorf("a key came from the text with byte %d changed", i)
 		}
 	}
+	// One of a length that cannot be, at which the decoder panics.
+	var key struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Data      []byte
+	}
+	if _, err := asn1.Unmarshal(block.Bytes, &key); err != nil {
+		t.Fatal(err)
+	}
+	key.Data = key.Data[1:]
+	der, err := asn1.Marshal(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = ParsePrivateKey("kiln.key", pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: der}), []byte("x"))
+	wantError(t, err, model.Invalid, "it is damaged", "")
 }
 
 // TestOpenSSL has OpenSSL read what is written here, and reads what it writes.
