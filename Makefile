@@ -62,5 +62,5 @@ kills: build ## the daemon killed at 200 moments of deploys, any two processes a
 	@scripts/packages test
 	@scripts/test kills
 
-conformance: build ## HTTP/2, WebSocket, TLS, ACME and the registry, judged by programs of others
+conformance: build ## HTTP/2, WebSocket, TLS, ACME, signatures and the registry, judged by programs of others
 	@scripts/conformance

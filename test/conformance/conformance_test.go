@@ -1,7 +1,8 @@
 // Package conformance_test asks programs that were not written here what they
 // think of the router: letsencrypt's pebble issues it certificates, h2spec
 // judges its HTTP/2, testssl.sh its TLS, and Debian's WebSocket libraries talk
-// through it. What they found is in docs/conformance.md.
+// through it. cosign judges what is signed. What they found is in
+// docs/conformance.md.
 package conformance_test
 
 import (
