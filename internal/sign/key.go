@@ -130,15 +130,20 @@ func (k *PrivateKey) sign(message []byte) ([]byte, error) {
 // verify reports whether the signature is the key's over the message. On P-384,
 // SHA-256 is taken as well: that is what cosign uses unless told otherwise.
 func (k PublicKey) verify(message, signature []byte) bool {
-	short, long := sha256.Sum256(message), sha512.Sum384(message)
 	switch key := k.key.(type) {
 	case ed25519.PublicKey:
 		return ed25519.Verify(key, message, signature)
 	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(key, short[:], signature) ||
-			key.Curve == elliptic.P384() && ecdsa.VerifyASN1(key, long[:], signature)
+		if key.Curve == elliptic.P384() {
+			if sum := sha512.Sum384(message); ecdsa.VerifyASN1(key, sum[:], signature) {
+				return true
+			}
+		}
+		sum := sha256.Sum256(message)
+		return ecdsa.VerifyASN1(key, sum[:], signature)
 	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(key, crypto.SHA256, short[:], signature) == nil
+		sum := sha256.Sum256(message)
+		return rsa.VerifyPKCS1v15(key, crypto.SHA256, sum[:], signature) == nil
 	}
 	return false
 }

@@ -320,6 +320,27 @@ func TestKeyring(t *testing.T) {
 	}
 }
 
+// BenchmarkVerify is what a check costs before a server is provisioned, and of a
+// large list of packages.
+func BenchmarkVerify(b *testing.B) {
+	key := generate(b)
+	list := `{"packages":[` + strings.Repeat(`{"name":"libc6","versionInfo":"2.36-9+deb12u4","files":["/lib/x86_64-linux-gnu/libc.so.6"]},`, 100_000) + `{}]}`
+	for what, text := range map[string][]byte{
+		"signature":         must(b)(key.SignImage(image)),
+		"list of 100,000":   must(b)(key.Attest(image, SPDX, json.RawMessage(list))),
+		"of an unknown key": must(b)(generate(b).SignImage(image)),
+	} {
+		b.Run(what, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			for b.Loop() {
+				if _, err := Verify(text, []PublicKey{key.Public()}, image, ""); err != nil && !errors.Is(err, ErrUnknownKey) {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	key := generate(f)
 	good := must(f)(key.SignImage(image))

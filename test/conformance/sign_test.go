@@ -206,6 +206,7 @@ func TestCosignVerifies(t *testing.T) {
 		c.accepts([]string{image.DigestStr(), sign.Signature, "verified against the specified public key"}, verify("kiln.pub", image.String())...)
 		c.accepts([]string{image.DigestStr()}, verify("kiln.pub", r.repository.Tag("1").String())...)
 		c.accepts(nil, verifyAttestation("kiln.pub", sign.Signature, image.String())...)
+		c.accepts([]string{image.DigestStr()}, "verify", "--key", "kiln.pub", "--insecure-ignore-tlog=true", "--allow-http-registry", "--trusted-root", "nobody.json", image.String())
 		c.refuses("no signatures found", verify("kiln.pub", bare.String())...)
 		c.refuses(badSignature, verify("stranger.pub", image.String())...)
 		c.refuses("none of the attestations matched the predicate type", verifyAttestation("kiln.pub", "slsaprovenance1", image.String())...)
