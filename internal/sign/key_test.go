@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -176,6 +177,24 @@ func TestDamagedKeys(t *testing.T) {
 	}
 	_, err = ParsePrivateKey("kiln.key", pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: der}), []byte("x"))
 	wantError(t, err, model.Invalid, "it is damaged", "")
+}
+
+// TestOpenSSLKey reads what OpenSSL 3.0 has written:
+//
+//	openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 |
+//	openssl pkcs8 -topk8 -v2 aes-256-cbc -v2prf hmacWithSHA256 -passout pass:secret
+func TestOpenSSLKey(t *testing.T) {
+	text, err := os.ReadFile("testdata/openssl.key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ParsePrivateKey("openssl.key", text, []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if public, err := ReadPublicKey("testdata/openssl.pub"); err != nil || !public.Equal(key.Public()) {
+		t.Errorf("it is another key than OpenSSL's (%v)", err)
+	}
 }
 
 // TestOpenSSL has OpenSSL read what is written here, and reads what it writes.
@@ -417,6 +436,15 @@ func TestSignaturesOfEachKind(t *testing.T) {
 		if key.Public().verify([]byte("massage"), signature) || key.Public().verify([]byte("message"), nil) {
 			t.Errorf("%s: another message's signature holds", key.Public().Algorithm())
 		}
+	}
+	// On P-384 cosign hashes with SHA-256 unless told otherwise.
+	sum := sha256.Sum256([]byte("message"))
+	signature, err := ecdsa.SignASN1(rand.Reader, p384, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := newPublicKey(p384.Public()); err != nil || !key.verify([]byte("message"), signature) {
+		t.Errorf("P-384 with SHA-256 does not hold (%v)", err)
 	}
 	if _, err := newPrivateKey("text"); err == nil {
 		t.Error("a text is a key")
