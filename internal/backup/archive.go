@@ -11,7 +11,7 @@
 //	journal/key, key.pub, heads.log  the journal's key and signed heads
 //	journal/events/NNNNNNNNNNNN      the stored events from that number on, one a line
 //	certificates/…                   as in the data directory
-//	alerts.hcl, registry.yml         likewise, since version 2
+//	alerts.hcl, registry.yml, signing.key  likewise, since version 2
 //	evidence/…                       if asked for
 //	images/…                         an OCI layout of the images that releases need
 //	manifest.json                    what is in it: each file with its digest, the journal's head
@@ -54,15 +54,16 @@ const (
 	sigName      = "manifest.sig"
 )
 
-// What is declared in files of a data directory, unless the daemon is told other
-// places, which are no business of a backup: the receivers of alerts, and how the
-// registry is kept.
+// Single files of a data directory, unless the daemon is told other places, which
+// are no business of a backup: the receivers of alerts, how the registry is kept,
+// and the key that images are signed with.
 const (
 	AlertsFile   = "alerts.hcl"
 	RegistryFile = "registry.yml"
+	SigningKey   = "signing.key"
 )
 
-var declaredFiles = []string{AlertsFile, RegistryFile}
+var declaredFiles = []string{AlertsFile, RegistryFile, SigningKey}
 
 // mark is the first entry. It is read before anything else, so that a newer
 // format is told from a damaged archive.

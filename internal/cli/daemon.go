@@ -68,6 +68,8 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&memory, "build-memory", "", "the most memory that builds take together, as 2GiB (default half of the machine's)")
 	cmd.Flags().StringVar(&o.AlertsFile, "alerts", "", "who is told what (default alerts.hcl in the data directory)")
 	cmd.Flags().StringVar(&o.RegistryFile, "registry", "", "how the registry is kept, and who else is served (default registry.yml in the data directory)")
+	cmd.Flags().StringVar(&o.SigningKey, "signing-key", "", "what images are signed with (default signing.key in the data directory, which is made where it is missing)")
+	cmd.Flags().StringVar(&o.SigningPassphrase, "signing-passphrase", "", "the file with the passphrase of that key")
 	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
 	cmd.Flags().StringVar(&retention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
 	cmd.Flags().StringVar(&metricsSize, "metrics-size", defaultMetricsSize, "how much room metrics may take")
@@ -79,7 +81,7 @@ instance and leaves nothing behind. It has to run as root.`,
 
 // placeFiles makes the names of files independent of the working directory.
 func (o *DaemonOptions) placeFiles() (err error) {
-	for _, file := range []*string{&o.AlertsFile, &o.RegistryFile} {
+	for _, file := range []*string{&o.AlertsFile, &o.RegistryFile, &o.SigningKey, &o.SigningPassphrase} {
 		if *file == "" {
 			continue
 		}

@@ -63,9 +63,11 @@ type DaemonOptions struct {
 	Runtime    string       // another OCI runtime; "": the embedded one
 	// BuildMemory is the most that builds take together, in bytes; 0: half of
 	// the machine's.
-	BuildMemory  int64
-	RegistryFile string // how the registry is kept, and who else is served; "": registry.yml in DataDir
-	AlertsFile   string // declares who is told what; "": alerts.hcl in DataDir
+	BuildMemory       int64
+	RegistryFile      string // how the registry is kept, and who else is served; "": registry.yml in DataDir
+	SigningKey        string // what images are signed with; "": signing.key in DataDir
+	SigningPassphrase string // the file with that key's passphrase; "": it has none
+	AlertsFile        string // declares who is told what; "": alerts.hcl in DataDir
 	// MetricsListen is an address on which metrics are served; "": none.
 	MetricsListen    string
 	MetricsRetention time.Duration // 0: the default
@@ -169,7 +171,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
 		a.chaosCommand(),
-		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.gcCommand(), a.recycleCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
+		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.keyCommand(), a.gcCommand(), a.recycleCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
 		a.volumesCommand(),
 		manCommand(),

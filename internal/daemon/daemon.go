@@ -50,13 +50,15 @@ type Config struct {
 	EvidenceAge   time.Duration // how long it is kept; 0: evidence's default
 	// MetricsListen is an address on which metrics are served, for reading
 	// only; "": on the API's socket alone.
-	MetricsListen    string
-	MetricsRetention time.Duration // 0: telemetry's default
-	RegistryFile     string        // how the registry is kept, and who else is served; "": registry.yml in DataDir
-	AlertsFile       string        // declares who is told what; "": alerts.hcl in DataDir
-	MetricsSize      int64         // bytes; 0: telemetry's default
-	Manager          Manager       // that hears when the daemon is ready
-	BootIDFile       string        // names the machine's boot; "": the kernel's
+	MetricsListen     string
+	MetricsRetention  time.Duration // 0: telemetry's default
+	SigningKey        string        // what images are signed with; "": signing.key in DataDir, which is made where it is missing
+	SigningPassphrase string        // the file with the key's passphrase; "": it has none
+	RegistryFile      string        // how the registry is kept, and who else is served; "": registry.yml in DataDir
+	AlertsFile        string        // declares who is told what; "": alerts.hcl in DataDir
+	MetricsSize       int64         // bytes; 0: telemetry's default
+	Manager           Manager       // that hears when the daemon is ready
+	BootIDFile        string        // names the machine's boot; "": the kernel's
 	// HandOver asks for the router to be handed over to a new process. That of
 	// another build is without being asked.
 	HandOver <-chan struct{}
@@ -90,6 +92,7 @@ type daemon struct {
 	drift    *drift.Watcher
 	alerts   *alert.Alerts
 	registry *registry.Registry
+	signer   *signer
 
 	registryFile *registry.File // nil: there is none
 	running      sync.WaitGroup // actions, loops
@@ -149,6 +152,9 @@ func (d *daemon) open(ctx context.Context) error {
 		return errors.Join(err, j.Close())
 	}
 	if err := d.identify(); err != nil {
+		return errors.Join(err, j.Close())
+	}
+	if err := d.openSigner(); err != nil {
 		return errors.Join(err, j.Close())
 	}
 	if d.clock, err = newClock(d.state, d.cfg.BootIDFile); err != nil {
@@ -338,7 +344,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images, control: d.control}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Registry:  d.registry.Handler(),
+		Registry: d.registry.Handler(), Signer: d.signer,
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }

@@ -35,6 +35,7 @@ func (d *daemon) openRegistry(ctx context.Context) (err error) {
 // had is tried again: it is no reason to end.
 func (d *daemon) startRegistry(ctx context.Context) {
 	d.running.Go(func() { d.registry.Run(ctx) })
+	d.running.Go(func() { d.signer.signOld(ctx) })
 	public := d.registry.Public()
 	if public == nil {
 		return

@@ -24,6 +24,8 @@ func (s *State) foldUpkeep(e Event) (known bool, err error) {
 		s.Fleet = dropFindings(s.Fleet, p.Keys)
 	case ImagePinned:
 		return true, s.pinImage(e, p)
+	case ImageAttested:
+		return true, s.attestImage(e, p)
 	case ImageRemoved:
 		if img := s.Images[p.Digest]; img != nil {
 			img.RemovedAt = e.At
@@ -302,6 +304,21 @@ func (s *State) pinImage(e Event, p ImagePinned) error {
 	if p.Pinned {
 		img.Pinned = &Pin{By: p.By, Reason: p.Reason, At: e.At}
 	}
+	return nil
+}
+
+func (s *State) attestImage(e Event, p ImageAttested) error {
+	img := s.Images[p.Digest]
+	if img == nil {
+		return fmt.Errorf("there is no image %s", p.Digest)
+	}
+	p.Statement.At = e.At
+	for _, known := range img.Statements {
+		if known.Bundle == p.Statement.Bundle {
+			return nil
+		}
+	}
+	img.Statements = append(img.Statements[:len(img.Statements):len(img.Statements)], p.Statement)
 	return nil
 }
 

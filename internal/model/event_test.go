@@ -32,6 +32,7 @@ func examples() []Payload {
 		ImageAdded{Image: Image{
 			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, Services: []string{"shop"}, CreatedAt: at, Author: "ann", Reason: "faster",
 			Source: "build", Provenance: provenance, Size: 1000, Pinned: &Pin{By: "ann", Reason: "audit", At: at}, RemovedAt: at, LastUse: 3,
+			Statements: []Statement{{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
 		}},
 		ReleaseCreated{Release: Release{
 			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,
@@ -105,6 +106,7 @@ func upkeepExamples() []Payload {
 		ExperimentAdvanced{ID: "x-abcdef", Service: "shop", Armed: 1, Applied: 1, Detected: 2, Replaced: 3, Ending: ChaosStopped, Reason: "r"},
 		ExperimentEnded{ID: "x-abcdef", Service: "shop", Outcome: ChaosRecovered, Reason: "r", Failed: 2},
 		ImagePinned{Digest: "sha256:aa", Pinned: true, By: "ann", Reason: "audit"},
+		ImageAttested{Digest: "sha256:aa", Statement: Statement{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
 		ImageRemoved{Digest: "sha256:aa", Bytes: 7, Reason: "no release needs it"},
 		ObjectsRemoved{Object: ObjectBuildCache, Count: 2, Bytes: 9, Reason: "unused for 7 days", IDs: []string{"a"}},
 		VolumeCreated{Volume: Volume{Service: "shop", Name: "data", Access: SingleWriter, Size: 9, CreatedAt: at, Created: 3, Snapshots: []VolumeSnapshot{snapshot}, RemovedAt: at, Missed: "d-aaaaaa"}},

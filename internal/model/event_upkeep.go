@@ -124,6 +124,14 @@ type ImagePinned struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// ImageAttested says that a signed statement is attached to an image. That it is
+// written down here is what tells it from one that is made later with a key that
+// was taken out of use.
+type ImageAttested struct {
+	Digest    Digest    `json:"digest"`
+	Statement Statement `json:"statement"` // its time is the event's
+}
+
 // ImageRemoved says that the content of an image is going to be removed. From
 // here on nothing may start from it until it is added again.
 type ImageRemoved struct {
@@ -237,6 +245,9 @@ func (ExperimentEnded) Kind() Kind { return "chaos.ended" }
 
 // Kind implements Payload.
 func (ImagePinned) Kind() Kind { return "image.pinned" }
+
+// Kind implements Payload.
+func (ImageAttested) Kind() Kind { return "image.attested" }
 
 // Kind implements Payload.
 func (ImageRemoved) Kind() Kind { return "image.removed" }

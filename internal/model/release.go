@@ -47,6 +47,28 @@ type Image struct {
 	Pinned     *Pin       `json:"pinned,omitempty"`    // somebody wants it kept
 	RemovedAt  time.Time  `json:"removed_at,omitzero"` // retention removed its content; what is known of it stays
 	LastUse    Instant    `json:"last_use,omitempty"`  // when it was added, or a release of it last left service
+	// Statements are what was said of it under a signature, the oldest first.
+	Statements []Statement `json:"statements,omitempty"`
+}
+
+// Statement is a signed statement about an image, which is attached to it in a
+// registry.
+type Statement struct {
+	Bundle Digest    `json:"bundle"` // of the Sigstore bundle's bytes
+	Type   string    `json:"type"`   // of what it says: an URI of in-toto's, see package sign
+	Key    string    `json:"key"`    // the id of the key that it is signed with
+	At     time.Time `json:"at"`     // when kiln made it, or first accepted it
+}
+
+// Said returns the statement of the type that the key has signed; nil: there is
+// none.
+func (i *Image) Said(kind, key string) *Statement {
+	for k := range i.Statements {
+		if s := &i.Statements[k]; s.Type == kind && s.Key == key {
+			return s
+		}
+	}
+	return nil
 }
 
 // Pin says that an image is kept, whatever retention says.

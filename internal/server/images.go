@@ -54,7 +54,7 @@ func (s *Server) images(context.Context, *struct{}) (*reply[api.Images], error) 
 
 func copyOf(img *model.Image) model.Image {
 	c := *img
-	c.Names = slices.Clone(img.Names)
+	c.Names, c.Services, c.Statements = slices.Clone(img.Names), slices.Clone(img.Services), slices.Clone(img.Statements)
 	return c
 }
 
@@ -278,6 +278,9 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 		}
 		img.Provenance.Commit, img.Provenance.Dirty = req.Commit, req.Dirty
 		err = s.added(ctx, img)
+	}
+	if err == nil {
+		err = s.cfg.Signer.Sign(ctx, img, req, began)
 	}
 	if err != nil {
 		return api.BuildEvent{Error: problemOf(err)}

@@ -103,8 +103,9 @@ type Config struct {
 	Backups   Backups
 	Alerts    Alerts          // nil: there are none
 	Troubles  func() []string // what kiln cannot write down beside its work; nil: nothing
-	Registry  http.Handler    // of what is below api.PathRegistry; nil: there is none
-	Metrics   http.Handler    // of api.PathMetrics and what is below api.PathQueries; nil: there are none
+	Signer    Signer
+	Registry  http.Handler // of what is below api.PathRegistry; nil: there is none
+	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
 	Admission Admission
 	Rooms     control.Rooms
@@ -136,6 +137,7 @@ func New(cfg Config) *Server {
 	s.registerCommands(h)
 	s.registerStreams(h)
 	s.registerImages(h)
+	s.registerStatements(h)
 	s.registerVolumes(h)
 	s.registerRetention(h)
 	s.registerSessions(h)

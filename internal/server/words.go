@@ -24,6 +24,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", fmt.Sprintf("changed the machine's %s from %s to %s", p.Setting, p.From, p.To)
 	case model.ImageAdded:
 		return "", imageInWords(p.Image)
+	case model.ImageAttested:
+		return "", fmt.Sprintf("%s of image %s is signed with key %s", statementInWords(p.Statement.Type), p.Digest.Short(), shortKey(p.Statement.Key))
 	case model.ImagePinned, model.ImageRemoved, model.ObjectsRemoved, model.DiskChanged:
 		return "", retentionInWords(p)
 	case model.VolumeCreated, model.VolumeSnapshotted, model.VolumeSnapshotRemoved, model.VolumeRestored, model.VolumeRemoved:
@@ -52,6 +54,21 @@ func imageInWords(img model.Image) string {
 	}
 	return text + ")"
 }
+
+// statementInWords names a type of statements of package sign's.
+func statementInWords(kind string) string {
+	switch kind {
+	case "https://sigstore.dev/cosign/sign/v1":
+		return "the digest"
+	case "https://slsa.dev/provenance/v1":
+		return "the provenance"
+	default:
+		return "a statement (" + kind + ")"
+	}
+}
+
+// shortKey is enough of a key's id for people.
+func shortKey(id string) string { return id[:min(len(id), 12)] }
 
 // retentionInWords says what is kept, and what is not any more.
 func retentionInWords(p model.Payload) string {

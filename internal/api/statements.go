@@ -1,0 +1,43 @@
+package api
+
+import (
+	"context"
+	"time"
+
+	"kiln/internal/model"
+)
+
+// Key is the key that this kiln signs with, its public half.
+type Key struct {
+	ID        string `json:"id"` // SHA-256 of its PKIX form, in hexadecimal
+	Algorithm string `json:"algorithm"`
+	PEM       string `json:"pem"` // PKIX
+}
+
+// Statements is what was said of an image under a signature.
+type Statements struct {
+	Image      model.Digest `json:"image"`
+	Signed     bool         `json:"signed"`     // this kiln has signed its digest, and that holds
+	Statements []Statement  `json:"statements"` // by repository and manifest
+}
+
+// Statement is a signed statement as it is attached to an image in the registry,
+// checked now.
+type Statement struct {
+	Repository string       `json:"repository"`
+	Manifest   model.Digest `json:"manifest"` // of the artifact
+	Bundle     model.Digest `json:"bundle,omitempty"`
+	Type       string       `json:"type,omitempty"` // a URI; as an annotation has it where it does not hold
+	Key        string       `json:"key,omitempty"`  // the id of the key that has signed it
+	Holds      bool         `json:"holds"`
+	At         *time.Time   `json:"at,omitempty"`      // when this kiln made it, or first accepted it
+	Trouble    string       `json:"trouble,omitempty"` // why it does not hold
+}
+
+// Key asks for the key that the daemon signs with.
+func (c *Client) Key(ctx context.Context) (*Key, error) { return get[Key](ctx, c, PathKey, nil) }
+
+// Statements has what is attached to an image checked.
+func (c *Client) Statements(ctx context.Context, image string) (*Statements, error) {
+	return get[Statements](ctx, c, path(PathStatements, image), nil)
+}

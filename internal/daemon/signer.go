@@ -1,0 +1,262 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/opencontainers/go-digest"
+
+	"kiln/internal/api"
+	"kiln/internal/backup"
+	"kiln/internal/model"
+	"kiln/internal/registry"
+	"kiln/internal/sign"
+)
+
+// buildType says how the parameters of a provenance have to be read
+// (docs/signing.md).
+const buildType = "urn:kiln:build:containerfile:1"
+
+// signer signs the images that this kiln has built, and attaches what it says of
+// them to them in the registry.
+type signer struct {
+	d   *daemon
+	key *sign.PrivateKey
+	mu  sync.Mutex // one image at a time
+}
+
+// openSigner reads the key, or makes one where there is none yet.
+func (d *daemon) openSigner() error {
+	path, passphrase := d.cfg.SigningKey, []byte(nil)
+	if path == "" {
+		path = filepath.Join(d.cfg.DataDir, backup.SigningKey)
+	}
+	if d.cfg.SigningPassphrase != "" {
+		text, err := os.ReadFile(d.cfg.SigningPassphrase)
+		if err != nil {
+			return model.Errorf(model.Invalid, "cannot read the passphrase of the signing key: %w", err)
+		}
+		passphrase = trimLine(text)
+	}
+	key, err := sign.ReadPrivateKey(path, passphrase)
+	if model.CodeOf(err) == model.NotFound && d.cfg.SigningKey == "" {
+		if key, err = sign.Generate(); err == nil {
+			err = key.WriteFile(path, passphrase)
+		}
+	}
+	if errors.Is(err, sign.ErrNoPassphrase) || errors.Is(err, sign.ErrWrongPassphrase) {
+		return model.Errorf(model.CodeOf(err), "%w", err).WithHint("kiln daemon --signing-passphrase names the file with its passphrase")
+	}
+	if err != nil {
+		return err
+	}
+	d.signer = &signer{d: d, key: key}
+	return nil
+}
+
+// trimLine returns a file's text without the end of its line.
+func trimLine(text []byte) []byte {
+	for len(text) > 0 && (text[len(text)-1] == '\n' || text[len(text)-1] == '\r') {
+		text = text[:len(text)-1]
+	}
+	return text
+}
+
+// reach reaches the registry. It is in this process: what fails once fails again.
+func (s *signer) reach() []remote.Option {
+	return []remote.Option{remote.WithTransport(s.d.registry.Transport()), remote.WithRetryBackoff(remote.Backoff{Steps: 1})}
+}
+
+// Key implements server.Signer.
+func (s *signer) Key() api.Key {
+	public := s.key.Public()
+	return api.Key{ID: public.ID(), Algorithm: public.Algorithm(), PEM: string(public.PEM())}
+}
+
+// Sign implements server.Signer.
+func (s *signer) Sign(ctx context.Context, img model.Image, req api.BuildRequest, began time.Time) error {
+	build := &sign.Build{
+		Type: buildType, Builder: "urn:kiln:instance:" + string(s.d.instance), Versions: map[string]string{"kiln": s.d.cfg.Version},
+		Started: began.UTC(), Finished: time.Now().UTC(),
+		Parameters: map[string]any{
+			"service": req.Service, "containerfile": req.Containerfile, "target": req.Target, "args": argsOf(req.Args),
+			"commit": req.Commit, "uncommitted_changes": req.Dirty,
+		},
+	}
+	for _, p := range img.Provenance.Parents {
+		build.Inputs = append(build.Inputs, sign.Input{Name: p.Name, Digests: []digest.Digest{digest.Digest(p.Digest)}})
+	}
+	if req.Commit != "" {
+		build.Inputs = append(build.Inputs, sign.Input{Name: "source", Commit: req.Commit})
+	}
+	return s.sign(ctx, img.Digest, build)
+}
+
+func argsOf(args map[string]string) map[string]any {
+	all := map[string]any{}
+	for name, value := range args {
+		all[name] = value
+	}
+	return all
+}
+
+// signOld signs the images that were built before there was a key, or between
+// whose record and signature the daemon ended.
+func (s *signer) signOld(ctx context.Context) {
+	var todo []model.Digest
+	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
+		for d, img := range st.Images {
+			if img.Source == "build" && img.RemovedAt.IsZero() && len(img.Services) > 0 && img.Said(sign.Signature, s.Key().ID) == nil {
+				todo = append(todo, d)
+			}
+		}
+	})
+	slices.Sort(todo)
+	for _, d := range todo {
+		if err := s.sign(ctx, d, nil); err != nil && ctx.Err() == nil {
+			s.d.cfg.Log.Warn("an image cannot be signed; its next build tries again", "image", string(d), "error", err)
+		}
+	}
+}
+
+// sign signs an image and says how it was built, as far as that is not attached to
+// it, and holds.
+func (s *signer) sign(ctx context.Context, d model.Digest, build *sign.Build) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var img model.Image
+	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
+		if known := st.Images[d]; known != nil {
+			img = *known
+		}
+	})
+	attached, err := s.Check(ctx, img)
+	if err != nil {
+		return cannotSign(d, err)
+	}
+	for _, kind := range []string{sign.Signature, sign.Provenance} {
+		lacking := slices.DeleteFunc(slices.Clone(img.Services), func(service string) bool {
+			return slices.ContainsFunc(attached, func(a api.Statement) bool { return a.Repository == service && a.Type == kind && a.Holds })
+		})
+		if len(lacking) == 0 || kind == sign.Provenance && build == nil {
+			continue
+		}
+		bundle, err := s.bundle(d, kind, build)
+		if err == nil {
+			err = s.attach(ctx, d, lacking, bundle, kind)
+		}
+		if err != nil {
+			return cannotSign(d, err)
+		}
+	}
+	return nil
+}
+
+// bundle makes a statement of the kind.
+func (s *signer) bundle(d model.Digest, kind string, build *sign.Build) ([]byte, error) {
+	if kind == sign.Signature {
+		return s.key.SignImage(digest.Digest(d))
+	}
+	predicate, err := build.Predicate()
+	if err != nil {
+		return nil, err
+	}
+	return s.key.Attest(digest.Digest(d), kind, predicate)
+}
+
+func cannotSign(d model.Digest, err error) error {
+	return model.Errorf(model.CodeOf(err), "image %s is built, and cannot be signed: %w", d.Short(), err).WithHint("the next build of it tries again")
+}
+
+// attach attaches a bundle to the image in the services' repositories, and writes it
+// down.
+func (s *signer) attach(ctx context.Context, d model.Digest, services []string, bundle []byte, kind string) error {
+	for _, service := range services {
+		to, err := inRegistry(service, d)
+		if err != nil {
+			return err
+		}
+		if _, err := sign.Push(ctx, to, bundle, time.Now(), s.reach()...); err != nil {
+			return err
+		}
+	}
+	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: s.Key().ID}
+	return s.d.control.Do(ctx, "kiln", func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
+		if st.Images[d] == nil {
+			return nil, nil
+		}
+		return []model.Payload{model.ImageAttested{Digest: d, Statement: said}}, nil
+	})
+}
+
+// inRegistry is where an image is in the registry, for who reaches that by
+// Transport.
+func inRegistry(service string, d model.Digest) (name.Digest, error) {
+	to, err := name.NewDigest(registry.Host+"/"+service+"@"+string(d), name.Insecure)
+	if err != nil {
+		return to, model.Errorf(model.Internal, "%w", err)
+	}
+	return to, nil
+}
+
+// Check implements server.Signer.
+func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, error) {
+	ring, err := sign.NewKeyring(sign.Key{Name: "kiln", Public: s.key.Public()})
+	if err != nil {
+		return nil, err
+	}
+	memory := func(bundle digest.Digest) (time.Time, bool) {
+		for _, said := range img.Statements {
+			if said.Bundle == model.Digest(bundle) {
+				return said.At, true
+			}
+		}
+		return time.Time{}, false
+	}
+	list := []api.Statement{}
+	for _, service := range img.Services {
+		at, err := inRegistry(service, img.Digest)
+		if err != nil {
+			return nil, err
+		}
+		attached, err := sign.List(ctx, at, s.reach()...)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range attached {
+			list = append(list, s.check(ctx, at, a, ring, memory))
+		}
+	}
+	return list, nil
+}
+
+// check reads and checks what is attached to an image.
+func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment, ring sign.Keyring, memory sign.Memory) api.Statement {
+	said := api.Statement{
+		Repository: image.RepositoryStr(), Manifest: model.Digest(a.Manifest), Bundle: model.Digest(a.Bundle), Type: a.PredicateType,
+	}
+	if at, known := memory(a.Bundle); known {
+		said.At = &at
+	}
+	err, text := a.Err, []byte(nil)
+	if err == nil {
+		text, err = sign.Fetch(ctx, image.Repository, a, s.reach()...)
+	}
+	if err == nil {
+		var v sign.Verified
+		if v, err = ring.Verify(text, digest.Digest(image.DigestStr()), "", time.Now(), memory); err == nil {
+			said.Type, said.Key, said.Holds = v.Statement.PredicateType, v.Key.ID(), true
+		}
+	}
+	if err != nil {
+		said.Trouble = err.Error()
+	}
+	return said
+}

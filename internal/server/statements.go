@@ -1,0 +1,65 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+)
+
+// Signer signs images, and checks what is signed.
+type Signer interface {
+	Key() api.Key
+	// Sign signs an image that was built and is journalled, and says how it was built.
+	Sign(ctx context.Context, img model.Image, req api.BuildRequest, began time.Time) error
+	// Check reads and checks all that is attached to the image.
+	Check(ctx context.Context, img model.Image) ([]api.Statement, error)
+}
+
+// signature is what a statement that signs the digest alone says that it is.
+const signature = "https://sigstore.dev/cosign/sign/v1"
+
+func (s *Server) registerStatements(h huma.API) {
+	huma.Register(h, operation("key", http.MethodGet, api.PathKey, "The key that images are signed with"), s.key)
+	huma.Register(h, operation("statements", http.MethodGet, api.PathStatements, "What was said of an image under a signature"), s.statements)
+}
+
+func (s *Server) key(context.Context, *struct{}) (*reply[api.Key], error) {
+	return &reply[api.Key]{s.cfg.Signer.Key()}, nil
+}
+
+type statementsInput struct {
+	Image string `path:"image"`
+}
+
+func (s *Server) statements(ctx context.Context, in *statementsInput) (*reply[api.Statements], error) {
+	name, err := url.PathUnescape(in.Image)
+	if err != nil {
+		name = in.Image
+	}
+	var img model.Image
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+		var found *model.Image
+		if found, err = imageNamed(st, name); err == nil {
+			img = copyOf(found)
+		}
+	})
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	list, err := s.cfg.Signer.Check(ctx, img)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	own := s.cfg.Signer.Key().ID
+	return &reply[api.Statements]{api.Statements{
+		Image: img.Digest, Statements: list,
+		Signed: slices.ContainsFunc(list, func(x api.Statement) bool { return x.Holds && x.Key == own && x.Type == signature }),
+	}}, nil
+}
