@@ -53,6 +53,9 @@ func pemKey(window []byte, at int) (string, int) {
 		return "", 0
 	}
 	text, ended := body(rest[dashes:])
+	if bytes.Contains(rest, []byte("Proc-Type: 4,ENCRYPTED")) {
+		label = "encrypted " + label
+	}
 	if !keyBody(label, text, ended) {
 		return "", 0
 	}
@@ -119,7 +122,10 @@ func keyBody(label string, text []byte, ended bool) bool {
 	case strings.Contains(label, "SSH2"):
 		return bytes.HasPrefix(raw, []byte{0x3f, 0x6f, 0xf9, 0xeb})
 	}
-	return sequenceOf(raw, ended) || entropy(raw) > 5 && ended && n%8 == 0 // encrypted by its header
+	if strings.HasPrefix(label, "encrypted ") { // as a whole, as its header says
+		return entropy(raw) > 5 && n%8 == 0
+	}
+	return sequenceOf(raw, ended)
 }
 
 // sequenceOf reports whether raw is one sequence of ASN.1 in DER, and has no more

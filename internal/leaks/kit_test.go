@@ -139,12 +139,17 @@ const (
 // gitHub returns a token of GitHub whose checksum holds.
 func gitHub(prefix string) string {
 	body := drawn(3, 30, base62)
+	return prefix + "_" + body + checksumOf(body)
+}
+
+// checksumOf returns what GitHub appends to a token.
+func checksumOf(body string) string {
 	sum, end := crc32.ChecksumIEEE([]byte(body)), make([]byte, 6)
 	for i := 5; i >= 0; i-- {
 		end[i] = base62[sum%62]
 		sum /= 62
 	}
-	return prefix + "_" + body + string(end)
+	return string(end)
 }
 
 func signed(claims string) string {

@@ -102,6 +102,7 @@ func TestRefused(t *testing.T) {
 		{"hides a bomb behind its end", gzipped(t, append(bytes.Clone(good), zeros...)), `after entry "first": `},
 		{"is sparse beyond measure", sparseArchive(t, 6<<20), `entry "sparse": `},
 		{"is too large", archive(t, file{name: "a", text: zeros}, file{name: "b", text: zeros}, file{name: "c", text: zeros}), `entry "b": `},
+		{"has too much behind its end", append(bytes.Clone(good), strings.Repeat("\x00", 9<<20)...), `after entry "first": the layer has more than 8388608 bytes`},
 		{"is cut off", gzipped(t, good)[:40], "unexpected EOF"},
 		{"is cut off in a file", archive(t, file{name: "a", text: zeros})[:5000], "unexpected EOF"},
 		{"is damaged", append(gzipped(t, good)[:20], make([]byte, 30)...), "cannot read layer 1 (sha256:0a)"},

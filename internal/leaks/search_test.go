@@ -129,12 +129,27 @@ func TestPrivateKeys(t *testing.T) {
 	}
 }
 
+// TestPublishedKeys: what everybody has is no secret.
+func TestPublishedKeys(t *testing.T) {
+	defer func(before []string) { published = before }(published)
+	text := keys(t)["rsa"]
+	block, _ := pem.Decode([]byte(text))
+	sum := sha256.Sum256(block.Bytes)
+	published = append(slices.Clone(published), hex.EncodeToString(sum[:8]))
+	if r := searchOf(t, withLayers(t, archive(t, file{name: "lib.so", text: text})), Allowed{}); len(r.Findings) > 0 {
+		t.Error(r.Findings)
+	}
+}
+
 func TestNoPrivateKeys(t *testing.T) {
 	_, rest, _ := strings.Cut(keys(t)["rsa"], "\n")
+	short, _ := pem.Decode([]byte(keys(t)["rsa"]))
+	short.Bytes = short.Bytes[:len(short.Bytes)&^7-8]
 	for name, text := range map[string]string{
 		"a program that reads them":  `if strings.HasPrefix(s, "-----BEGIN RSA ` + `PRIVATE KEY-----") {` + "\n\treturn true\n}\n",
 		"a manual":                   "-----BEGIN " + "PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC...\n-----END " + "PRIVATE KEY-----\n",
 		"a key without its first":    rest,
+		"a shortened one":            string(pem.EncodeToMemory(short)),
 		"a damaged one":              "-----BEGIN RSA " + "PRIVATE KEY-----\n" + drawn(1, 64, base64s) + "\n" + drawn(2, 44, base64s) + "\n-----END RSA " + "PRIVATE KEY-----\n",
 		"a certificate":              string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(drawn(1, 600, base64s))})),
 		"a public key":               string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: append([]byte{0x30, 0x2a}, drawn(1, 42, base64s)...)})),
@@ -159,7 +174,7 @@ func tokens() map[string][]string {
 			"aws_secret_" + "access_key = " + drawn(3, 40, base64s), `"Secret` + `AccessKey": "` + drawn(4, 40, base64s) + `"`, "AWS_SECRET_" + "ACCESS_KEY=" + drawn(6, 40, base64s),
 		},
 		ruleGCP:    {`{"type": "service_account", "project_id": "x", "private_key": "-----BEGIN ` + `PRIVATE KEY-----\n` + pkcs8 + `\n-----END ` + `PRIVATE KEY-----\n"}`},
-		ruleGitHub: {gitHub("ghp"), gitHub("ghs"), gitHub("gho"), "ghu_" + drawn(8, 36, base62), "github_" + "pat_" + drawn(1, 22, base62) + "_" + drawn(2, 59, base62)},
+		ruleGitHub: {gitHub("ghp"), plainGitHub(), gitHub("ghs"), gitHub("gho"), "ghu_" + drawn(8, 36, base62), "github_" + "pat_" + drawn(1, 22, base62) + "_" + drawn(2, 59, base62)},
 		ruleGitLab: {"glpat-" + drawn(1, 20, base62), "glrt-" + drawn(2, 20, base62), "glpat-" + drawn(3, 27, base62) + ".01.1a2b3c4d5"},
 		ruleSlack: {
 			"xoxb-" + drawn(1, 12, "123456789") + "-" + drawn(2, 12, "123456789") + "-" + drawn(3, 24, base62),
@@ -183,6 +198,12 @@ func tokens() map[string][]string {
 		},
 		ruleJWT: {signed(`{"iss":"https://login.shop.internal","sub":"7","exp":1893456000}`)},
 	}
+}
+
+// plainGitHub is a token that nobody would take for one, but for its checksum.
+func plainGitHub() string {
+	body := strings.Repeat("ab", 15)
+	return "ghp_" + body + checksumOf(body)
 }
 
 // pkcs8 is the body of an Ed25519 key, made of parts.
@@ -252,6 +273,8 @@ func TestNoTokens(t *testing.T) {
 		"docker without a password": `{"auths": {"registry.example.com": {}}, "credsStore": "pass"}`,
 		"jwt.io's":                  signed(`{"sub":"1234567890","name":"John Doe","iat":1516239022}`),
 		"a token without a claim":   signed(`{}`),
+		"signed by nobody":          strings.Replace(signed(`{"sub":"x"}`), base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","typ":"JWT"}`)), base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)), 1),
+		"a manual's login":          `{"auths": {"r": {"auth": "` + base64.StdEncoding.EncodeToString([]byte("user:password")) + `"}}}`,
 		"unsigned":                  base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + base64.RawURLEncoding.EncodeToString([]byte(`{"sub":"x"}`)) + ".",
 		"Azurite's":                 "Account" + "Key=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
 		"gitlab in words":           "glpat-xxxxxxxxxxxxxxxxxxxx glpat-your-access-token-here",
@@ -400,7 +423,7 @@ func TestLayers(t *testing.T) {
 		gzipped(t, archive(t, file{name: "a/one", text: key}, file{name: "a/two", text: key}, file{name: "b/three", text: key}, file{name: "c/four", text: key}, file{name: "d", text: key},
 			file{name: "var/lib/apt/lists/x", text: "x"})),
 		zstded(t, archive(t, file{name: "a/.wh.one"}, file{name: "b/.wh..wh..opq"}, file{name: ".wh.c"}, file{name: "d", text: "other"}, file{name: "var/lib/apt/lists/.wh.x"})),
-		archive(t, file{name: "a", kind: '5'}, file{name: "e", text: key}),
+		archive(t, file{name: "a", kind: '5'}, file{name: "e", text: key}, file{name: "f/g", text: key}, file{name: "f/.wh..wh..opq"}, file{name: "f/.wh.g"}),
 	)
 	c, err := image.ConfigFile()
 	if err != nil {
@@ -421,7 +444,7 @@ func TestLayers(t *testing.T) {
 			t.Errorf("%+v", f)
 		}
 	}
-	want := []string{"1 /a/one true", "1 /a/two false", "1 /b/three true", "1 /c/four true", "1 /d true", "1 /var/lib/apt/lists true", "3 /e false"}
+	want := []string{"1 /a/one true", "1 /a/two false", "1 /b/three true", "1 /c/four true", "1 /d true", "1 /var/lib/apt/lists true", "3 /e false", "3 /f/g false"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -430,7 +453,7 @@ func TestLayers(t *testing.T) {
 	}
 	// A base that is not this image's is no base.
 	r, err = Search(t.Context(), image, c.RootFS.DiffIDs[1:], Allowed{})
-	if err != nil || len(r.Findings) != 8 {
+	if err != nil || len(r.Findings) != 9 {
 		t.Errorf("%v, %v", r.Findings, err)
 	}
 }
@@ -447,6 +470,17 @@ func TestWindows(t *testing.T) {
 				t.Errorf("at %d: %v, want line %d", at, r.Findings, want)
 			}
 		}
+	}
+	// What is before a place is known there, too.
+	place := windowSize - lookAhead
+	inWord := strings.Repeat("#", place-1) + "x" + token + strings.Repeat("\n", windowSize)
+	if r := searchOf(t, withLayers(t, archive(t, file{name: "large", text: inWord})), Allowed{}); len(r.Findings) > 0 {
+		t.Errorf("in a word: %v", r.Findings)
+	}
+	account := tokens()[ruleGCP][0]
+	account = strings.Repeat("\n", place-strings.Index(account, "-----")) + account + strings.Repeat("\n", windowSize)
+	if r := searchOf(t, withLayers(t, archive(t, file{name: "large", text: account})), Allowed{}); len(r.Findings) != 1 || r.Findings[0].Rule != ruleGCP {
+		t.Errorf("an account: %v", r.Findings)
 	}
 	// A file of credentials that is too large for that says so.
 	r := searchOf(t, withLayers(t, archive(t, file{name: "app/.env", text: "A_TOKEN=" + drawn(1, 20, base62) + "\n" + strings.Repeat("#\n", maxWhole/2)})), Allowed{})

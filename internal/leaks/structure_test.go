@@ -49,6 +49,20 @@ func TestUser(t *testing.T) {
 	if got := structureOf(t, image, Rules{NotRoot: true}); len(got) != 1 {
 		t.Error(got)
 	}
+	// One that is a link by now says nothing either, and what hides the layers below hides nothing of its own.
+	for _, c := range []struct {
+		top     []byte
+		refused int
+	}{
+		{archive(t, file{name: "etc/passwd", kind: '2', link: "elsewhere"}), 1},
+		{archive(t, file{name: "etc/passwd", text: passwd}, file{name: "etc/.wh..wh..opq"}, file{name: ".wh.etc"}), 0},
+		{archive(t, file{name: "etc/.wh..wh..opq"}), 1},
+	} {
+		image := configured(t, withLayers(t, archive(t, file{name: "etc/passwd", text: passwd}), c.top), func(c *v1.ConfigFile) { c.Config.User = "app" })
+		if got := structureOf(t, image, Rules{NotRoot: true}); len(got) != c.refused {
+			t.Error(got, c.refused)
+		}
+	}
 }
 
 func TestPort(t *testing.T) {
@@ -92,7 +106,7 @@ func TestFiles(t *testing.T) {
 	if got := structureOf(t, image, Rules{}); len(got) > 0 {
 		t.Error(got)
 	}
-	allowed, err := ParseAllowed("kiln.allow", []byte("setuid /usr/bin/*  # reviewed\nsetuid /usr/bin/no # not there\nprivate-key /x # Search's\n"))
+	allowed, err := ParseAllowed("kiln.allow", []byte("setuid /usr/bin/*  # reviewed\nsetuid /usr/bin/no # not there\nprivate-key /x # Search's\n* /opt/** # Search's\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
