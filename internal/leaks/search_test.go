@@ -20,7 +20,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"golang.org/x/crypto/ssh"
 )
 
 // keys returns private keys of all forms, by what they are called.
@@ -55,11 +54,7 @@ func keys(t testing.TB) map[string]string {
 		t.Fatal(err)
 	}
 	out["encrypted by its header"] = string(pem.EncodeToMemory(block))
-	opened, err := ssh.MarshalPrivateKey(ed, "a comment")
-	if err != nil {
-		t.Fatal(err)
-	}
-	out["openssh"] = string(pem.EncodeToMemory(opened))
+	put("openssh", "OPENSSH "+"PRIVATE KEY", append([]byte("openssh-key-v1\x00"), drawn(6, 300, base64s)...), nil)
 	put("cosign", "ENCRYPTED SIGSTORE "+"PRIVATE KEY", []byte(`{"kdf":{"name":"scrypt","params":{"N":32768,"r":8,"p":1}}}`), nil)
 	put("pgp", "PGP "+"PRIVATE KEY"+" BLOCK", append([]byte{0x95, 0x03, 0x98, 0x04}, []byte(drawn(1, 200, base64s))...), nil)
 	out["putty"] = "PuTTY-User-Key-" + "File-3: ssh-ed25519\nEncryption: none\nComment: x\nPublic-Lines: 1\n" + drawn(1, 64, base64s) + "\nPrivate-Lines: 1\n" + drawn(2, 64, base64s) + "\nPrivate-MAC: 00\n"
