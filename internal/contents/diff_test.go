@@ -1,0 +1,198 @@
+package contents
+
+import (
+	"archive/tar"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"github.com/google/go-cmp/cmp"
+	"kiln/internal/model"
+)
+
+// told writes the changes of files as lines.
+func told(changes []FileChange) []string {
+	lines := []string{}
+	for _, c := range changes {
+		line := fmt.Sprintf("%s %s", c.Change, c.Path)
+		for _, a := range c.Aspects {
+			line += " " + string(a)
+		}
+		if c.Before != nil {
+			line += fmt.Sprintf(" -%d", c.Before.Layer.Index)
+		}
+		if c.After != nil {
+			line += fmt.Sprintf(" +%d", c.After.Layer.Index)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+func TestDiffOfFiles(t *testing.T) {
+	file := func(name, body string) entry { return entry{name: name, body: body} }
+	symlink := func(name, to string) entry { return entry{name: name, kind: tar.TypeSymlink, link: to} }
+	hard := func(name, to string) entry { return entry{name: name, kind: tar.TypeLink, link: to} }
+	for name, c := range map[string]struct {
+		a, b [][]entry
+		want []string
+	}{
+		"nothing":             {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}}, nil},
+		"added in a layer":    {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}, {dir("d"), file("d/b", "2")}}, []string{"added d +1", "added d/b +1"}},
+		"removed by whiteout": {[][]entry{{file("d/a", "1")}}, [][]entry{{file("d/a", "1")}, {file("d/.wh.a", "")}}, []string{"removed d/a -0"}},
+		"directory removed":   {[][]entry{{file("d/e/a", "1"), file("d/b", "")}}, [][]entry{{file("d/e/a", "1"), file("d/b", "")}, {file(".wh.d", "")}}, []string{"removed d -0", "removed d/b -0", "removed d/e -0", "removed d/e/a -0"}},
+		"opaque":              {[][]entry{{file("d/a", "1"), file("d/b", "1")}}, [][]entry{{file("d/a", "1"), file("d/b", "1")}, {dir("d"), file("d/c", "2"), file("d/.wh..wh..opq", ""), file("d/b", "2")}}, []string{"removed d/a -0", "changed d/b content -0 +1", "added d/c +1"}},
+		"opaque spares its own layer, whatever the order": {[][]entry{{file("d/x/a", "1")}}, [][]entry{{file("d/x/a", "1")}, {file("d/x/b", "2"), file("d/.wh..wh..opq", "")}}, []string{"removed d/x/a -0", "added d/x/b +1"}},
+		"whiteout and file in one layer":                  {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}, {file("a", "2"), file(".wh.a", "")}}, []string{"changed a content -0 +1"}},
+		"whiteout of nothing":                             {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1"), file("x/.wh.y", ""), file(".wh.z", "")}}, nil},
+		"kinds of change": {
+			[][]entry{{file("mode", "1"), file("owner", "1"), file("size", "1"), file("content", "1"), symlink("link", "a"), file("kind", "a"), {name: "dev", kind: tar.TypeChar}, file("attr", "")}},
+			[][]entry{{{name: "mode", body: "1", mode: 0o4755}, {name: "owner", body: "1", uid: 7}, file("size", "12"), file("content", "2"), symlink("link", "b"), symlink("kind", "a"), {name: "dev", kind: tar.TypeBlock}, {name: "attr", pax: map[string]string{"SCHILY.xattr.security.capability": "x"}}}},
+			[]string{"changed attr attributes -0 +0", "changed content content -0 +0", "changed dev kind -0 +0", "changed kind kind -0 +0", "changed link link -0 +0", "changed mode mode -0 +0", "changed owner owner -0 +0", "changed size size content -0 +0"},
+		},
+		"rewritten the same":  {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "0")}, {file("a", "1")}}, nil},
+		"directory over file": {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}, {dir("a"), file("a/b", "")}}, []string{"changed a kind mode -0 +1", "added a/b +1"}},
+		"file over directory": {[][]entry{{file("a/b", "1")}}, [][]entry{{file("a/b", "1")}, {file("a", "")}}, []string{"changed a kind mode -0 +1", "removed a/b -0"}},
+		"directory again":     {[][]entry{{dir("d"), file("d/a", "1")}}, [][]entry{{dir("d"), file("d/a", "1")}, {{name: "d", kind: tar.TypeDir, mode: 0o700}}}, []string{"changed d mode -0 +1"}},
+		"hard link keeps what its target loses": {
+			[][]entry{{file("a", "1")}},
+			[][]entry{{file("a", "1"), hard("b", "a")}, {file("a", "2")}},
+			[]string{"changed a content -0 +1", "added b +0"},
+		},
+		"a file in a linked directory is where that leads": {
+			[][]entry{{dir("usr"), dir("usr/lib"), symlink("lib", "usr/lib")}},
+			[][]entry{{dir("usr"), dir("usr/lib"), symlink("lib", "usr/lib")}, {file("lib/x", "1")}, {file("lib/.wh.x", ""), file("lib/y", "")}},
+			[]string{"added usr/lib/y +2"},
+		},
+		"links do not lead out": {
+			[][]entry{{symlink("up", "../../../../d")}},
+			[][]entry{{symlink("up", "../../../../d")}, {file("up/x", "1")}},
+			[]string{"added d +1", "added d/x +1"},
+		},
+		"root": {[][]entry{{dir("./")}}, [][]entry{{{name: "./", kind: tar.TypeDir, mode: 0o700}}}, []string{"changed . mode -0 +0"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			build := func(all [][]entry) v1.Image {
+				var layers []v1.Layer
+				for _, entries := range all {
+					layers = append(layers, layer(t, entries...))
+				}
+				return imageOf(t, layers...)
+			}
+			a, b := build(c.a), build(c.b)
+			d, err := Diff(t.Context(), a, b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.want == nil {
+				c.want = []string{}
+			}
+			if diff := cmp.Diff(c.want, told(d.Files)); diff != "" {
+				t.Errorf("the files (-want +got):\n%s", diff)
+			}
+			back, err := Diff(t.Context(), b, a)
+			if err != nil || len(back.Files) != len(d.Files) {
+				t.Errorf("the other way there are %d changes (%v), want as many: %d", len(back.Files), err, len(d.Files))
+			}
+			same, err := Diff(t.Context(), b, b)
+			if err != nil || len(same.Files)+len(same.Packages)+len(same.Config) != 0 {
+				t.Errorf("an image differs from itself: %v %v", same, err)
+			}
+		})
+	}
+}
+
+func TestDiffRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		entries []entry
+		words   []string
+	}{
+		"hard link to nothing":     {[]entry{{name: "l", kind: tar.TypeLink, link: "nowhere"}}, []string{`entry "l"`, "hard link to nowhere"}},
+		"hard link to a directory": {[]entry{dir("d"), {name: "l", kind: tar.TypeLink, link: "d"}}, []string{`entry "l"`, "no file"}},
+		"in a file":                {[]entry{{name: "f"}, {name: "f/x"}}, []string{`entry "f/x"`, "no directory"}},
+		"a loop":                   {[]entry{{name: "a", kind: tar.TypeSymlink, link: "b"}, {name: "b", kind: tar.TypeSymlink, link: "a"}, {name: "a/x"}}, []string{`entry "a/x"`, "too many symbolic links"}},
+		"too deep": {[]entry{
+			dir(strings.Repeat("d/", 1500)), {name: "s", kind: tar.TypeSymlink, link: strings.Repeat("d/", 1500)}, dir("s/" + strings.Repeat("e/", 1500)),
+		}, []string{"longer than Linux"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Diff(t.Context(), imageOf(t), imageOf(t, layer(t, c.entries...)))
+			says(t, err, append(c.words, "the second image", "layer 0 (")...)
+			if model.CodeOf(err) != model.Invalid {
+				t.Errorf("the error is %s, want invalid", model.CodeOf(err))
+			}
+		})
+	}
+	// Few entries, each with a long path, make many directories.
+	var many []entry
+	for i := range 100 {
+		many = append(many, dir(fmt.Sprintf("%d/%s", i, strings.Repeat("d/", 1000))))
+	}
+	_, err := Reader{Limits: Limits{Entries: 10_000}}.Diff(t.Context(), imageOf(t), imageOf(t, layer(t, many...)))
+	says(t, err, "more entries than the bound")
+}
+
+func TestDiffOfSettings(t *testing.T) {
+	a := configured(t, imageOf(t), func(c *v1.ConfigFile) {
+		c.OS, c.Architecture = "linux", "amd64"
+		c.Config = v1.Config{
+			User: "app", Env: []string{"PATH=/bin", "OLD=1", "SAME=x"}, Entrypoint: []string{"/app"}, Cmd: []string{"serve"},
+			Labels: map[string]string{"a": "1"}, ExposedPorts: map[string]struct{}{"80/tcp": {}}, WorkingDir: "/srv",
+		}
+	})
+	b := configured(t, imageOf(t), func(c *v1.ConfigFile) {
+		c.OS, c.Architecture = "linux", "arm64"
+		c.Config = v1.Config{
+			Env: []string{"PATH=/usr/bin", "SAME=x", "NEW="}, Entrypoint: []string{"/app"}, Cmd: []string{"serve", "--all"},
+			Labels: map[string]string{"a": "2"}, ExposedPorts: map[string]struct{}{"8080/tcp": {}}, Volumes: map[string]struct{}{"/data": {}},
+			WorkingDir: "/srv", StopSignal: "SIGQUIT",
+		}
+	})
+	d, err := Diff(t.Context(), a, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []ConfigChange{
+		{Field: FieldPlatform, Change: Changed, Before: []string{"linux/amd64"}, After: []string{"linux/arm64"}},
+		{Field: FieldUser, Change: Removed, Before: []string{"app"}},
+		{Field: FieldCommand, Change: Changed, Before: []string{"serve"}, After: []string{"serve", "--all"}},
+		{Field: FieldStopSignal, Change: Added, After: []string{"SIGQUIT"}},
+		{Field: FieldEnv, Key: "NEW", Change: Added, After: []string{""}},
+		{Field: FieldEnv, Key: "OLD", Change: Removed, Before: []string{"1"}},
+		{Field: FieldEnv, Key: "PATH", Change: Changed, Before: []string{"/bin"}, After: []string{"/usr/bin"}},
+		{Field: FieldLabel, Key: "a", Change: Changed, Before: []string{"1"}, After: []string{"2"}},
+		{Field: FieldPort, Key: "80/tcp", Change: Removed},
+		{Field: FieldPort, Key: "8080/tcp", Change: Added},
+		{Field: FieldVolume, Key: "/data", Change: Added},
+	}
+	if diff := cmp.Diff(want, d.Config); diff != "" {
+		t.Errorf("the configuration (-want +got):\n%s", diff)
+	}
+}
+
+func TestDiffOfSizes(t *testing.T) {
+	base := layer(t, entry{name: "a", body: strings.Repeat("1", 100_000)}, entry{name: "b", kind: tar.TypeLink, link: "a"})
+	more := layer(t, entry{name: "c", body: "12345"})
+	d, err := Diff(t.Context(), imageOf(t, base), imageOf(t, base, more))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.SharedLayers != 1 || d.Before.Files != 2 || d.After.Files != 3 || d.Before.FileBytes != 100_000 || d.After.FileBytes != 100_005 {
+		t.Errorf("the sizes are %+v and %+v with %d layers shared", d.Before, d.After, d.SharedLayers)
+	}
+	if d.After.Uncompressed-d.Before.Uncompressed != 2048 || d.After.Compressed <= d.Before.Compressed || d.Before.Compressed > 2000 {
+		t.Errorf("the sizes are %+v and %+v", d.Before, d.After)
+	}
+	text, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range []string{`"shared_layers":1`, `"packages":[]`, `"config":[]`, `"path":"c","change":"added","after":{"kind":"file","mode":"0644","uid":0,"gid":0,"size":5,"digest":"sha256:`} {
+		if !strings.Contains(string(text), w) {
+			t.Errorf("the JSON has no %s: %s", w, text)
+		}
+	}
+}
