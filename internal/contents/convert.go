@@ -29,7 +29,7 @@ func converted(p *extractor.Package) Package {
 		c.PURL = u.String()
 	}
 	for _, l := range p.Licenses {
-		if l = strings.TrimSpace(l); l != "" {
+		if l = strings.TrimSpace(l); l != "" && len(l) <= maxLicence {
 			c.Licenses = append(c.Licenses, l)
 		}
 	}

@@ -12,7 +12,7 @@ import (
 
 // maxLicence is how long what a manifest says of its licence may be. Some have the
 // whole text there.
-const maxLicence = 200 // bytes
+const maxLicence = 1000 // bytes
 
 // licences returns what a manifest says of its package's licences.
 func licences(file string, r io.Reader) []string {
