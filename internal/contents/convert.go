@@ -38,17 +38,31 @@ func converted(p *extractor.Package) Package {
 		c.Architecture, c.Source, c.SourceVersion = m.Architecture, m.SourceName, m.SourceVersion
 	case *apkmeta.Metadata:
 		c.Architecture = m.Architecture
+		if e, ok := systems[m.OSID]; ok {
+			c.Ecosystem = e
+		}
 		if m.OriginName != p.Name {
 			c.Source = m.OriginName
 		}
 	case *rpmmeta.Metadata:
 		c.Architecture = m.Architecture
+		if e, ok := systems[m.OSID]; ok {
+			major, _, _ := strings.Cut(m.OSVersionID, ".")
+			c.Ecosystem = strings.TrimSuffix(e+":"+major, ":")
+		}
 		if m.Epoch > 0 {
 			c.Version = fmt.Sprintf("%d:%s", m.Epoch, c.Version)
 		}
 		c.Source, c.SourceVersion = sourceRPM(m.SourceRPM)
 	}
 	return c
+}
+
+// systems are the ecosystems of distributions, by their ID in os-release(5), that the
+// extractors take for others or do not know.
+var systems = map[string]string{
+	"wolfi": "Wolfi", "chainguard": "Chainguard", // without releases
+	"rocky": "Rocky Linux", "almalinux": "AlmaLinux", // with major ones
 }
 
 // sourceRPM returns name and version of NAME-VERSION-RELEASE.src.rpm.

@@ -97,12 +97,12 @@ func TestPackagesOfAlpine(t *testing.T) {
 func TestPackagesOfRPM(t *testing.T) {
 	for _, name := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
 		db := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/os/rpm/testdata/"+name+map[string]string{"Packages": "_epoch"}[name]))
-		got, err := Packages(t.Context(), imageOf(t, layer(t, entry{name: "var/lib/rpm/" + name, body: db}, entry{name: "etc/os-release", body: "ID=rocky\nVERSION_ID=9\n"})))
+		got, err := Packages(t.Context(), imageOf(t, layer(t, entry{name: "var/lib/rpm/" + name, body: db}, entry{name: "etc/os-release", body: "ID=rocky\nVERSION_ID=9.4\n"})))
 		if err != nil || len(got.Unread) > 0 || len(got.Packages) == 0 {
 			t.Fatalf("%s: %v %v, %d packages", name, err, got.Unread, len(got.Packages))
 		}
 		p := got.Packages[0]
-		if p.Type != "rpm" || p.Ecosystem != "Rocky Linux" || p.Architecture == "" || p.Source == "" || len(p.Licenses) == 0 {
+		if p.Type != "rpm" || p.Ecosystem != "Rocky Linux:9" || p.Architecture == "" || p.Source == "" || len(p.Licenses) == 0 {
 			t.Errorf("%s: the first package is %+v", name, p)
 		}
 	}
