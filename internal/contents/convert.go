@@ -35,10 +35,13 @@ func converted(p *extractor.Package) Package {
 	}
 	switch m := p.Metadata.(type) {
 	case *dpkgmeta.Metadata:
+		if m.OSID == "" { // nothing is guessed
+			c.Ecosystem = ""
+		}
 		c.Architecture, c.Source, c.SourceVersion = m.Architecture, m.SourceName, m.SourceVersion
 	case *apkmeta.Metadata:
 		c.Architecture = m.Architecture
-		if e, ok := systems[m.OSID]; ok {
+		if e, ok := systems[m.OSID]; ok || m.OSID == "" {
 			c.Ecosystem = e
 		}
 		if m.OriginName != p.Name {

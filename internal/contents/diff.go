@@ -91,7 +91,7 @@ func (s *scanner) both(a, b v1.Image) (before, after *seen, shared int, err erro
 	for shared < min(len(digests[0]), len(digests[1])) && digests[0][shared] == digests[1][shared] {
 		shared++
 	}
-	before = &seen{tree: newTree(s.limits), budget: budget{limits: s.limits}}
+	before = &seen{tree: newTree(s.limits, true), budget: budget{limits: s.limits}}
 	if err := s.add(before, layers[0][:shared]); err != nil {
 		return nil, nil, 0, err
 	}

@@ -31,13 +31,13 @@ func (r Reader) scan(ctx context.Context) (*scanner, error) {
 
 func (s *scanner) close() { s.spool.close() }
 
-// image reads a whole image.
+// image reads a whole image, without the digests of its files.
 func (s *scanner) image(img v1.Image) (*seen, error) {
 	layers, err := img.Layers()
 	if err != nil {
 		return nil, manifestError(s.ctx, err)
 	}
-	to := &seen{tree: newTree(s.limits), budget: budget{limits: s.limits}}
+	to := &seen{tree: newTree(s.limits, false), budget: budget{limits: s.limits}}
 	return to, s.add(to, layers)
 }
 

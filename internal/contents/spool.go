@@ -11,9 +11,10 @@ import (
 // spool keeps what has to be read out of order, in a file without a name: it is gone
 // with the process, whatever becomes of that.
 type spool struct {
-	dir  string
-	file *os.File
-	end  int64 // of what is kept; what comes after it is to be overwritten
+	dir    string
+	file   *os.File
+	buffer []byte
+	end    int64 // of what is kept; what comes after it is to be overwritten
 }
 
 // span is a part of a spool.
@@ -28,7 +29,7 @@ func newSpool(dir string) (*spool, error) {
 		f.Close()
 		return nil, spoolError(err)
 	}
-	return &spool{dir: dir, file: f}, nil
+	return &spool{dir: dir, file: f, buffer: make([]byte, copyBuffer)}, nil
 }
 
 func (s *spool) close() { s.file.Close() }
@@ -36,8 +37,8 @@ func (s *spool) close() { s.file.Close() }
 // put copies r behind what is kept. It stays there until the next call, or for good
 // after keep. The error is r's own, or says that the spool has no room.
 func (s *spool) put(r io.Reader) (span, error) {
-	w := &spoolWriter{io.NewOffsetWriter(s.file, s.end)}
-	n, err := io.Copy(w, r)
+	w := spoolWriter{io.NewOffsetWriter(s.file, s.end)}
+	n, err := io.CopyBuffer(w, onlyReader{r}, s.buffer)
 	return span{s.end, n}, err
 }
 
@@ -47,10 +48,10 @@ func (s *spool) keep(p span) { s.end = max(s.end, p.from+p.size) }
 func (s *spool) open(p span) *io.SectionReader { return io.NewSectionReader(s.file, p.from, p.size) }
 
 // spoolWriter tells the spool's errors from those of what is put into it.
-type spoolWriter struct{ *io.OffsetWriter }
+type spoolWriter struct{ to *io.OffsetWriter }
 
-func (w *spoolWriter) Write(p []byte) (int, error) {
-	n, err := w.OffsetWriter.Write(p)
+func (w spoolWriter) Write(p []byte) (int, error) {
+	n, err := w.to.Write(p)
 	if err != nil {
 		err = spoolError(err)
 	}

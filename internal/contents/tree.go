@@ -40,11 +40,18 @@ type tree struct {
 	layers []Layer
 	nodes  int // made, and what long links count as
 	limits Limits
+	buffer []byte // to read files with for their digests; nil: digests are not wanted
 }
 
-func newTree(l Limits) *tree {
-	return &tree{root: directory(0), limits: l}
+func newTree(l Limits, digests bool) *tree {
+	t := &tree{root: directory(0), limits: l}
+	if digests {
+		t.buffer = make([]byte, copyBuffer)
+	}
+	return t
 }
+
+const copyBuffer = 64 << 10 // bytes
 
 // directory is one that no entry describes, but is needed.
 func directory(layer int32) *node {
@@ -226,19 +233,28 @@ func (t *tree) make(e Entry, r io.Reader, old *node, learn func(Entry, io.Reader
 		return &node{inode: dir.children[base].inode}, nil
 	}
 	made := describe(e.Header, layer)
-	if made.kind == Regular {
-		sum := sha256.New()
-		var err error
-		if made.found, err = learn(e, io.TeeReader(r, sum)); err != nil {
-			return nil, err
-		}
-		if _, err := io.Copy(sum, r); err != nil { // what learn has left
+	if made.kind != Regular {
+		return &node{inode: made}, nil
+	}
+	sum := sha256.New()
+	if t.buffer != nil {
+		r = io.TeeReader(r, sum)
+	}
+	var err error
+	if made.found, err = learn(e, r); err != nil {
+		return nil, err
+	}
+	if t.buffer != nil {
+		if _, err := io.CopyBuffer(io.Discard, onlyReader{r}, t.buffer); err != nil { // what learn has left
 			return nil, err
 		}
 		sum.Sum(made.sum[:0])
 	}
 	return &node{inode: made}, nil
 }
+
+// onlyReader hides what else a reader can do, so that the buffer given is used.
+type onlyReader struct{ io.Reader }
 
 // hide removes what layers below the given one have by the name.
 func (n *node) hide(name string, layer int32) {

@@ -14,8 +14,11 @@ import (
 
 // Report is what a list of vulnerabilities says of packages.
 type Report struct {
-	Entries  int       `json:"entries"`  // that the list has
-	Findings []Finding `json:"findings"` // by id, then package
+	Entries int `json:"entries"` // that the list has
+	// Unmatched is how many packages no list can name, as OSV has no name for where
+	// they come from.
+	Unmatched int       `json:"unmatched"`
+	Findings  []Finding `json:"findings"` // by id, then package
 	// Undecided are packages that the list names, and of which cannot be told whether
 	// they are meant: nothing is guessed.
 	Undecided []Undecided `json:"undecided"`
@@ -87,16 +90,18 @@ type wanted struct {
 }
 
 type matcher struct {
-	packages map[[2]string][]*wanted // by ecosystem without release, and name
-	entries  int
-	findings []Finding
-	unclear  []Undecided
+	packages  map[[2]string][]*wanted // by ecosystem without release, and name
+	entries   int
+	unmatched int
+	findings  []Finding
+	unclear   []Undecided
 }
 
 func newMatcher(packages []Package) *matcher {
 	m := &matcher{packages: map[[2]string][]*wanted{}}
 	for _, p := range packages {
 		if p.Ecosystem == "" {
+			m.unmatched++
 			continue
 		}
 		w := &wanted{Package: p, version: p.Version, paths: []string{p.Path}}
@@ -231,7 +236,7 @@ func (m *matcher) report() Report {
 	slices.SortFunc(m.unclear, func(a, b Undecided) int {
 		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.Package, b.Package), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Reason, b.Reason))
 	})
-	return Report{Entries: m.entries, Findings: append([]Finding{}, m.findings...), Undecided: append([]Undecided{}, m.unclear...)}
+	return Report{Entries: m.entries, Unmatched: m.unmatched, Findings: append([]Finding{}, m.findings...), Undecided: append([]Undecided{}, m.unclear...)}
 }
 
 func sorted(s []string) []string {

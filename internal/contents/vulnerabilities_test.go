@@ -101,7 +101,7 @@ func TestFindings(t *testing.T) {
 		{Name: "example.com/m", Version: "2.0.0", Type: "golang", Ecosystem: "Go", Path: "usr/bin/a"},
 		{Name: "unknown", Version: "2.0.0", Type: "nix", Path: "x"},
 	}
-	want := Report{Entries: 2, Undecided: []Undecided{}, Findings: []Finding{
+	want := Report{Entries: 2, Unmatched: 1, Undecided: []Undecided{}, Findings: []Finding{
 		{ID: "A", Package: "example.com/m", Version: "1.0.0", Type: "golang", Paths: []string{"usr/bin/a", "usr/bin/b"}, Summary: "short"},
 		{ID: "A", Package: "example.com/m", Version: "2.0.0", Type: "golang", Paths: []string{"usr/bin/a"}, Summary: "short"},
 		{
