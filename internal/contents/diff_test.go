@@ -46,6 +46,7 @@ func TestDiffOfFiles(t *testing.T) {
 		"directory removed":   {[][]entry{{file("d/e/a", "1"), file("d/b", "")}}, [][]entry{{file("d/e/a", "1"), file("d/b", "")}, {file(".wh.d", "")}}, []string{"removed d -0", "removed d/b -0", "removed d/e -0", "removed d/e/a -0"}},
 		"opaque":              {[][]entry{{file("d/a", "1"), file("d/b", "1")}}, [][]entry{{file("d/a", "1"), file("d/b", "1")}, {dir("d"), file("d/c", "2"), file("d/.wh..wh..opq", ""), file("d/b", "2")}}, []string{"removed d/a -0", "changed d/b content -0 +1", "added d/c +1"}},
 		"opaque spares its own layer, whatever the order": {[][]entry{{file("d/x/a", "1")}}, [][]entry{{file("d/x/a", "1")}, {file("d/x/b", "2"), file("d/.wh..wh..opq", "")}}, []string{"removed d/x/a -0", "added d/x/b +1"}},
+		"everything removed":                              {[][]entry{{file("d/a", "1"), file("b", "1")}}, [][]entry{{file("d/a", "1"), file("b", "1")}, {file(".wh..wh..opq", ""), file("c", "")}}, []string{"removed b -0", "added c +1", "removed d -0", "removed d/a -0"}},
 		"whiteout and file in one layer":                  {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}, {file("a", "2"), file(".wh.a", "")}}, []string{"changed a content -0 +1"}},
 		"whiteout of nothing":                             {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1"), file("x/.wh.y", ""), file(".wh.z", "")}}, nil},
 		"kinds of change": {

@@ -31,6 +31,7 @@ type found struct {
 	err      error     // why not all of them could be learned
 	database *database // to be read when the whole image is known
 	release  *span     // os-release(5), which databases are read with
+	licences []string  // of the package of Debian's that the file has the copyrights of
 }
 
 // database is a database of packages.
@@ -48,27 +49,26 @@ const (
 	maxRelease  = 64 << 10
 )
 
-// The readers of formats, which are OSV-SCALIBR's
+// formats are the readers of formats, which are OSV-SCALIBR's
 // (https://github.com/google/osv-scalibr).
-func databases() []filesystem.Extractor {
-	return []filesystem.Extractor{
-		dpkg.New(dpkg.Config{}), apk.New(apk.Config{}), rpm.New(rpm.Config{Timeout: time.Minute}),
-	}
+type formats struct {
+	databases []filesystem.Extractor
+	manifests []filesystem.Extractor
+	wheels    filesystem.Extractor
+	archives  filesystem.Extractor
+	programs  filesystem.Extractor
 }
 
-func programs() filesystem.Extractor { return gobinary.NewDefault() }
-
-func archives() filesystem.Extractor {
-	c := archive.DefaultConfig()
-	c.MaxOpenedBytes, c.HashJars = 2*maxArchive, false
-	return archive.New(c)
-}
-
-func manifests() []filesystem.Extractor {
-	return []filesystem.Extractor{
-		packagejson.New(packagejson.Config{}),
-		wheelegg.New(wheelegg.Config{MaxFileSizeBytes: maxManifest}), // of files in wheels too
-		gemspec.New(gemspec.Config{}),
+func newFormats() *formats {
+	jars := archive.DefaultConfig()
+	jars.MaxOpenedBytes, jars.HashJars = 2*maxArchive, false
+	wheels := wheelegg.New(wheelegg.Config{MaxFileSizeBytes: maxManifest}) // of files in wheels
+	return &formats{
+		databases: []filesystem.Extractor{dpkg.New(dpkg.Config{}), apk.New(apk.Config{}), rpm.New(rpm.Config{Timeout: time.Minute})},
+		manifests: []filesystem.Extractor{packagejson.New(packagejson.Config{}), wheelegg.New(wheelegg.Config{}), gemspec.New(gemspec.Config{})},
+		wheels:    wheels,
+		archives:  archive.New(jars),
+		programs:  gobinary.NewDefault(),
 	}
 }
 
@@ -96,7 +96,13 @@ func (s *scanner) learn(e Entry, r io.Reader) (*found, error) {
 		s.spool.keep(at)
 		return &found{release: &at}, err
 	}
-	for _, x := range databases() {
+	if copyrightPath.MatchString(e.Path) && h.Size <= maxCopyright {
+		if l := debianLicences(r); len(l) > 0 {
+			return &found{licences: l}, nil
+		}
+		return nil, nil
+	}
+	for _, x := range s.formats.databases {
 		if !x.FileRequired(file) {
 			continue
 		}
@@ -107,7 +113,7 @@ func (s *scanner) learn(e Entry, r io.Reader) (*found, error) {
 		s.spool.keep(at)
 		return &found{database: &database{x, at}}, err
 	}
-	x, most := single(file)
+	x, most := s.formats.single(file)
 	if x == nil {
 		return nil, nil
 	}
@@ -147,21 +153,21 @@ func tooLarge(most int64) *found {
 
 // single returns who can read a file that speaks for itself, nil: nobody; and the
 // largest that is worth it.
-func single(file about) (filesystem.Extractor, int64) {
+func (f *formats) single(file about) (filesystem.Extractor, int64) {
 	switch path.Ext(file.path) {
 	case ".egg", ".whl":
-		return wheelegg.New(wheelegg.Config{MaxFileSizeBytes: maxManifest}), maxArchive
+		return f.wheels, maxArchive
 	}
-	for _, x := range manifests() {
+	for _, x := range f.manifests {
 		if x.FileRequired(file) {
 			return x, maxManifest
 		}
 	}
-	if x := archives(); x.FileRequired(file) {
-		return x, maxArchive
+	if f.archives.FileRequired(file) {
+		return f.archives, maxArchive
 	}
-	if x := programs(); x.FileRequired(file) {
-		return x, maxProgram
+	if f.programs.FileRequired(file) {
+		return f.programs, maxProgram
 	}
 	return nil, 0
 }

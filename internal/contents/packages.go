@@ -99,6 +99,11 @@ func (s *scanner) inventory(t *tree) (Inventory, error) {
 		}
 		return nil
 	})
+	for i, p := range list.Packages {
+		if p.Type == "deb" && len(p.Licenses) == 0 {
+			list.Packages[i].Licenses = t.debianLicences(p.Name)
+		}
+	}
 	slices.SortFunc(list.Packages, comparePackages)
 	list.Packages = slices.CompactFunc(list.Packages, func(a, b Package) bool { return comparePackages(a, b) == 0 })
 	return list, err

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"kiln/internal/model"
 )
 
 const debianRelease = "PRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID=\"13\"\nVERSION_CODENAME=trixie\nID=debian\n"
@@ -50,6 +52,9 @@ func TestPackagesOfDebian(t *testing.T) {
 			entry{name: "usr/lib/node_modules/left-pad/package.json", body: `{"name":"left-pad","version":"1.3.0","license":"WTFPL"}`},
 			entry{name: "usr/lib/python3/dist-packages/Flask-3.0.dist-info/METADATA", body: "Metadata-Version: 2.4\nName: Flask\nVersion: 3.0\nLicense-Expression: BSD-3-Clause\n\nText\n"},
 			entry{name: "usr/share/rubygems/specifications/rake-13.2.1.gemspec", body: "Gem::Specification.new do |s|\n  s.name = \"rake\".freeze\n  s.version = \"13.2.1\"\n  s.licenses = [\"MIT\".freeze]\nend\n"},
+			entry{name: "usr/share/doc/bash/copyright", body: "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-3+\n Text of it.\n\nFiles: x\nLicense: Expat\n"},
+			entry{name: "usr/share/doc/zlib1g", kind: tar.TypeSymlink, link: "bash"},
+			entry{name: "usr/share/doc/libc6/copyright", body: "This is free software, under many licences.\n"},
 			entry{name: "broken/package.json", body: "{"}),
 	)
 	got, err := Packages(t.Context(), img)
@@ -60,9 +65,9 @@ func TestPackagesOfDebian(t *testing.T) {
 	want := Inventory{
 		System: "Debian GNU/Linux 13 (trixie)", Databases: []string{db},
 		Packages: []Package{
-			{Name: "bash", Version: "5.2.37-2", Type: "deb", Architecture: "amd64", Path: db, Ecosystem: "Debian:13", PURL: "pkg:deb/debian/bash@5.2.37-2?arch=amd64&distro=trixie"},
+			{Name: "bash", Version: "5.2.37-2", Type: "deb", Architecture: "amd64", Licenses: []string{"GPL-3.0-or-later", "MIT"}, Path: db, Ecosystem: "Debian:13", PURL: "pkg:deb/debian/bash@5.2.37-2?arch=amd64&distro=trixie"},
 			{Name: "libc6", Version: "2.41-12", Type: "deb", Architecture: "amd64", Path: db, Source: "glibc", Ecosystem: "Debian:13", PURL: "pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=trixie&source=glibc"},
-			{Name: "zlib1g", Version: "1:1.3", Type: "deb", Architecture: "amd64", Path: db, Source: "zlib", SourceVersion: "1.3.1", Ecosystem: "Debian:13", PURL: "pkg:deb/debian/zlib1g@1%3A1.3?arch=amd64&distro=trixie&source=zlib&sourceversion=1.3.1"},
+			{Name: "zlib1g", Version: "1:1.3", Type: "deb", Architecture: "amd64", Licenses: []string{"GPL-3.0-or-later", "MIT"}, Path: db, Source: "zlib", SourceVersion: "1.3.1", Ecosystem: "Debian:13", PURL: "pkg:deb/debian/zlib1g@1%3A1.3?arch=amd64&distro=trixie&source=zlib&sourceversion=1.3.1"},
 			{Name: "rake", Version: "13.2.1", Type: "gem", Licenses: []string{"MIT"}, Path: "usr/share/rubygems/specifications/rake-13.2.1.gemspec", Ecosystem: "RubyGems", PURL: "pkg:gem/rake@13.2.1"},
 			{Name: "left-pad", Version: "1.3.0", Type: "npm", Licenses: []string{"WTFPL"}, Path: "usr/lib/node_modules/left-pad/package.json", Ecosystem: "npm", PURL: "pkg:npm/left-pad@1.3.0"},
 			{Name: "Flask", Version: "3.0", Type: "pypi", Licenses: []string{"BSD-3-Clause"}, Path: "usr/lib/python3/dist-packages/Flask-3.0.dist-info/METADATA", Ecosystem: "PyPI", PURL: "pkg:pypi/flask@3.0"},
@@ -154,6 +159,30 @@ func TestPackagesOfDamagedFiles(t *testing.T) {
 	}
 }
 
+func TestPackagesOfJava(t *testing.T) {
+	jar := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/language/java/archive/testdata/guava-31.1-jre.jar"))
+	wheel := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/language/python/wheelegg/testdata/monotonic-1.6-py2.py3-none-any.whl"))
+	got, err := Packages(t.Context(), imageOf(t, layer(t, entry{name: "app/guava.jar", body: jar}, entry{name: "app/m.whl", body: wheel})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Package{
+		{Name: "com.google.guava:guava", Version: "31.1-jre", Type: "maven", Path: "app/guava.jar", Ecosystem: "Maven", PURL: "pkg:maven/com.google.guava/guava@31.1-jre"},
+		{Name: "monotonic", Version: "1.6", Type: "pypi", Path: "app/m.whl", Ecosystem: "PyPI", PURL: "pkg:pypi/monotonic@1.6"},
+	}
+	if diff := cmp.Diff(want, got.Packages); diff != "" {
+		t.Errorf("the packages (-want +got):\n%s", diff)
+	}
+}
+
+func TestNoPlaceForAMoment(t *testing.T) {
+	_, err := Reader{Dir: filepath.Join(t.TempDir(), "missing")}.Packages(t.Context(), imageOf(t))
+	says(t, err, "no place")
+	if model.CodeOf(err) != model.Unavailable {
+		t.Errorf("the error is %s, want unavailable", model.CodeOf(err))
+	}
+}
+
 func TestDiffOfPackages(t *testing.T) {
 	base := layer(t, entry{name: "etc/os-release", body: debianRelease})
 	with := func(stanzas ...string) entry {
@@ -178,5 +207,16 @@ func TestDiffOfPackages(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, d.Packages); diff != "" {
 		t.Errorf("the packages (-want +got):\n%s", diff)
+	}
+}
+
+func TestLicencesOfDebian(t *testing.T) {
+	for said, want := range map[string]string{
+		"GPL-2": "GPL-2.0-only", "GPL-2+ or Artistic": "GPL-2.0-or-later OR Artistic-1.0-Perl", "LGPL-2.1+, and BSD-3-clause": "LGPL-2.1-or-later AND BSD-3-Clause",
+		"Apache-2.0": "Apache-2.0", "public-domain": "public-domain", "GPL-2+ with OpenSSL exception": "GPL-2+ with OpenSSL exception",
+	} {
+		if got := expression(said); got != want {
+			t.Errorf("%q is %q, want %q", said, got, want)
+		}
 	}
 }

@@ -30,8 +30,9 @@ var DefaultLimits = Limits{Entries: 2_000_000, Bytes: 64 << 30, Ratio: 1000, Rat
 // goroutines.
 type Reader struct {
 	Limits Limits
-	// Dir is where what has to be read twice is put for a moment, in a file without
-	// a name; "": the system's directory for such files.
+	// Dir is where what has to be read twice is put for a moment, in a file without a
+	// name (a database of RPM's in one that has a name, too, while it is read); "": the
+	// system's directory for such files.
 	Dir string
 }
 

@@ -9,9 +9,10 @@ import (
 
 // scanner reads images into trees.
 type scanner struct {
-	ctx    context.Context
-	limits Limits
-	spool  *spool
+	ctx     context.Context
+	limits  Limits
+	spool   *spool
+	formats *formats
 }
 
 // seen is an image that was read, or its lowest layers.
@@ -26,7 +27,7 @@ func (r Reader) scan(ctx context.Context) (*scanner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &scanner{ctx: ctx, limits: r.limits(), spool: s}, nil
+	return &scanner{ctx: ctx, limits: r.limits(), spool: s, formats: newFormats()}, nil
 }
 
 func (s *scanner) close() { s.spool.close() }
