@@ -31,6 +31,7 @@ require (
 	github.com/opencontainers/go-digest v1.0.0
 	github.com/opencontainers/image-spec v1.1.1
 	github.com/opencontainers/runtime-spec v1.3.0
+	github.com/pandatix/go-cvss v0.6.2
 	github.com/prometheus/common v0.70.1
 	github.com/prometheus/prometheus v0.309.1
 	github.com/rogpeppe/go-internal v1.14.1

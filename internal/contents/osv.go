@@ -40,6 +40,7 @@ type affected struct {
 	Severity []Severity     `json:"severity"`
 	Ranges   []versionRange `json:"ranges"`
 	Versions []string       `json:"versions"`
+	System   specifics      `json:"ecosystem_specific"`
 }
 
 // eachAdvisory calls visit with the entries of a list: one entry, an array of them, or

@@ -5,12 +5,23 @@ import (
 	"slices"
 )
 
-// specifics is what databases add to entries.
+// specifics is what databases and distributions add to entries.
 type specifics struct {
-	Severity word `json:"severity"`
+	Severity word // GitHub's
+	Urgency  word // Debian's
 }
 
-// word is a string, or nothing: databases put there what they like.
+// UnmarshalJSON implements json.Unmarshaler. What has another form is no error: the
+// format leaves to databases what they put there.
+func (s *specifics) UnmarshalJSON(b []byte) error {
+	var plain struct{ Severity, Urgency word }
+	if json.Unmarshal(b, &plain) == nil {
+		*s = specifics(plain)
+	}
+	return nil
+}
+
+// word is a string, or nothing.
 type word string
 
 // UnmarshalJSON implements json.Unmarshaler.

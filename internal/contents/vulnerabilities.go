@@ -34,15 +34,9 @@ type Finding struct {
 	Source   string     `json:"source,omitempty"`   // the package that the list names, where it is the one this was built from
 	Paths    []string   `json:"paths"`              // where the package is
 	Fixed    string     `json:"fixed,omitempty"`    // the first later version that does not have it; "": none is known
-	Level    string     `json:"level,omitempty"`    // the list's own word, such as high
+	Level    Level      `json:"level,omitempty"`    // by the list's own word, else by the severity
 	Severity []Severity `json:"severity,omitempty"` // as the list gives it
 	Summary  string     `json:"summary,omitempty"`
-}
-
-// Severity is how bad it is, by a method such as CVSS_V3.
-type Severity struct {
-	Type  string `json:"type"`
-	Score string `json:"score"`
 }
 
 // Undecided is a package of which cannot be told whether it is vulnerable.
@@ -152,15 +146,15 @@ func (m *matcher) match(a *advisory) {
 		return
 	}
 	for _, w := range m.named(a) {
-		hit, fixed, severity, err := a.judge(w)
+		v := a.judge(w)
 		switch {
-		case hit:
+		case v.hit:
 			m.findings = append(m.findings, Finding{
 				ID: a.ID, Aliases: sorted(slices.Concat(a.Aliases, a.Upstream)), Package: w.Name, Version: w.Version, Type: w.Type, Source: w.source,
-				Paths: sorted(w.paths), Fixed: fixed, Level: strings.ToLower(string(a.Database.Severity)), Severity: severity, Summary: a.summary(),
+				Paths: sorted(w.paths), Fixed: v.fixed, Level: levelOf(append(v.words, a.Database.Severity), v.severity), Severity: v.severity, Summary: a.summary(),
 			})
-		case err != nil:
-			m.unclear = append(m.unclear, Undecided{ID: a.ID, Package: w.Name, Version: w.Version, Reason: err.Error()})
+		case v.unclear != nil:
+			m.unclear = append(m.unclear, Undecided{ID: a.ID, Package: w.Name, Version: w.Version, Reason: v.unclear.Error()})
 		}
 	}
 }
@@ -192,9 +186,18 @@ func (f *affected) concerns(w *wanted) bool {
 	return r == "" || w.release == "" || r == w.release
 }
 
+// verdict is what an entry says of a package.
+type verdict struct {
+	hit      bool
+	fixed    string
+	severity []Severity
+	words    []word // for the level
+	unclear  error
+}
+
 // judge decides whether a package is affected. It is, if one part of the entry says so,
 // whatever the others cannot tell.
-func (a *advisory) judge(w *wanted) (hit bool, fixed string, severity []Severity, unclear error) {
+func (a *advisory) judge(w *wanted) (v verdict) {
 	system, _ := release(w.Ecosystem)
 	for i := range a.Affected {
 		f := &a.Affected[i]
@@ -202,23 +205,24 @@ func (a *advisory) judge(w *wanted) (hit bool, fixed string, severity []Severity
 			continue
 		}
 		if w.version == "" {
-			unclear = errors.New("its version is not known")
+			v.unclear = errors.New("its version is not known")
 			continue
 		}
 		in, next, err := f.includes(w.version, system)
 		if err != nil {
-			unclear = err
+			v.unclear = err
 		}
 		if in {
-			hit = true
-			fixed = earlier(system, fixed, next)
-			severity = f.Severity
+			v.hit = true
+			v.fixed = earlier(system, v.fixed, next)
+			v.severity = f.Severity
+			v.words = append(v.words, f.System.Urgency, f.System.Severity)
 		}
 	}
-	if len(severity) == 0 {
-		severity = a.Severity
+	if len(v.severity) == 0 {
+		v.severity = a.Severity
 	}
-	return hit, fixed, severity, unclear
+	return v
 }
 
 func keyOf(w *wanted) [2]string {

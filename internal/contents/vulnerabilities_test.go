@@ -93,7 +93,7 @@ func TestVulnerableVersions(t *testing.T) {
 func TestFindings(t *testing.T) {
 	list := `[{"id":"GO-1","modified":"2026-01-01T00:00:00Z","aliases":["CVE-2"],"upstream":["CVE-1"],"details":"First line.\nSecond.","severity":[{"type":"CVSS_V3","score":"CVSS:3.1/AV:N"}],
 		"database_specific":{"severity":"HIGH"},
-		"affected":[{"package":{"ecosystem":"Go","name":"example.com/m"},` + ranged("SEMVER", "introduced 0", "fixed 2.0.0") + `},{"package":{"ecosystem":"Go","name":"example.com/n"},` + ranged("SEMVER", "introduced 0") + `}]},
+		"affected":[{"package":{"ecosystem":"Go","name":"example.com/m"},` + ranged("SEMVER", "introduced 0", "fixed 2.0.0") + `},{"package":{"ecosystem":"Go","name":"example.com/n"},` + ranged("SEMVER", "introduced 0") + `,"ecosystem_specific":[7]}]},
 		` + strings.Replace(osvEntry("A", "Go", "example.com/m", ranged("SEMVER", "introduced 0")), `"id"`, `"summary":"short","database_specific":{"severity":["?"]},"id"`, 1) + `]`
 	packages := []Package{
 		{Name: "example.com/m", Version: "1.0.0", Type: "golang", Ecosystem: "Go", Path: "usr/bin/b"},
@@ -147,6 +147,32 @@ func TestFindings(t *testing.T) {
 	}
 	_, err = Vulnerabilities("cut.zip", archive.Bytes()[:archive.Len()-10], packages)
 	says(t, err, "cut.zip", "zip")
+}
+
+func TestLevels(t *testing.T) {
+	for name, c := range map[string]struct {
+		said []word
+		by   []Severity
+		want Level
+	}{
+		"nothing":         {nil, nil, LevelUnknown},
+		"GitHub's word":   {[]word{"", "MODERATE"}, []Severity{{"CVSS_V3", "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:C/C:H/I:H/A:H"}}, LevelMedium},
+		"Debian's word":   {[]word{"unimportant"}, nil, LevelLow},
+		"no word at all":  {[]word{"not yet assigned"}, nil, LevelUnknown},
+		"Ubuntu's":        {nil, []Severity{{"Ubuntu", "high"}}, LevelHigh},
+		"CVSS 3.1":        {nil, []Severity{{"CVSS_V3", "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:C/C:H/I:H/A:H"}}, LevelCritical},
+		"CVSS 3.0":        {nil, []Severity{{"CVSS_V3", "CVSS:3.0/AV:L/AC:H/PR:H/UI:R/S:U/C:L/I:N/A:N"}}, LevelLow},
+		"CVSS 2":          {nil, []Severity{{"CVSS_V2", "AV:N/AC:L/Au:N/C:C/I:C/A:C"}}, LevelHigh},
+		"CVSS 4, worst":   {nil, []Severity{{"CVSS_V3", "CVSS:3.0/AV:L/AC:H/PR:H/UI:R/S:U/C:L/I:N/A:N"}, {"CVSS_V4", "CVSS:4.0/AV:N/AC:L/AT:N/PR:N/UI:N/VC:H/VI:H/VA:H/SC:H/SI:H/SA:H"}}, LevelCritical},
+		"a broken vector": {nil, []Severity{{"CVSS_V3", "CVSS:3.1/AV:?"}, {"CVSS_V3", "high"}}, LevelUnknown},
+	} {
+		if got := levelOf(c.said, c.by); got != c.want {
+			t.Errorf("%s: the level is %q, want %q", name, got, c.want)
+		}
+	}
+	if LevelUnknown.AtLeast(LevelLow) || LevelLow.AtLeast(LevelHigh) || !LevelHigh.AtLeast(LevelHigh) {
+		t.Error("the levels are out of order")
+	}
 }
 
 func TestMalformedLists(t *testing.T) {
