@@ -38,6 +38,8 @@ const (
 	PathBuild      = "/v1/builds"                           // POST BuildRequest → stream of BuildEvent; the last has Result or Error
 	PathOutdated   = "/v1/images/outdated"                  // GET → Outdated
 	PathPin        = "/v1/images/{image}/pin"               // POST PinRequest → Image
+	PathBill       = "/v1/images/{image}/sbom"              // GET ?form=spdx|cyclonedx → the document
+	PathDiff       = "/v1/images/diff"                      // GET ?from= &to= → ImageDiff
 	PathStatements = "/v1/images/{image}/statements"        // GET → Statements
 	PathKey        = "/v1/key"                              // GET → Key
 	PathRetention  = "/v1/retention"                        // GET → Survey: what would be removed; POST SweepRequest → Survey: what was

@@ -93,6 +93,7 @@ type daemon struct {
 	alerts   *alert.Alerts
 	registry *registry.Registry
 	signer   *signer
+	inside   inside
 
 	registryFile *registry.File // nil: there is none
 	running      sync.WaitGroup // actions, loops
@@ -344,7 +345,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images, control: d.control}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Registry: d.registry.Handler(), Signer: d.signer,
+		Registry: d.registry.Handler(), Signer: d.signer, Contents: d.inside,
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }
