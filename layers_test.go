@@ -155,6 +155,7 @@ var fences = map[string][]string{
 	"database/sql":                     {"journal"},
 	"modernc.org/sqlite":               {"journal"},
 	"github.com/caddyserver/certmagic": {"router"},
+	"github.com/google/osv-scalibr":    {"contents"},
 }
 
 func TestFences(t *testing.T) {

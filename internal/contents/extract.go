@@ -50,7 +50,8 @@ const (
 )
 
 // formats are the readers of formats, which are OSV-SCALIBR's
-// (https://github.com/google/osv-scalibr).
+// (https://github.com/google/osv-scalibr): of those that are kept well it is the one
+// that can be taken in part. These need neither cgo nor other programs.
 type formats struct {
 	databases []filesystem.Extractor
 	manifests []filesystem.Extractor
