@@ -22,6 +22,7 @@ func (d *daemon) readRegistryFile() (err error) {
 
 // openRegistry opens the registry until ctx ends.
 func (d *daemon) openRegistry(ctx context.Context) (err error) {
+	d.signer.ctx = ctx
 	if d.inside, err = d.openInside(); err != nil {
 		return err
 	}
@@ -38,7 +39,7 @@ func (d *daemon) openRegistry(ctx context.Context) (err error) {
 // had is tried again: it is no reason to end.
 func (d *daemon) startRegistry(ctx context.Context) {
 	d.running.Go(func() { d.registry.Run(ctx) })
-	d.running.Go(func() { d.signer.signOld(ctx) })
+	d.running.Go(func() { d.signer.signOld(d.signer.ctx) })
 	public := d.registry.Public()
 	if public == nil {
 		return

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/api"
 	"kiln/internal/control"
@@ -29,7 +30,7 @@ type seal struct {
 	control *control.Control
 
 	mu     sync.Mutex
-	passed map[string]bool // images and the lists that they were searched with
+	passed map[string]bool // images with the lists that they were searched with, and layers with what is below them
 }
 
 // passedKept is how many searches are remembered.
@@ -63,32 +64,86 @@ func (s *seal) Build(ctx context.Context, req api.BuildRequest, session net.Conn
 	for _, note := range notes(report) {
 		progress(api.BuildEvent{Note: note})
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.passed == nil || len(s.passed) >= passedKept {
-		s.passed = map[string]bool{}
-	}
-	s.passed[key] = true
+	s.remember(key)
 	return img, nil
 }
 
+func (s *seal) remember(keys ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		if s.passed == nil || len(s.passed) >= passedKept {
+			s.passed = map[string]bool{}
+		}
+		s.passed[key] = true
+	}
+}
+
 // search looks into the layers that the build has made: those of its bases were
-// judged with these.
+// judged with these, and those below a layer that has changed in the build before,
+// unless a list allows something in them.
 func (s *seal) search(ctx context.Context, img model.Image, allow leaks.Allowed) (*leaks.Report, error) {
 	value, err := s.store.Value(ctx, img.Digest)
 	if err != nil {
 		return nil, err
 	}
-	var base []v1.Hash
+	config, err := value.ConfigFile()
+	if err != nil {
+		return nil, model.Errorf(model.Unavailable, "cannot read the image that was built: %w", err)
+	}
+	layers := config.RootFS.DiffIDs
+	skip := 0
 	for _, p := range img.Provenance.Parents {
-		if layers := s.store.DiffIDs(ctx, p.Digest); len(layers) > len(base) {
-			base = base[:0]
-			for _, d := range layers {
-				base = append(base, v1.Hash{Algorithm: string(d.Algorithm()), Hex: d.Encoded()})
-			}
+		if base := s.store.DiffIDs(ctx, p.Digest); len(base) > skip && begins(layers, base) {
+			skip = len(base)
 		}
 	}
-	return leaks.Search(ctx, value, base, allow)
+	chains := chainsOf(layers)
+	if plain := len(allow.Entries()) == 0; plain {
+		skip = max(skip, s.searched(chains))
+		report, err := leaks.Search(ctx, value, layers[:skip], allow)
+		if err == nil && !report.Refused() && len(report.Findings) == 0 {
+			s.remember(chains...)
+		}
+		return report, err
+	}
+	return leaks.Search(ctx, value, layers[:skip], allow)
+}
+
+// begins reports whether the layers begin with those of a base.
+func begins(layers []v1.Hash, base []digest.Digest) bool {
+	if len(base) > len(layers) {
+		return false
+	}
+	for i, d := range base {
+		if layers[i].String() != string(d) {
+			return false
+		}
+	}
+	return true
+}
+
+// chainsOf names each layer with all that is below it.
+func chainsOf(layers []v1.Hash) []string {
+	chains := make([]string, len(layers))
+	chain := ""
+	for i, l := range layers {
+		chain = fmt.Sprintf("%x", sha256.Sum256([]byte(chain+" "+l.String())))
+		chains[i] = "chain " + chain
+	}
+	return chains
+}
+
+// searched returns how many of the lowest layers were searched before.
+func (s *seal) searched(chains []string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := len(chains) - 1; i >= 0; i-- {
+		if s.passed[chains[i]] {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // discard removes an image that is not to be one, unless the journal knows it from

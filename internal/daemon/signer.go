@@ -29,7 +29,11 @@ const buildType = "urn:kiln:build:containerfile:1"
 type signer struct {
 	d   *daemon
 	key *sign.PrivateKey
-	mu  sync.Mutex // one image at a time
+	ctx context.Context //nolint:containedctx // until which it signs; set before it serves
+	mu  sync.Mutex      // one image at a time
+
+	waiting sync.Mutex
+	pending map[model.Digest]chan struct{} // images that are about to be signed; closed when they are
 }
 
 // openSigner reads the key, or makes one where there is none yet.
@@ -57,7 +61,7 @@ func (d *daemon) openSigner() error {
 	if err != nil {
 		return err
 	}
-	d.signer = &signer{d: d, key: key}
+	d.signer = &signer{d: d, key: key, pending: map[model.Digest]chan struct{}{}}
 	return nil
 }
 
@@ -80,8 +84,49 @@ func (s *signer) Key() api.Key {
 	return api.Key{ID: public.ID(), Algorithm: public.Algorithm(), PEM: string(public.PEM())}
 }
 
-// Sign implements server.Signer.
-func (s *signer) Sign(ctx context.Context, img model.Image, req api.BuildRequest, began time.Time) error {
+// Sign implements server.Signer. It returns at once: nobody's build waits for
+// disks. Who asks for what is attached does (Check), and what the daemon's end
+// prevents the next one makes up for (signOld).
+func (s *signer) Sign(img model.Image, req api.BuildRequest, began time.Time) {
+	build := s.provenance(img, req, began)
+	s.waiting.Lock()
+	before, done := s.pending[img.Digest], make(chan struct{})
+	s.pending[img.Digest] = done
+	s.waiting.Unlock()
+	s.d.running.Go(func() {
+		defer func() {
+			s.waiting.Lock()
+			defer s.waiting.Unlock()
+			close(done)
+			if s.pending[img.Digest] == done {
+				delete(s.pending, img.Digest)
+			}
+		}()
+		if before != nil {
+			<-before
+		}
+		if err := s.sign(s.ctx, img.Digest, build); err != nil && s.ctx.Err() == nil {
+			s.d.cfg.Log.Warn("an image cannot be signed; its next build tries again", "image", string(img.Digest), "error", err)
+		}
+	})
+}
+
+// settled waits until the image is signed that was just built.
+func (s *signer) settled(ctx context.Context, d model.Digest) {
+	s.waiting.Lock()
+	done := s.pending[d]
+	s.waiting.Unlock()
+	if done == nil {
+		return
+	}
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// provenance is how an image was built.
+func (s *signer) provenance(img model.Image, req api.BuildRequest, began time.Time) *sign.Build {
 	build := &sign.Build{
 		Type: buildType, Builder: "urn:kiln:instance:" + string(s.d.instance), Versions: map[string]string{"kiln": s.d.cfg.Version},
 		Started: began.UTC(), Finished: time.Now().UTC(),
@@ -96,7 +141,7 @@ func (s *signer) Sign(ctx context.Context, img model.Image, req api.BuildRequest
 	if req.Commit != "" {
 		build.Inputs = append(build.Inputs, sign.Input{Name: "source", Commit: req.Commit})
 	}
-	return s.sign(ctx, img.Digest, build)
+	return build
 }
 
 func argsOf(args map[string]string) map[string]any {
@@ -137,7 +182,7 @@ func (s *signer) sign(ctx context.Context, d model.Digest, build *sign.Build) er
 			img = *known
 		}
 	})
-	attached, err := s.Check(ctx, img)
+	attached, err := s.attached(ctx, img)
 	if err != nil {
 		return cannotSign(d, err)
 	}
@@ -208,6 +253,17 @@ func inRegistry(service string, d model.Digest) (name.Digest, error) {
 
 // Check implements server.Signer.
 func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, error) {
+	s.settled(ctx, img.Digest)
+	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
+		if now := st.Images[img.Digest]; now != nil {
+			img = *now // with what was just written down
+		}
+	})
+	return s.attached(ctx, img)
+}
+
+// attached reads and checks what is attached to an image.
+func (s *signer) attached(ctx context.Context, img model.Image) ([]api.Statement, error) {
 	ring, err := sign.NewKeyring(sign.Key{Name: "kiln", Public: s.key.Public()})
 	if err != nil {
 		return nil, err

@@ -280,7 +280,7 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 		err = s.added(ctx, img)
 	}
 	if err == nil {
-		err = s.cfg.Signer.Sign(ctx, img, req, began)
+		s.cfg.Signer.Sign(img, req, began)
 	}
 	if err != nil {
 		return api.BuildEvent{Error: problemOf(err)}

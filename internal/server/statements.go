@@ -17,7 +17,8 @@ import (
 type Signer interface {
 	Key() api.Key
 	// Sign signs an image that was built and is journalled, and says how it was built.
-	Sign(ctx context.Context, img model.Image, req api.BuildRequest, began time.Time) error
+	// It does not wait for that; Check does.
+	Sign(img model.Image, req api.BuildRequest, began time.Time)
 	// Check reads and checks all that is attached to the image.
 	Check(ctx context.Context, img model.Image) ([]api.Statement, error)
 }
