@@ -88,6 +88,9 @@ func (s *signer) Key() api.Key {
 // disks. Who asks for what is attached does (Check), and what the daemon's end
 // prevents the next one makes up for (signOld).
 func (s *signer) Sign(img model.Image, req api.BuildRequest, began time.Time) {
+	if s.ctx.Err() != nil {
+		return // the daemon ends
+	}
 	build := s.provenance(img, req, began)
 	s.waiting.Lock()
 	before, done := s.pending[img.Digest], make(chan struct{})
