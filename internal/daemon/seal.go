@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 
@@ -138,8 +139,8 @@ func chainsOf(layers []v1.Hash) []string {
 func (s *seal) searched(chains []string) int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i := len(chains) - 1; i >= 0; i-- {
-		if s.passed[chains[i]] {
+	for i, chain := range slices.Backward(chains) {
+		if s.passed[chain] {
 			return i + 1
 		}
 	}

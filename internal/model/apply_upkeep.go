@@ -318,7 +318,7 @@ func (s *State) attestImage(e Event, p ImageAttested) error {
 			return nil
 		}
 	}
-	img.Statements = append(img.Statements[:len(img.Statements):len(img.Statements)], p.Statement)
+	img.Statements = append(slices.Clip(img.Statements), p.Statement)
 	return nil
 }
 

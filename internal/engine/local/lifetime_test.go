@@ -92,6 +92,9 @@ func checkFlood(t *testing.T, s *servers, ref engine.Ref) {
 	last, lines := 0, 0
 	err := s.e.Logs(t.Context(), ref.ID, engine.LogOptions{}, func(l engine.LogLine) error {
 		var n int
+		if lines == 0 && strings.HasSuffix(l.Text, "before this line and are not kept") {
+			return nil // a fast machine: the beginning is gone, and the log says so
+		}
 		if _, err := fmt.Sscanf(l.Text, "line %d", &n); err != nil {
 			return fmt.Errorf("%q: %w", l.Text, err)
 		}
