@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"kiln/internal/backup"
+	"kiln/internal/reconcile"
 	"kiln/internal/registry"
 )
 
@@ -27,7 +28,7 @@ func (d *daemon) openRegistry(ctx context.Context) (err error) {
 		return err
 	}
 	d.registry, err = registry.Open(ctx, registry.Config{
-		File: d.registryFile, Dir: filepath.Join(d.cfg.DataDir, "registry"), Images: shelf{d.control, d.images}, Log: d.cfg.Log,
+		File: d.registryFile, Dir: filepath.Join(d.cfg.DataDir, "registry"), Images: shelf{d.control, d.images}, Log: d.cfg.Log, Room: d.room,
 	})
 	if err == nil {
 		context.AfterFunc(ctx, func() { _ = d.registry.Close() }) // it keeps nothing back
@@ -49,4 +50,14 @@ func (d *daemon) startRegistry(ctx context.Context) {
 			Handler: public, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		})
 	})
+}
+
+// room says why nothing can be pushed: what the journal and the servers need stays
+// free.
+func (d *daemon) room() error {
+	disks, err := rooms(d.cfg.DataDir).Rooms()
+	if err != nil {
+		return nil //nolint:nilerr // a disk that cannot be looked at is no reason to refuse
+	}
+	return reconcile.FitsDisk(disks, "push to the registry", 0)
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/api"
-	"kiln/internal/control"
 	"kiln/internal/image"
 	"kiln/internal/leaks"
 	"kiln/internal/model"
@@ -27,8 +26,7 @@ const allowFile = "kiln.allow"
 // image should have.
 type seal struct {
 	server.Builder
-	store   *image.Store
-	control *control.Control
+	store *image.Store
 
 	mu     sync.Mutex
 	passed map[string]bool // images with the lists that they were searched with, and layers with what is below them
@@ -59,8 +57,7 @@ func (s *seal) Build(ctx context.Context, req api.BuildRequest, session net.Conn
 		err = refusal(report)
 	}
 	if err != nil {
-		s.discard(ctx, img.Digest)
-		return img, err
+		return img, err // nobody knows the image, and retention removes what nobody knows
 	}
 	for _, note := range notes(report) {
 		progress(api.BuildEvent{Note: note})
@@ -93,22 +90,21 @@ func (s *seal) search(ctx context.Context, img model.Image, allow leaks.Allowed)
 		return nil, model.Errorf(model.Unavailable, "cannot read the image that was built: %w", err)
 	}
 	layers := config.RootFS.DiffIDs
-	skip := 0
+	base := 0
 	for _, p := range img.Provenance.Parents {
-		if base := s.store.DiffIDs(ctx, p.Digest); len(base) > skip && begins(layers, base) {
-			skip = len(base)
+		if of := s.store.DiffIDs(ctx, p.Digest); len(of) > base && begins(layers, of) {
+			base = len(of)
 		}
 	}
-	chains := chainsOf(layers)
-	if plain := len(allow.Entries()) == 0; plain {
-		skip = max(skip, s.searched(chains))
-		report, err := leaks.Search(ctx, value, layers[:skip], allow)
-		if err == nil && !report.Refused() && len(report.Findings) == 0 {
-			s.remember(chains...)
-		}
-		return report, err
+	if len(allow.Entries()) > 0 {
+		return leaks.Search(ctx, value, layers[:base], allow)
 	}
-	return leaks.Search(ctx, value, layers[:skip], allow)
+	chains := chainsOf(layers, base)
+	report, err := leaks.SearchNew(ctx, value, layers[:base], base+s.searched(chains), allow)
+	if err == nil && len(report.Findings) == 0 {
+		s.remember(chains...)
+	}
+	return report, err
 }
 
 // begins reports whether the layers begin with those of a base.
@@ -124,13 +120,14 @@ func begins(layers []v1.Hash, base []digest.Digest) bool {
 	return true
 }
 
-// chainsOf names each layer with all that is below it.
-func chainsOf(layers []v1.Hash) []string {
-	chains := make([]string, len(layers))
-	chain := ""
-	for i, l := range layers {
-		chain = fmt.Sprintf("%x", sha256.Sum256([]byte(chain+" "+l.String())))
-		chains[i] = "chain " + chain
+// chainsOf names each layer above a base with all that is below it, and with the
+// base's layers as what was not searched.
+func chainsOf(layers []v1.Hash, base int) []string {
+	chain := fmt.Sprint("above ", layers[:base])
+	chains := make([]string, 0, len(layers)-base)
+	for _, l := range layers[base:] {
+		chain = fmt.Sprintf("chain %x", sha256.Sum256([]byte(chain+" "+l.String())))
+		chains = append(chains, chain)
 	}
 	return chains
 }
@@ -145,16 +142,6 @@ func (s *seal) searched(chains []string) int {
 		}
 	}
 	return 0
-}
-
-// discard removes an image that is not to be one, unless the journal knows it from
-// an earlier build.
-func (s *seal) discard(ctx context.Context, d model.Digest) {
-	known := false
-	s.control.View(func(st *model.State, _ *model.Snapshot) { known = isHere(st, d) })
-	if !known {
-		_ = s.store.Delete(context.WithoutCancel(ctx), d) // retention removes what is left
-	}
 }
 
 // toldMost is how many findings are told one by one.

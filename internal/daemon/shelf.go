@@ -106,6 +106,9 @@ func split(full string) (repository, tag string) {
 		host, _, _ = strings.Cut(host, ":")
 		repository = host + "/" + path
 	}
+	if _, err := reference.WithName(repository); err != nil {
+		return "", ""
+	}
 	return repository, tagged.Tag()
 }
 

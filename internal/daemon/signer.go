@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -47,7 +48,13 @@ func (d *daemon) openSigner() error {
 		if err != nil {
 			return model.Errorf(model.Invalid, "cannot read the passphrase of the signing key: %w", err)
 		}
-		passphrase = trimLine(text)
+		if passphrase = trimLine(text); len(passphrase) == 0 {
+			return model.Errorf(model.Invalid, "the passphrase of the signing key is empty: %s", d.cfg.SigningPassphrase)
+		}
+		if kept, err := os.ReadFile(path); err == nil && bytes.Contains(kept, []byte("-----BEGIN")) && !bytes.Contains(kept, []byte("ENCRYPTED")) {
+			return model.Errorf(model.Invalid, "a passphrase is given for the signing key %s, which is not encrypted", path).
+				WithHint("encrypt it: openssl pkcs8 -topk8 -v2 aes-256-cbc -in %s -out NEW, and put that in its place with mode 0600", path)
+		}
 	}
 	key, err := sign.ReadPrivateKey(path, passphrase)
 	if model.CodeOf(err) == model.NotFound && d.cfg.SigningKey == "" {
@@ -155,13 +162,14 @@ func argsOf(args map[string]string) map[string]any {
 	return all
 }
 
-// signOld signs the images that were built before there was a key, or between
-// whose record and signature the daemon ended.
+// signOld signs the images that were built and to which no signature of this key is
+// attached: they are older than the key, their record was the last that a daemon
+// did, or somebody deleted it.
 func (s *signer) signOld(ctx context.Context) {
 	var todo []model.Digest
 	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
 		for d, img := range st.Images {
-			if img.Source == "build" && img.RemovedAt.IsZero() && len(img.Services) > 0 && img.Said(sign.Signature, s.Key().ID) == nil {
+			if img.Source == "build" && img.RemovedAt.IsZero() && len(img.Services) > 0 {
 				todo = append(todo, d)
 			}
 		}

@@ -152,7 +152,7 @@ func TestContradictions(t *testing.T) {
 	s := newSearch(Allowed{})
 	s.limits = small()
 	one := archive(t, file{name: "a"})
-	if _, err := s.run(t.Context(), withLayers(t, one, one, one, one), nil); model.CodeOf(err) != model.Invalid || !strings.Contains(err.Error(), "4 layers, and at most 3") {
+	if _, err := s.run(t.Context(), withLayers(t, one, one, one, one), nil, 0); model.CodeOf(err) != model.Invalid || !strings.Contains(err.Error(), "4 layers, and at most 3") {
 		t.Error(err)
 	}
 }
@@ -234,7 +234,7 @@ func FuzzLayer(f *testing.F) {
 		image := withLayers(t, archive(t, file{name: "a/b", text: "x", mode: 0o4755}), content)
 		s := newSearch(Allowed{})
 		s.limits = limits{layers: 3, entries: 1000, name: 4096, bytes: 32 << 20, free: 1 << 20, ratio: 1000, window: 8 << 20}
-		r, err := s.run(t.Context(), image, nil)
+		r, err := s.run(t.Context(), image, nil, 0)
 		judge := func(r *Report, err error) {
 			switch {
 			case err != nil && model.CodeOf(err) != model.Invalid:

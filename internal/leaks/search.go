@@ -33,8 +33,14 @@ const (
 // Invalid: the image is damaged, contradicts itself, or has what no layer should
 // have (see walker). Unavailable: its content cannot be read now.
 func Search(ctx context.Context, image v1.Image, base []v1.Hash, allow Allowed) (*Report, error) {
-	s := newSearch(allow)
-	return s.run(ctx, image, base)
+	return newSearch(allow).run(ctx, image, base, 0)
+}
+
+// SearchNew is Search for an image whose so many lowest layers were searched
+// before, with nothing found: they are not read again. Its configuration and its
+// history are searched all the same, for other commands can make the same layers.
+func SearchNew(ctx context.Context, image v1.Image, base []v1.Hash, read int, allow Allowed) (*Report, error) {
+	return newSearch(allow).run(ctx, image, base, read)
 }
 
 func newSearch(allow Allowed) *search {
@@ -68,7 +74,7 @@ type cacheFound struct {
 	bytes   int64
 }
 
-func (s *search) run(ctx context.Context, image v1.Image, base []v1.Hash) (*Report, error) {
+func (s *search) run(ctx context.Context, image v1.Image, base []v1.Hash, read int) (*Report, error) {
 	layers, config, err := s.layersOf(image)
 	if err != nil {
 		return nil, err
@@ -78,7 +84,7 @@ func (s *search) run(ctx context.Context, image v1.Image, base []v1.Hash) (*Repo
 		known++
 	}
 	s.searchConfig(config, known)
-	for _, s.layer = range layers[known:] {
+	for _, s.layer = range layers[min(max(known, read), len(layers)):] {
 		if _, err := s.walk(ctx, s.layer, s.visit); err != nil {
 			return nil, err
 		}

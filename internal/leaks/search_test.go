@@ -390,9 +390,17 @@ func TestConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Layers that were searched before are not read again; how they were made is.
+	known, err := SearchNew(t.Context(), image, c.RootFS.DiffIDs[:1], len(c.RootFS.DiffIDs), Allowed{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	r, err := Search(t.Context(), image, c.RootFS.DiffIDs[:1], Allowed{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if len(known.Findings) == 0 || len(known.Findings) != len(r.Findings) {
+		t.Errorf("of layers that are known %d findings are left, of new ones %d", len(known.Findings), len(r.Findings))
 	}
 	var got []string
 	for _, f := range r.Findings {

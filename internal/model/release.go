@@ -60,17 +60,6 @@ type Statement struct {
 	At     time.Time `json:"at"`     // when kiln made it, or first accepted it
 }
 
-// Said returns the statement of the type that the key has signed; nil: there is
-// none.
-func (i *Image) Said(kind, key string) *Statement {
-	for k := range i.Statements {
-		if s := &i.Statements[k]; s.Type == kind && s.Key == key {
-			return s
-		}
-	}
-	return nil
-}
-
 // Pin says that an image is kept, whatever retention says.
 type Pin struct {
 	By     string    `json:"by"`

@@ -29,6 +29,9 @@ type changes struct {
 // begin notes a change; the function that it returns ends it.
 func (c *changes) begin(method string) (end func()) {
 	c.RLock()
+	c.mu.Lock()
+	c.last = time.Now()
+	c.mu.Unlock()
 	return func() {
 		c.mu.Lock()
 		c.last = time.Now()
@@ -60,7 +63,7 @@ func (r *Registry) Run(ctx context.Context) {
 			if !r.changes.due(now) {
 				continue
 			}
-			if err := r.Collect(ctx); err != nil {
+			if err := r.Collect(ctx); err != nil && model.CodeOf(err) != model.Conflict {
 				r.log.Warn("the room of what was deleted from the registry cannot be given back", "error", err)
 			}
 		}
@@ -69,9 +72,12 @@ func (r *Registry) Run(ctx context.Context) {
 
 // Collect removes what no manifest names. Who pushes waits meanwhile.
 //
+// Conflict: somebody pushes just now.
 // Unavailable: the storage cannot be read or changed.
 func (r *Registry) Collect(ctx context.Context) error {
-	r.changes.Lock()
+	if !r.changes.TryLock() {
+		return model.Errorf(model.Conflict, "cannot look for what nobody needs in the registry: somebody pushes")
+	}
 	defer r.changes.Unlock()
 	_, err := r.storage.Stat(ctx, repositoriesRoot)
 	if errors.As(err, new(driver.PathNotFoundError)) {

@@ -63,6 +63,11 @@ func ReadFile(path string) (*File, error) {
 		err = errors.New("http.tls: a certificate and its key belong together")
 	case c.HTTP.Prefix != "" && c.HTTP.Prefix != "/":
 		err = errors.New("http.prefix: the registry is served at /v2/")
+	case len(c.HTTP.TLS.ClientCAs) > 0 || c.HTTP.TLS.ClientAuth != "" || c.HTTP.TLS.LetsEncrypt.CacheFile != "" || len(c.HTTP.TLS.LetsEncrypt.Hosts) > 0 ||
+		c.HTTP.TLS.MinimumTLS != "" || len(c.HTTP.TLS.CipherSuites) > 0:
+		err = errors.New("http.tls: only certificate and key are read here; what is left out would not protect anybody")
+	case c.HTTP.Net != "" && c.HTTP.Net != "tcp":
+		err = errors.New("http.net: the registry is served on TCP, and on the daemon's socket")
 	case c.Auth.Type() == "silly":
 		err = errors.New("auth: silly is for tests of distribution")
 	}

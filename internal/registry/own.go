@@ -57,13 +57,18 @@ type Content interface {
 }
 
 // partsKept is how many images' parts are remembered: they never change.
-const partsKept = 256
+const partsKept = 4096
 
 // own is kiln's images as the front asks for them.
 type own struct {
 	Images
 	mu    sync.Mutex
 	known map[model.Digest][]Part
+}
+
+// has reports whether the repository has any of them.
+func (o *own) has(name string) bool {
+	return o != nil && validName(name) && len(o.Repository(name).Images) > 0
 }
 
 // manifest finds the manifest that a tag or a digest of the repository names.
@@ -116,18 +121,21 @@ func (o *own) parts(ctx context.Context, d model.Digest) ([]Part, error) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.known == nil || len(o.known) >= partsKept {
+	if o.known == nil {
 		o.known = map[model.Digest][]Part{}
+	}
+	for old := range o.known {
+		if len(o.known) < partsKept {
+			break
+		}
+		delete(o.known, old)
 	}
 	o.known[d] = parts
 	return parts, nil
 }
 
 // serveOwn answers with a part of one of kiln's own images, to who may read here.
-func (f *front) serveOwn(w http.ResponseWriter, req *http.Request, name string, p Part) {
-	if !f.mayRead(w, req, name) {
-		return
-	}
+func (f *front) serveOwn(w http.ResponseWriter, req *http.Request, p Part) {
 	content, err := f.registry.own.Open(req.Context(), p)
 	if err != nil {
 		if model.CodeOf(err) == model.NotFound {
@@ -153,7 +161,10 @@ func (f *front) serveOwn(w http.ResponseWriter, req *http.Request, name string, 
 // mayRead asks distribution, which knows whom the operator lets read, whether the
 // client may do so in the repository. What it answers otherwise is passed on.
 func (f *front) mayRead(w http.ResponseWriter, req *http.Request, name string) bool {
-	out := f.ask(req, http.MethodGet, "/v2/"+name+"/tags/list")
+	if f == f.registry.inside {
+		return true
+	}
+	out := f.ask(req, http.MethodHead, "/v2/"+name+"/blobs/"+string(digest.FromString("")))
 	if out.status == http.StatusOK || out.status == http.StatusNotFound {
 		return true
 	}
@@ -161,13 +172,30 @@ func (f *front) mayRead(w http.ResponseWriter, req *http.Request, name string) b
 	return false
 }
 
+// mayWrite asks likewise whether the client may push to the repository: what is no
+// manifest is refused as such to who may.
+func (f *front) mayWrite(w http.ResponseWriter, req *http.Request, name, ref string) bool {
+	if f == f.registry.inside {
+		return true
+	}
+	out := f.send(req, http.MethodPut, "/v2/"+name+"/manifests/"+ref, strings.NewReader(""), 0)
+	if out.status == http.StatusUnauthorized || out.status == http.StatusForbidden {
+		out.copyTo(w)
+		return false
+	}
+	return true
+}
+
 // bring copies what a manifest names, and only kiln has, to where distribution
 // looks for it: a client that was told that a layer is here does not send it.
 func (f *front) bring(req *http.Request, name string, m manifest) error {
-	if f.registry.own == nil {
+	if !f.registry.own.has(name) {
 		return nil
 	}
 	for _, d := range m.parts() {
+		if err := req.Context().Err(); err != nil {
+			return err
+		}
 		path := "/v2/" + name + "/blobs/" + string(d)
 		if f.ask(req, http.MethodHead, path).status == http.StatusOK {
 			continue
@@ -283,5 +311,6 @@ func (m manifest) parts() []digest.Digest {
 	if m.Config != nil {
 		list = append(list, m.Config.Digest)
 	}
-	return slices.DeleteFunc(list, func(d digest.Digest) bool { return d.Validate() != nil || strings.ContainsAny(string(d), "/?#") })
+	slices.Sort(list)
+	return slices.DeleteFunc(slices.Compact(list), func(d digest.Digest) bool { return d.Validate() != nil || strings.ContainsAny(string(d), "/?#") })
 }

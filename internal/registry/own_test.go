@@ -4,16 +4,22 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/distribution/distribution/v3/configuration"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -176,6 +182,8 @@ func TestOwnImages(t *testing.T) {
 			t.Errorf("%s %s: %s", c[0], c[1], text)
 		}
 	}
+	// What kiln cannot read takes no tag of its own either.
+	w.want(http.StatusBadRequest, "PUT", "/v2/shop/manifests/7", []byte(`{"schemaVersion":2,"artifactType":5}`), "Content-Type", ocispec.MediaTypeImageManifest)
 	layer := mine.parts[d][2]
 	res, part := w.want(http.StatusPartialContent, "GET", "/v2/shop/blobs/"+string(layer.Digest), nil, "Range", "bytes=5-9")
 	if !bytes.Equal(part, mine.content[layer.Digest][5:10]) {
@@ -196,4 +204,47 @@ func layerOf(t *testing.T) v1.Layer {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// TestStrangers: who may not read learns nothing, whatever is asked.
+func TestStrangers(t *testing.T) {
+	mine := kept{T: t, content: map[model.Digest][]byte{}, parts: map[model.Digest][]Part{}, named: map[string]Repository{}}
+	img, err := random.Image(1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := mine.keep(img)
+	mine.named["shop"] = Repository{Images: []model.Digest{d}, Tags: map[string]model.Digest{"7": d}}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "htpasswd")
+	if err := os.WriteFile(path, []byte("ann:$2a$04$bZUHfjybYzvRY8OzFHV5COd68Ok2ArJtxpNPYWNvW6uUIy.bFqAAe\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	file := &File{Push: true}
+	file.HTTP.Addr = "127.0.0.1:0"
+	file.Auth = configuration.Auth{"htpasswd": configuration.Parameters{"realm": "kiln", "path": path}}
+	r, err := Open(t.Context(), Config{File: file, Dir: dir, Images: mine, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(r.Public())
+	defer s.Close()
+	w := &world{T: t, registry: r, dir: dir, url: s.URL}
+	manifest := mine.content[d]
+	ask := []string{
+		"GET /v2/", "GET /v2/_catalog", "GET /v2/shop/tags/list", "GET /v2/shop/manifests/7", "HEAD /v2/shop/manifests/7", "PUT /v2/shop/manifests/7",
+		"DELETE /v2/shop/manifests/7", "PUT /v2/shop/manifests/8", "GET /v2/nobody/tags/list", "GET /v2/shop/manifests/" + string(d),
+		"GET /v2/shop/blobs/" + string(mine.parts[d][2].Digest), "GET /v2/shop/referrers/" + string(d), "POST /v2/shop/blobs/uploads/",
+	}
+	for _, what := range ask {
+		method, path, _ := strings.Cut(what, " ")
+		res, text, err := w.do(method, path, manifest, "Content-Type", ocispec.MediaTypeImageManifest)
+		if err != nil || res.StatusCode != http.StatusUnauthorized || strings.Contains(string(text), "own images") {
+			t.Errorf("%s: %s %s (%v), want 401", what, res.Status, text, err)
+		}
+	}
+	login := []string{"Authorization", "Basic YW5uOnNlY3JldA=="}
+	w.want(http.StatusOK, "GET", "/v2/shop/manifests/7", nil, login...)
+	w.want(http.StatusForbidden, "PUT", "/v2/shop/manifests/7", manifest, append(login, "Content-Type", ocispec.MediaTypeImageManifest)...)
+	w.want(http.StatusCreated, "PUT", "/v2/shop/manifests/mine", manifest, append(login, "Content-Type", string(types.DockerManifestSchema2))...)
 }

@@ -22,6 +22,13 @@ import (
 // registries to take at least.
 const maxManifest = 4 << 20 // bytes
 
+// maxLayers is how many layers an image may have that is pushed beside kiln's own.
+const maxLayers = 1000
+
+// maxEntry is how large an entry of a list of referrers may be; what is larger is
+// listed without its annotations, which the manifest has.
+const maxEntry = 32 << 10 // bytes
+
 // referrersRoot is where the storage has a descriptor of each manifest that refers
 // to another: referrersRoot/REPOSITORY/_subjects/sha256/SUBJECT/sha256/MANIFEST.
 // One object for each, so that nobody has to rewrite a list.
@@ -75,8 +82,17 @@ func (f *front) putManifest(w http.ResponseWriter, req *http.Request, name, ref 
 	req.Body = io.NopCloser(bytes.NewReader(raw))
 	var m manifest
 	err = json.Unmarshal(raw, &m)
-	if err == nil && validName(name) {
-		if f.guarded(w, req, name, ref) {
+	if f.registry.own.has(name) {
+		switch {
+		case !f.mayWrite(w, req, name, ref):
+			return
+		case err != nil:
+			fail(w, http.StatusBadRequest, "MANIFEST_INVALID", "this is no manifest: "+err.Error())
+			return
+		case len(m.Layers) > maxLayers:
+			fail(w, http.StatusBadRequest, "MANIFEST_INVALID", fmt.Sprintf("an image has at most %d layers", maxLayers))
+			return
+		case f.guarded(w, req, name, ref):
 			return
 		}
 		if err := f.bring(req, name, m); err != nil {
@@ -106,6 +122,10 @@ func (f *front) putManifest(w http.ResponseWriter, req *http.Request, name, ref 
 
 func (r *Registry) addReferrer(ctx context.Context, name string, subject digest.Digest, d ocispec.Descriptor) error {
 	text, err := json.Marshal(d)
+	if len(text) > maxEntry {
+		d.Annotations = nil
+		text, err = json.Marshal(d)
+	}
 	if err != nil {
 		return err
 	}
@@ -114,7 +134,7 @@ func (r *Registry) addReferrer(ctx context.Context, name string, subject digest.
 
 // deleteManifest deletes a manifest, and what was noted of it.
 func (f *front) deleteManifest(w http.ResponseWriter, req *http.Request, name, ref string) {
-	if f.guarded(w, req, name, ref) {
+	if f.registry.own.has(name) && (!f.mayWrite(w, req, name, ref) || f.guarded(w, req, name, ref)) {
 		return
 	}
 	d, err := digest.Parse(ref)

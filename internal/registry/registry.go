@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
@@ -33,7 +34,10 @@ type Config struct {
 	Dir string
 	// Images are kiln's own; nil: there are none.
 	Images Images
-	Log    *slog.Logger
+	// Room says why nothing more fits on the disk that Dir is on; nil: it does, or
+	// nobody looks.
+	Room func() error
+	Log  *slog.Logger
 }
 
 // Registry is an OCI registry.
@@ -47,6 +51,7 @@ type Registry struct {
 	repositories locks  // one change of what refers to a manifest at a time
 	changes      changes
 	alone        bool // nobody else uses the storage
+	room         func() error
 }
 
 // Open returns the registry. Close ends what it does by itself.
@@ -62,8 +67,8 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 		return nil, model.Errorf(model.Invalid, "cannot open the registry's storage %q: %w", storage.Type(), err)
 	}
 	logTo(cfg.Log)
-	r := &Registry{storage: kept, alone: alone, file: cfg.File, log: cfg.Log, repositories: locks{held: map[string]*lock{}}}
-	r.changes.deleted = true // perhaps: nobody remembers
+	r := &Registry{storage: kept, alone: alone, room: cfg.Room, file: cfg.File, log: cfg.Log, repositories: locks{held: map[string]*lock{}}}
+	r.changes.deleted, r.changes.last = true, time.Now() // perhaps: nobody remembers
 	if cfg.Images != nil {
 		r.own = &own{Images: cfg.Images}
 	}
@@ -143,59 +148,71 @@ var (
 
 // ServeHTTP implements http.Handler.
 func (f *front) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	get := req.Method == http.MethodGet
-	if !get && req.Method != http.MethodHead {
-		if !f.push {
-			fail(w, http.StatusForbidden, "DENIED", "this registry is read-only for others than its own kiln")
-			return
-		}
+	switch {
+	case req.Method == http.MethodGet || req.Method == http.MethodHead:
+		f.read(w, req)
+	case f.push:
 		defer f.registry.changes.begin(req.Method)()
+		f.change(w, req)
+	default:
+		fail(w, http.StatusForbidden, "DENIED", "this registry is read-only for others than its own kiln")
 	}
-	path := req.URL.Path
+}
+
+// read answers GET and HEAD.
+func (f *front) read(w http.ResponseWriter, req *http.Request) {
+	own, path, get := f.registry.own, req.URL.Path, req.Method == http.MethodGet
 	if m := referrersPath.FindStringSubmatch(path); m != nil {
 		f.serveReferrers(w, req, m[1], m[2])
 		return
 	}
-	reads := get || req.Method == http.MethodHead
-	if m := tagsPath.FindStringSubmatch(path); m != nil && get && f.registry.own != nil {
-		mine := f.registry.own.Repository(m[1])
-		f.serveList(w, req, "tags", slices.Collect(maps.Keys(mine.Tags)), len(mine.Images) > 0, map[string]any{"name": m[1]})
+	if m := tagsPath.FindStringSubmatch(path); m != nil && get && own.has(m[1]) {
+		f.serveList(w, req, "tags", slices.Collect(maps.Keys(own.Repository(m[1]).Tags)), true, map[string]any{"name": m[1]})
 		return
 	}
-	if path == catalogPath && get && f.registry.own != nil {
-		f.serveList(w, req, "repositories", f.registry.own.Repositories(), true, map[string]any{})
+	if path == catalogPath && get && own != nil {
+		f.serveList(w, req, "repositories", own.Repositories(), false, map[string]any{})
 		return
 	}
-	if m := manifestPath.FindStringSubmatch(path); m != nil {
-		if reads {
-			if p, mine := f.registry.own.manifest(req.Context(), m[1], m[2]); mine {
-				f.serveOwn(w, req, m[1], p)
-				return
-			}
-		}
-		switch {
-		case req.Method == http.MethodPut:
-			f.putManifest(w, req, m[1], m[2])
-			return
-		case req.Method == http.MethodDelete:
-			f.deleteManifest(w, req, m[1], m[2])
-			return
-		case get:
-			w = f.registry.verified(w, m[2])
-		}
-	} else if m := uploadPath.FindStringSubmatch(path); m != nil && (req.Method == http.MethodPut || req.Method == http.MethodDelete) {
-		f.endUpload(w, req, m[1], m[2])
-		return
-	} else if m := blobPath.FindStringSubmatch(path); m != nil && reads {
-		if p, mine := f.registry.own.blob(req.Context(), m[1], m[2]); mine {
-			f.serveOwn(w, req, m[1], p)
+	find, m := own.manifest, manifestPath.FindStringSubmatch(path)
+	if m == nil {
+		find, m = own.blob, blobPath.FindStringSubmatch(path)
+	}
+	if m != nil && own.has(m[1]) {
+		if !f.mayRead(w, req, m[1]) {
 			return
 		}
-		if get {
-			w = f.registry.verified(w, m[2])
+		if p, mine := find(req.Context(), m[1], m[2]); mine {
+			f.serveOwn(w, req, p)
+			return
 		}
+	}
+	if m != nil && get {
+		w = f.registry.verified(w, m[2])
 	}
 	f.app.ServeHTTP(w, req)
+}
+
+// change answers every other method, of who may change what is here.
+func (f *front) change(w http.ResponseWriter, req *http.Request) {
+	path, put, remove := req.URL.Path, req.Method == http.MethodPut, req.Method == http.MethodDelete
+	if f.registry.alone && f.registry.room != nil && !remove {
+		if err := f.registry.room(); err != nil {
+			fail(w, http.StatusInsufficientStorage, "UNKNOWN", err.Error())
+			return
+		}
+	}
+	if m := referrersPath.FindStringSubmatch(path); m != nil {
+		f.serveReferrers(w, req, m[1], m[2])
+	} else if m := manifestPath.FindStringSubmatch(path); m != nil && put {
+		f.putManifest(w, req, m[1], m[2])
+	} else if m != nil && remove {
+		f.deleteManifest(w, req, m[1], m[2])
+	} else if m := uploadPath.FindStringSubmatch(path); m != nil && (put || remove) {
+		f.endUpload(w, req, m[1], m[2])
+	} else {
+		f.app.ServeHTTP(w, req)
+	}
 }
 
 // validName reports whether the text is a repository's name.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -211,16 +212,26 @@ func TestTampered(t *testing.T) {
 			t.Errorf("%s: %d of %d damaged bytes are served (%v)", path, len(got), size, err)
 		}
 	}
+	cut := w.blob("shop", []byte("a machine lost its power"))
+	if err := os.Truncate(w.path(cut.Digest), 0); err != nil {
+		t.Fatal(err)
+	}
+	w.want(http.StatusInternalServerError, "GET", "/v2/shop/blobs/"+string(cut.Digest), nil)
 	res, got, err := w.do("GET", "/v2/shop/blobs/"+string(d.Digest), nil, "Range", "bytes=10-19")
 	if res.StatusCode != http.StatusPartialContent || err != nil || len(got) != 10 {
 		t.Errorf("a part: %s, %d bytes (%v)", res.Status, len(got), err)
 	}
 }
 
+// path is where bytes are kept.
+func (w *world) path(d digest.Digest) string {
+	return filepath.Join(w.dir, "docker/registry/v2/blobs/sha256", d.Encoded()[:2], d.Encoded(), "data")
+}
+
 // damage changes a byte of what is kept.
 func (w *world) damage(d digest.Digest) {
 	w.Helper()
-	path := filepath.Join(w.dir, "docker/registry/v2/blobs/sha256", d.Encoded()[:2], d.Encoded(), "data")
+	path := w.path(d)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		w.Fatal(err)
@@ -248,6 +259,22 @@ func TestWrongUploads(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestFullDisk: nothing is pushed to a disk that is full, and what is there is
+// still served.
+func TestFullDisk(t *testing.T) {
+	w := newWorld(t)
+	image := w.attach("shop", "", nil, "an image")
+	w.registry.room = func() error { return errors.New("the disk is full") }
+	for _, what := range []string{"POST /v2/shop/blobs/uploads/", "PUT /v2/shop/manifests/x"} {
+		method, path, _ := strings.Cut(what, " ")
+		if _, text := w.want(http.StatusInsufficientStorage, method, path, nil); !strings.Contains(string(text), "the disk is full") {
+			t.Errorf("%s: %s", what, text)
+		}
+	}
+	w.want(http.StatusOK, "GET", "/v2/shop/manifests/"+string(image.Digest), nil, "Accept", ocispec.MediaTypeImageManifest)
+	w.want(http.StatusAccepted, "DELETE", "/v2/shop/manifests/"+string(image.Digest), nil)
 }
 
 // TestCollect: what was deleted gives its room back, and what was not stays.

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -32,7 +33,7 @@ func (f *front) endUpload(w http.ResponseWriter, req *http.Request, name, id str
 	out := &held{ResponseWriter: w}
 	f.app.ServeHTTP(out, req)
 	_, err := digest.Parse(req.URL.Query().Get("digest"))
-	refused := req.Method == http.MethodPut && out.status == http.StatusBadRequest && err == nil
+	refused := req.Method == http.MethodPut && out.status == http.StatusBadRequest && err == nil && bytes.Contains(out.body.Bytes(), []byte(`"DIGEST_INVALID"`))
 	if givenUp := req.Method == http.MethodDelete && out.status == http.StatusNoContent; (refused || givenUp) && validName(name) {
 		f.registry.removeUpload(context.WithoutCancel(req.Context()), name, id)
 	}

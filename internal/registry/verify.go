@@ -43,6 +43,10 @@ func (v *verifier) WriteHeader(status int) {
 			d, err = digest.Parse(h.Get("Docker-Content-Digest"))
 		}
 		length, unknown := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+		if err == nil && unknown == nil && length == 0 && d != digest.FromString("") && d.Algorithm() == digest.SHA256 {
+			v.damaged(d.String())
+			return
+		}
 		if err == nil && unknown == nil && length > 0 {
 			v.wanted, v.verifier, v.left = d.String(), d.Verifier(), length
 			return
@@ -61,15 +65,11 @@ func (v *verifier) Write(p []byte) (int, error) {
 	_, _ = v.verifier.Write(p) // a hash takes everything
 	v.left -= int64(len(p))
 	if v.left <= 0 && !v.verifier.Verified() {
-		v.log.Error("content of the registry is damaged and is not served", "digest", v.wanted)
 		if v.begun {
+			v.log.Error("content of the registry is damaged and is not served", "digest", v.wanted)
 			panic(http.ErrAbortHandler)
 		}
-		v.begun = true
-		for _, name := range []string{"Docker-Content-Digest", "Etag"} {
-			v.Header().Del(name)
-		}
-		fail(v.ResponseWriter, http.StatusInternalServerError, "UNKNOWN", "the content is damaged where it is kept: "+v.wanted)
+		v.damaged(v.wanted)
 		return 0, errDamaged
 	}
 	if !v.begun {
@@ -77,6 +77,16 @@ func (v *verifier) Write(p []byte) (int, error) {
 		v.ResponseWriter.WriteHeader(v.status)
 	}
 	return v.ResponseWriter.Write(p)
+}
+
+// damaged answers that what is kept is not what it should be.
+func (v *verifier) damaged(wanted string) {
+	v.log.Error("content of the registry is damaged and is not served", "digest", wanted)
+	v.begun = true
+	for _, name := range []string{"Docker-Content-Digest", "Etag", "Cache-Control", "Accept-Ranges"} {
+		v.Header().Del(name)
+	}
+	fail(v.ResponseWriter, http.StatusInternalServerError, "UNKNOWN", "the content is damaged where it is kept: "+wanted)
 }
 
 // Unwrap is for http.ResponseController.
