@@ -11,7 +11,7 @@ import (
 // above, and only where these were searched, or left out as the same base.
 func TestChains(t *testing.T) {
 	layers := func(names string) (list []v1.Hash) {
-		for _, name := range strings.Fields(names) {
+		for name := range strings.FieldsSeq(names) {
 			list = append(list, v1.Hash{Algorithm: "sha256", Hex: name})
 		}
 		return list
@@ -23,7 +23,10 @@ func TestChains(t *testing.T) {
 		base   int
 		want   int
 	}{
-		{"a b c", 1, 2}, {"a b c d", 1, 2}, {"a b x", 1, 1}, {"a x c", 1, 0},
+		{"a b c", 1, 2},
+		{"a b c d", 1, 2},
+		{"a b x", 1, 1},
+		{"a x c", 1, 0},
 		{"a b c", 0, 0}, // a was not searched: it was the base's
 		{"b c", 0, 0},
 		{"x b c", 1, 0},

@@ -117,17 +117,24 @@ func TestRapidResetIsBounded(t *testing.T) {
 	const most = 10
 	r, ca := floodedRouter(t, Limits{Streams: most})
 	c := dialH2(t, ca, r.address)
-	var flood bytes.Buffer
-	at := http2.NewFramer(&flood, nil)
-	for i := range uint32(500) {
-		err := errors.Join(
-			at.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: c.head(), EndHeaders: true, EndStream: true}),
-			at.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
-		if err != nil {
-			t.Fatal(err)
+	head := bytes.Clone(c.head())
+	go func() { // until the connection is ended: how many it takes depends on who is faster
+		var flood bytes.Buffer
+		at := http2.NewFramer(&flood, nil)
+		for i := uint32(0); i < 1<<20; i++ {
+			err := errors.Join(
+				at.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true}),
+				at.WriteRSTStream(2*i+1, http2.ErrCodeCancel))
+			if i%500 == 499 {
+				_, failed := c.conn.Write(flood.Bytes())
+				flood.Reset()
+				err = errors.Join(err, failed)
+			}
+			if err != nil {
+				return
+			}
 		}
-	}
-	go func() { _, _ = c.conn.Write(flood.Bytes()) }() // it need not be taken whole
+	}()
 	ended := make(chan error, 1)
 	go func() {
 		ended <- c.until(func(f http2.Frame) bool {
