@@ -29,8 +29,8 @@ func (h hook) Levels() []logrus.Level { return logrus.AllLevels }
 
 // Fire implements logrus.Hook.
 func (h hook) Fire(e *logrus.Entry) error {
-	level := slog.LevelDebug // clients' doings, as a rule
-	if e.Level <= logrus.ErrorLevel {
+	level := slog.LevelDebug // clients' doings, as a rule, and answers such as 404 are
+	if e.Level <= logrus.ErrorLevel && e.Message != "response completed with error" {
 		level = slog.LevelWarn
 	}
 	h.log.Log(context.Background(), level, "registry", "says", e.Message)
