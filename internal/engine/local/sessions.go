@@ -74,13 +74,18 @@ func (c Config) endWritings(id model.ServerID) error {
 	return errors.Join(errs...)
 }
 
-// explainedBy returns the session in whose time the file was last changed.
+// explainedBy returns the session in whose time the file was last changed. One that
+// is gone again was there a moment ago: sed -i makes such files.
 func explainedBy(all []written, path string) string {
-	var st unix.Stat_t
-	if len(all) == 0 || unix.Lstat(path, &st) != nil {
+	if len(all) == 0 {
 		return ""
 	}
-	return explainedAt(all, time.Unix(st.Ctim.Unix()))
+	at := time.Now()
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) == nil {
+		at = time.Unix(st.Ctim.Unix())
+	}
+	return explainedAt(all, at)
 }
 
 // explainedAt returns the session in whose time a file was changed.

@@ -25,11 +25,9 @@ func (e *Engine) inspectUpper(r *record) ([]model.Finding, error) {
 		return nil, nil
 	}
 	var found []model.Finding
-	sessions := e.writtenBy(r.ID)
 	add := func(what, where, detail string) {
 		found = append(found, model.Finding{
 			Server: r.ID, Detector: model.DetectFiles, What: what, Where: where, Detail: detail, How: howUpper,
-			Session: explainedBy(sessions, filepath.Join(r.Upper, where)),
 		})
 	}
 	err := filepath.WalkDir(r.Upper, func(path string, d fs.DirEntry, err error) error {
@@ -59,6 +57,12 @@ func (e *Engine) inspectUpper(r *record) ([]model.Finding, error) {
 	})
 	if err != nil && !errors.Is(err, errTooMany) {
 		return nil, fmt.Errorf("cannot look at the layer of %s: %w", r.ID, err)
+	}
+	// Only now: a session that has begun during the walk is written down before it
+	// can write.
+	sessions := e.writtenBy(r.ID)
+	for i := range found {
+		found[i].Session = explainedBy(sessions, filepath.Join(r.Upper, found[i].Where))
 	}
 	return found, nil
 }
