@@ -349,6 +349,9 @@ type BuildRequest struct {
 	Allow         string            `json:"allow,omitempty"` // the text of kiln.allow: what may be in the image though it looks like a secret
 }
 
+// AllowFile is where what is allowed to be in images is declared, beside kiln.hcl.
+const AllowFile = "kiln.allow"
+
 // BuildEvent is one line of a build's progress.
 type BuildEvent struct {
 	Build   string         `json:"build,omitempty"` // the first line: the build's id

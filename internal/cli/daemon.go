@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/netip"
@@ -49,13 +50,7 @@ instance and leaves nothing behind. It has to run as root.`,
 					return usagef("--build-memory: %s", err)
 				}
 			}
-			if err := o.checkMetrics(retention, metricsSize); err != nil {
-				return err
-			}
-			if err := o.checkEvidence(evidenceBound, evidenceAge); err != nil {
-				return err
-			}
-			if err := o.placeFiles(); err != nil {
+			if err := cmp.Or(o.checkMetrics(retention, metricsSize), o.checkEvidence(evidenceBound, evidenceAge), o.placeFiles()); err != nil {
 				return err
 			}
 			o.DataDir, o.Socket, o.Version, o.JSON = dir, socket, a.Version, a.opts.json

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"kiln/internal/api"
 	"kiln/internal/model"
 	"kiln/internal/spec"
 )
@@ -147,14 +148,10 @@ func nearFile(path string, dirs bool) string {
 	return ""
 }
 
-// allowFile is where what may be in images is declared, beside the declaration of
-// the services.
-const allowFile = "kiln.allow"
-
 // allowed returns the text of the list, "" where there is none.
 func (a *app) allowed() (string, error) {
 	const most = 1 << 20 // bytes
-	path := filepath.Join(filepath.Dir(a.opts.file), allowFile)
+	path := filepath.Join(filepath.Dir(a.opts.file), api.AllowFile)
 	text, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -86,9 +86,9 @@ func (a *app) showStatements(list *api.Statements) {
 // statementName is what people call a type of statements.
 func statementName(kind string) string {
 	switch kind {
-	case "https://sigstore.dev/cosign/sign/v1":
+	case model.SignatureType:
 		return "signature"
-	case "https://slsa.dev/provenance/v1":
+	case model.ProvenanceType:
 		return "provenance"
 	case "":
 		return "?"

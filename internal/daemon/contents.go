@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"os"
@@ -39,8 +40,10 @@ func (i inside) Diff(ctx context.Context, a, b model.Digest) (*api.ImageDiff, er
 	if err != nil {
 		return nil, model.Errorf(model.Internal, "cannot write how images differ: %w", err)
 	}
-	var out api.ImageDiff // has the fields by the same names
-	if err := json.Unmarshal(text, &out); err != nil {
+	var out api.ImageDiff // has the fields by the same names: one that it lacks is an error
+	in := json.NewDecoder(bytes.NewReader(text))
+	in.DisallowUnknownFields()
+	if err := in.Decode(&out); err != nil {
 		return nil, model.Errorf(model.Internal, "cannot write how images differ: %w", err)
 	}
 	return &out, nil

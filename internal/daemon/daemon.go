@@ -203,6 +203,9 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, Log: d.cfg.Log}); err != nil {
 		return err
 	}
+	if d.inside, err = d.openInside(); err != nil {
+		return err
+	}
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
 	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{
@@ -296,8 +299,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	d.running.Go(func() { d.cfg.Manager.watch(work, d.cfg.Log, d.answers) })
 	d.running.Go(func() { keeper.NewCopies(d.runDir, d.ensureKeeper, d.cfg.Log).Run(work) })
 	d.running.Go(func() { d.handOver(work) })
-	d.running.Go(func() { d.retain.Run(work) })
-	d.running.Go(func() { d.trimEvidence(work) })
+	d.startRetention(work)
 	d.startMetrics(work)
 	d.running.Go(func() { d.drift.Run(work) })
 	d.startAlerts(work)

@@ -24,9 +24,6 @@ func (d *daemon) readRegistryFile() (err error) {
 // openRegistry opens the registry until ctx ends.
 func (d *daemon) openRegistry(ctx context.Context) (err error) {
 	d.signer.ctx = ctx
-	if d.inside, err = d.openInside(); err != nil {
-		return err
-	}
 	d.registry, err = registry.Open(ctx, registry.Config{
 		File: d.registryFile, Dir: filepath.Join(d.cfg.DataDir, "registry"), Images: shelf{d.control, d.images}, Log: d.cfg.Log, Room: d.room,
 	})

@@ -61,6 +61,12 @@ func (b buildCache) RemoveAll(ctx context.Context, objects []model.Object) error
 	return b.builds.client.RemoveCache(ctx, ids)
 }
 
+// startRetention removes what is kept no longer, until ctx ends.
+func (d *daemon) startRetention(ctx context.Context) {
+	d.running.Go(func() { d.retain.Run(ctx) })
+	d.running.Go(func() { d.trimEvidence(ctx) })
+}
+
 // rooms is the data directory, whose parts may lie on different disks.
 type rooms string
 

@@ -19,9 +19,6 @@ import (
 	"kiln/internal/server"
 )
 
-// allowFile is where what is allowed to be in images is declared, beside kiln.hcl.
-const allowFile = "kiln.allow"
-
 // seal lets an image that was built be one only when nothing is in it that no
 // image should have.
 type seal struct {
@@ -37,7 +34,7 @@ const passedKept = 1000
 
 // Build implements server.Builder.
 func (s *seal) Build(ctx context.Context, req api.BuildRequest, session net.Conn, progress func(api.BuildEvent)) (model.Image, error) {
-	allow, err := leaks.ParseAllowed(allowFile, []byte(req.Allow))
+	allow, err := leaks.ParseAllowed(api.AllowFile, []byte(req.Allow))
 	if err != nil {
 		return model.Image{}, err
 	}
@@ -165,7 +162,7 @@ func refusal(r *leaks.Report) error {
 		told = append(told, fmt.Sprintf("  and %d more", more))
 	}
 	return model.Errorf(model.Invalid, "cannot seal the image: it has what no image should have\n%s", strings.Join(told, "\n")).
-		WithHint("what may stay all the same is said, with its reason, in %s beside kiln.hcl: RULE PATH  # REASON", allowFile)
+		WithHint("what may stay all the same is said, with its reason, in %s beside kiln.hcl: RULE PATH  # REASON", api.AllowFile)
 }
 
 // notes are what whoever builds should know of an image that may be one.
@@ -175,10 +172,10 @@ func notes(r *leaks.Report) []string {
 		list = append(list, "warning: "+f.String())
 	}
 	for _, a := range r.Allowed {
-		list = append(list, fmt.Sprintf("allowed by %s:%d: %s", allowFile, a.Entry.Line, a.Finding))
+		list = append(list, fmt.Sprintf("allowed by %s:%d: %s", api.AllowFile, a.Entry.Line, a.Finding))
 	}
 	for _, e := range r.Stale {
-		list = append(list, fmt.Sprintf("%s:%d: this image does not need the entry for %s", allowFile, e.Line, e.Path))
+		list = append(list, fmt.Sprintf("%s:%d: this image does not need the entry for %s", api.AllowFile, e.Line, e.Path))
 	}
 	for _, p := range r.Partial {
 		list = append(list, fmt.Sprintf("warning: %s is too large to be judged by its form: its first %d bytes were", p.Path, p.Read))

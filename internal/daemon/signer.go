@@ -48,7 +48,7 @@ func (d *daemon) openSigner() error {
 		if err != nil {
 			return model.Errorf(model.Invalid, "cannot read the passphrase of the signing key: %w", err)
 		}
-		if passphrase = trimLine(text); len(passphrase) == 0 {
+		if passphrase = bytes.TrimRight(text, "\r\n"); len(passphrase) == 0 {
 			return model.Errorf(model.Invalid, "the passphrase of the signing key is empty: %s", d.cfg.SigningPassphrase)
 		}
 		if kept, err := os.ReadFile(path); err == nil && bytes.Contains(kept, []byte("-----BEGIN")) && !bytes.Contains(kept, []byte("ENCRYPTED")) {
@@ -70,14 +70,6 @@ func (d *daemon) openSigner() error {
 	}
 	d.signer = &signer{d: d, key: key, pending: map[model.Digest]chan struct{}{}}
 	return nil
-}
-
-// trimLine returns a file's text without the end of its line.
-func trimLine(text []byte) []byte {
-	for len(text) > 0 && (text[len(text)-1] == '\n' || text[len(text)-1] == '\r') {
-		text = text[:len(text)-1]
-	}
-	return text
 }
 
 // reach reaches the registry. It is in this process: what fails once fails again.

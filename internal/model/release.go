@@ -60,6 +60,15 @@ type Statement struct {
 	At     time.Time `json:"at"`     // when kiln made it, or first accepted it
 }
 
+// The types of statements that kiln makes.
+const (
+	// SignatureType is what cosign 3 writes for "cosign sign": the statement says
+	// nothing but which image it is of.
+	SignatureType = "https://sigstore.dev/cosign/sign/v1"
+	// ProvenanceType is how an image was built (https://slsa.dev/spec/v1.1/provenance).
+	ProvenanceType = "https://slsa.dev/provenance/v1"
+)
+
 // Pin says that an image is kept, whatever retention says.
 type Pin struct {
 	By     string    `json:"by"`

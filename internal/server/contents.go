@@ -64,18 +64,24 @@ func (s *Server) bill(w http.ResponseWriter, r *http.Request) {
 }
 
 // imageHere finds an image whose content is here, as clients name it.
-func (s *Server) imageHere(name string) (img model.Image, err error) {
+func (s *Server) imageHere(name string) (model.Image, error) {
+	img, err := s.imageKnown(name)
+	if err == nil && !img.RemovedAt.IsZero() {
+		err = model.Errorf(model.Precondition, "cannot look into image %s: it was removed on %s, for nothing held it any more",
+			img.Digest.Short(), img.RemovedAt.Format("2006-01-02 15:04:05"))
+	}
+	return img, err
+}
+
+// imageKnown finds an image, as clients name it in a path.
+func (s *Server) imageKnown(name string) (img model.Image, err error) {
 	if plain, bad := url.PathUnescape(name); bad == nil {
 		name = plain
 	}
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
 		var found *model.Image
-		if found, err = imageNamed(st, name); err != nil {
-			return
-		}
-		if img = copyOf(found); !img.RemovedAt.IsZero() {
-			err = model.Errorf(model.Precondition, "cannot look into image %s: it was removed on %s, for nothing held it any more",
-				img.Digest.Short(), img.RemovedAt.Format("2006-01-02 15:04:05"))
+		if found, err = imageNamed(st, name); err == nil {
+			img = copyOf(found)
 		}
 	})
 	return img, err

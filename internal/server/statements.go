@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"net/http"
-	"net/url"
 	"slices"
 	"time"
 
@@ -23,9 +22,6 @@ type Signer interface {
 	Check(ctx context.Context, img model.Image) ([]api.Statement, error)
 }
 
-// signature is what a statement that signs the digest alone says that it is.
-const signature = "https://sigstore.dev/cosign/sign/v1"
-
 func (s *Server) registerStatements(h huma.API) {
 	huma.Register(h, operation("key", http.MethodGet, api.PathKey, "The key that images are signed with"), s.key)
 	huma.Register(h, operation("statements", http.MethodGet, api.PathStatements, "What was said of an image under a signature"), s.statements)
@@ -40,17 +36,7 @@ type statementsInput struct {
 }
 
 func (s *Server) statements(ctx context.Context, in *statementsInput) (*reply[api.Statements], error) {
-	name, err := url.PathUnescape(in.Image)
-	if err != nil {
-		name = in.Image
-	}
-	var img model.Image
-	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
-		var found *model.Image
-		if found, err = imageNamed(st, name); err == nil {
-			img = copyOf(found)
-		}
-	})
+	img, err := s.imageKnown(in.Image)
 	if err != nil {
 		return nil, s.refuse(err)
 	}
@@ -61,6 +47,6 @@ func (s *Server) statements(ctx context.Context, in *statementsInput) (*reply[ap
 	own := s.cfg.Signer.Key().ID
 	return &reply[api.Statements]{api.Statements{
 		Image: img.Digest, Statements: list,
-		Signed: slices.ContainsFunc(list, func(x api.Statement) bool { return x.Holds && x.Key == own && x.Type == signature }),
+		Signed: slices.ContainsFunc(list, func(x api.Statement) bool { return x.Holds && x.Key == own && x.Type == model.SignatureType }),
 	}}, nil
 }

@@ -58,9 +58,9 @@ func imageInWords(img model.Image) string {
 // statementInWords names a type of statements of package sign's.
 func statementInWords(kind string) string {
 	switch kind {
-	case "https://sigstore.dev/cosign/sign/v1":
+	case model.SignatureType:
 		return "the digest"
-	case "https://slsa.dev/provenance/v1":
+	case model.ProvenanceType:
 		return "the provenance"
 	default:
 		return "a statement (" + kind + ")"

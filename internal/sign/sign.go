@@ -25,11 +25,9 @@ import (
 
 // The types of statements that others know. Any other URI will do as well.
 const (
-	// Signature is what cosign 3 writes for "cosign sign": the statement says
-	// nothing but which image it is of.
-	Signature = "https://sigstore.dev/cosign/sign/v1"
-	// Provenance is how an image was built (https://slsa.dev/spec/v1.1/provenance).
-	Provenance = "https://slsa.dev/provenance/v1"
+	// Signature and Provenance are the model's.
+	Signature  = model.SignatureType
+	Provenance = model.ProvenanceType
 	// SPDX is a list of what is inside (https://spdx.github.io/spdx-spec/).
 	SPDX = "https://spdx.dev/Document"
 	// CycloneDX is another one (https://cyclonedx.org/specification/overview/).
