@@ -1,8 +1,6 @@
 package contents
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,16 +10,11 @@ import (
 	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"kiln/internal/layers"
 	"kiln/internal/model"
 )
-
-// maxWindow is how far back a zstd stream may refer: what the format asks decoders
-// to take at least is 8 MiB (RFC 8878, section 3.1.1.1.2); its tool writes 128 MiB
-// when told to.
-const maxWindow = 128 << 20 // bytes
 
 // budget is what is left of the bounds of one image.
 type budget struct {
@@ -109,29 +102,12 @@ func openLayer(ctx context.Context, at int, l v1.Layer, b *budget) (*opened, err
 }
 
 func (o *opened) decompress() error {
-	in := bufio.NewReaderSize(o.raw, 64<<10)
-	magic, err := in.Peek(4)
-	if err != nil && !errors.Is(err, io.EOF) {
+	plain, err := layers.Unpack(o.raw, zstd.WithDecoderConcurrency(1))
+	if err != nil {
 		return err
 	}
 	closeRaw := o.close
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}): // RFC 1952, section 2.3.1
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return err
-		}
-		o.plain, o.close = z, func() { z.Close(); closeRaw() }
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), // RFC 8878, section 3.1.1
-		len(magic) == 4 && magic[0]&0xf0 == 0x50 && bytes.HasPrefix(magic[1:], []byte{0x2a, 0x4d, 0x18}): // a frame to be skipped comes first
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return err
-		}
-		o.plain, o.close = z, func() { z.Close(); closeRaw() }
-	default:
-		o.plain = in
-	}
+	o.plain, o.close = plain, func() { _ = plain.Close(); closeRaw() }
 	return nil
 }
 

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"kiln/internal/layers"
 )
 
 // Entry is an entry of a layer's archive.
@@ -36,11 +38,7 @@ const (
 	OfContents Whiteout = "opaque" // what the layers below have in the directory Path
 )
 
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutMeta   = ".wh..wh." // of AUFS itself; no files
-	whiteoutOpaque = ".wh..wh..opq"
-)
+const whiteoutMeta = ".wh..wh." // begins what is of AUFS itself; no files
 
 // The bounds of names, which are Linux's (limits.h).
 const (
@@ -59,12 +57,12 @@ const (
 // Invalid: a layer is damaged, broken, or past a bound; the message names layer and
 // entry. Unavailable: it cannot be had now.
 func (r Reader) Walk(ctx context.Context, img v1.Image, visit func(Entry, io.Reader) error) error {
-	layers, err := img.Layers()
+	all, err := img.Layers()
 	if err != nil {
 		return manifestError(ctx, err)
 	}
 	b := &budget{limits: r.limits()}
-	for i, l := range layers {
+	for i, l := range all {
 		if _, err := walkLayer(ctx, i, l, b, visit); err != nil {
 			return err
 		}
@@ -198,12 +196,12 @@ func (o *opened) entry(h *tar.Header) (e Entry, ok bool, err error) {
 func whiteout(e Entry) (Entry, bool, error) {
 	dir, base := path.Split(e.Path)
 	switch {
-	case base == whiteoutOpaque:
+	case base == layers.WhiteoutOpaque:
 		e.Whiteout, e.Path = OfContents, path.Clean(dir)
 	case strings.Contains("/"+e.Path, "/"+whiteoutMeta):
 		return e, false, nil
-	case strings.HasPrefix(base, whiteoutPrefix):
-		base = strings.TrimPrefix(base, whiteoutPrefix)
+	case strings.HasPrefix(base, layers.WhiteoutPrefix):
+		base = strings.TrimPrefix(base, layers.WhiteoutPrefix)
 		if base == "" || base == "." || base == ".." {
 			return e, false, errors.New("it removes nothing that has a name")
 		}

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"io"
@@ -12,9 +11,9 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"kiln/internal/layers"
 	"kiln/internal/model"
 )
 
@@ -152,20 +151,11 @@ func decompress(r io.Reader) (io.ReadCloser, error) {
 	if err != nil && len(magic) == 0 {
 		return nil, err
 	}
-	switch {
-	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
-		return gzip.NewReader(b)
-	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		d, err := zstd.NewReader(b)
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
-	case bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}), bytes.HasPrefix(magic, []byte("BZh")):
+	if bytes.HasPrefix(magic, []byte{0xfd, '7', 'z', 'X', 'Z', 0}) || bytes.HasPrefix(magic, []byte("BZh")) {
 		return nil, model.Errorf(model.Invalid, "cannot import the image: it is compressed with xz or bzip2, which is not supported").
 			WithHint("decompress it first: xz -dc FILE | kiln images import -")
 	}
-	return io.NopCloser(b), nil
+	return layers.Unpack(b)
 }
 
 // archiveEntry matches the names with which image archives begin: those of the

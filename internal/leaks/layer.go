@@ -2,8 +2,6 @@ package leaks
 
 import (
 	"archive/tar"
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,9 +12,9 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
+	"kiln/internal/layers"
 	"kiln/internal/model"
 )
 
@@ -33,15 +31,8 @@ type limits struct {
 
 // defaults are far above the largest images that are in use.
 func defaults() limits {
-	return limits{layers: 1000, entries: 5_000_000, name: 4096, bytes: 256 << 30, free: 1 << 30, ratio: 1000, window: 128 << 20}
+	return limits{layers: 1000, entries: 5_000_000, name: 4096, bytes: 256 << 30, free: 1 << 30, ratio: 1000, window: layers.MaxWindow}
 }
-
-// whiteouts are how a layer says that something of the layers below is gone:
-// https://github.com/opencontainers/image-spec/blob/v1.1.1/layer.md#whiteouts
-const (
-	whiteoutPrefix = ".wh."
-	whiteoutOpaque = ".wh..wh..opq"
-)
 
 // layer is one of an image's, as its manifest and its configuration name it.
 type layer struct {
@@ -90,11 +81,11 @@ func (l limits) layersOf(image v1.Image) ([]layer, *v1.ConfigFile, error) {
 	if len(blobs) > l.layers {
 		return nil, nil, model.Errorf(model.Invalid, "cannot search the image: it has %d layers, and at most %d are read", len(blobs), l.layers)
 	}
-	layers := make([]layer, len(blobs))
+	all := make([]layer, len(blobs))
 	for i, b := range blobs {
-		layers[i] = layer{index: i, digest: manifest.Layers[i].Digest, diffID: config.RootFS.DiffIDs[i], size: manifest.Layers[i].Size, blob: b}
+		all[i] = layer{index: i, digest: manifest.Layers[i].Digest, diffID: config.RootFS.DiffIDs[i], size: manifest.Layers[i].Size, blob: b}
 	}
-	return layers, config, nil
+	return all, config, nil
 }
 
 // unreadable says that what is attempted cannot be, by the state of the content
@@ -131,7 +122,7 @@ func (w *walker) walk(ctx context.Context, l layer, visit func(*entry) error) (i
 	}
 	defer blob.Close()
 	packed := &counter{ctx: ctx, r: blob}
-	plain, err := w.unpack(packed)
+	plain, err := layers.Unpack(packed, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(w.window)))
 	if err != nil {
 		return 0, unreadable(l.String(), err)
 	}
@@ -202,10 +193,10 @@ func (e *entry) place(longest int) error {
 	e.path = path.Clean("/" + name)
 	dir, base := path.Split(e.path)
 	switch {
-	case base == whiteoutOpaque:
+	case base == layers.WhiteoutOpaque:
 		e.path, e.hidesIn = path.Clean(dir), true
-	case strings.HasPrefix(base, whiteoutPrefix):
-		hidden := base[len(whiteoutPrefix):]
+	case strings.HasPrefix(base, layers.WhiteoutPrefix):
+		hidden := base[len(layers.WhiteoutPrefix):]
 		if hidden == "" || hidden == "." || hidden == ".." {
 			return errors.New("it is a whiteout of nothing")
 		}
@@ -233,25 +224,6 @@ func clip(s string) string {
 		return s[:200] + "…"
 	}
 	return s
-}
-
-// unpack finds out how a layer is compressed by how it begins.
-func (l limits) unpack(r io.Reader) (io.ReadCloser, error) {
-	b := bufio.NewReaderSize(r, 256<<10)
-	head, err := b.Peek(4)
-	switch {
-	case err != nil && !errors.Is(err, io.EOF):
-		return nil, err
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
-		return gzip.NewReader(b)
-	case bytes.HasPrefix(head, []byte{0x28, 0xb5, 0x2f, 0xfd}), len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18}):
-		d, err := zstd.NewReader(b, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(uint64(l.window)))
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
-	}
-	return io.NopCloser(b), nil
 }
 
 // counter counts what comes from outside, and ends with its context.

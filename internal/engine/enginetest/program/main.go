@@ -48,11 +48,12 @@ func main() {
 		fmt.Println("ignoring signals")
 		time.Sleep(time.Hour)
 	case "spew":
+		end := endings()
 		for i := range number(argument) {
 			fmt.Printf("stdout line %d\n", i+1)
 			fmt.Fprintf(os.Stderr, "stderr line %d\n", i+1)
 		}
-		untilSignal()
+		endAt(end)
 	case "lines":
 		for i := range number(argument) {
 			fmt.Printf("line %d\n", i+1)
@@ -75,7 +76,7 @@ func attend(what string) {
 	case "size":
 		changes := make(chan os.Signal, 1)
 		signal.Notify(changes, unix.SIGWINCH)
-		go untilSignal()
+		go endAt(endings())
 		for {
 			size, err := unix.IoctlGetWinsize(0, unix.TIOCGWINSZ)
 			if err != nil {
@@ -124,17 +125,25 @@ func serve(port string) {
 			fmt.Fprintln(w, "served")
 		}),
 	}
+	end := endings()
 	go func() {
 		if err := server.ListenAndServe(); err != nil {
 			fail(err.Error())
 		}
 	}()
-	untilSignal()
+	endAt(end)
 }
 
-func untilSignal() {
+// endings has the signals that end a program from now on. It is asked for
+// before anything is said or served: whoever is answered may signal at once,
+// and process 1 does not hear what it has no handler for.
+func endings() <-chan os.Signal {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1)
+	return signals
+}
+
+func endAt(signals <-chan os.Signal) {
 	if s, ok := (<-signals).(syscall.Signal); ok {
 		os.Exit(10 + int(s))
 	}

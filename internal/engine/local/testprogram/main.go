@@ -45,9 +45,9 @@ func main() {
 func run(what, argument, second string) error {
 	switch what {
 	case "serve":
-		go serve(argument)
 		signals := make(chan os.Signal, 1)
 		signal.Notify(signals, syscall.SIGTERM, syscall.SIGUSR1)
+		go serve(argument) // whoever is answered may signal at once
 		s := <-signals
 		os.Exit(10 + int(s.(syscall.Signal)))
 	case "dial":
