@@ -49,6 +49,29 @@ func (s shelf) Repositories() []string {
 	return slices.Compact(names)
 }
 
+// Holding returns the repositories that have an image.
+func (s shelf) Holding(d model.Digest) []string {
+	var names []string
+	s.control.View(func(st *model.State, _ *model.Snapshot) {
+		if !isHere(st, d) {
+			return
+		}
+		names = append(names, st.Images[d].Services...)
+		for _, full := range st.Images[d].Names {
+			if repository, _ := split(full); repository != "" {
+				names = append(names, repository)
+			}
+		}
+		for name, svc := range st.Services {
+			if slices.ContainsFunc(svc.Releases, func(r *model.Release) bool { return r.Template.Image == d }) {
+				names = append(names, name)
+			}
+		}
+	})
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Repository implements registry.Images.
 func (s shelf) Repository(name string) registry.Repository {
 	r := registry.Repository{Tags: map[string]model.Digest{}}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -191,14 +192,14 @@ func (s *signer) sign(ctx context.Context, d model.Digest, build *sign.Build) er
 	}
 	for _, kind := range []string{sign.Signature, sign.Provenance} {
 		lacking := slices.DeleteFunc(slices.Clone(img.Services), func(service string) bool {
-			return slices.ContainsFunc(attached, func(a api.Statement) bool { return a.Repository == service && a.Type == kind && a.Holds })
+			return slices.ContainsFunc(attached, func(a statement) bool { return a.Repository == service && a.Type == kind && a.Holds })
 		})
 		if len(lacking) == 0 || kind == sign.Provenance && build == nil {
 			continue
 		}
 		bundle, err := s.bundle(d, kind, build)
 		if err == nil {
-			err = s.attach(ctx, d, lacking, bundle, kind)
+			_, err = s.attach(ctx, d, lacking, bundle, kind)
 		}
 		if err != nil {
 			return cannotSign(d, err)
@@ -223,20 +224,36 @@ func cannotSign(d model.Digest, err error) error {
 	return model.Errorf(model.CodeOf(err), "image %s is built, and cannot be signed: %w", d.Short(), err).WithHint("the next build of it tries again")
 }
 
-// attach attaches a bundle to the image in the services' repositories, and writes it
-// down.
-func (s *signer) attach(ctx context.Context, d model.Digest, services []string, bundle []byte, kind string) error {
-	for _, service := range services {
-		to, err := inRegistry(service, d)
+// attest signs a statement about an image, of a type of in-toto's and what it says
+// in JSON, and attaches it wherever the registry has the image.
+func (s *signer) attest(ctx context.Context, d model.Digest, kind string, predicate json.RawMessage) (model.Statement, error) {
+	bundle, err := s.key.Attest(digest.Digest(d), kind, predicate)
+	if err != nil {
+		return model.Statement{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.attach(ctx, d, s.repositories(d), bundle, kind)
+}
+
+// repositories are where the registry shows an image.
+func (s *signer) repositories(d model.Digest) []string {
+	return shelf{control: s.d.control}.Holding(d)
+}
+
+// attach attaches a bundle to the image in repositories, and writes it down.
+func (s *signer) attach(ctx context.Context, d model.Digest, repositories []string, bundle []byte, kind string) (model.Statement, error) {
+	for _, repository := range repositories {
+		to, err := inRegistry(repository, d)
 		if err != nil {
-			return err
+			return model.Statement{}, err
 		}
 		if _, err := sign.Push(ctx, to, bundle, time.Now(), s.reach()...); err != nil {
-			return err
+			return model.Statement{}, err
 		}
 	}
 	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: s.Key().ID}
-	return s.d.control.Do(ctx, "kiln", func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
+	return said, s.d.control.Do(ctx, "kiln", func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
 		if st.Images[d] == nil {
 			return nil, nil
 		}
@@ -262,11 +279,16 @@ func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, e
 			img = *now // with what was just written down
 		}
 	})
-	return s.attached(ctx, img)
+	attached, err := s.attached(ctx, img)
+	list := make([]api.Statement, len(attached))
+	for i, a := range attached {
+		list[i] = a.Statement
+	}
+	return list, err
 }
 
 // attached reads and checks what is attached to an image.
-func (s *signer) attached(ctx context.Context, img model.Image) ([]api.Statement, error) {
+func (s *signer) attached(ctx context.Context, img model.Image) ([]statement, error) {
 	ring, err := sign.NewKeyring(sign.Key{Name: "kiln", Public: s.key.Public()})
 	if err != nil {
 		return nil, err
@@ -279,9 +301,9 @@ func (s *signer) attached(ctx context.Context, img model.Image) ([]api.Statement
 		}
 		return time.Time{}, false
 	}
-	list := []api.Statement{}
-	for _, service := range img.Services {
-		at, err := inRegistry(service, img.Digest)
+	list := []statement{}
+	for _, repository := range s.repositories(img.Digest) {
+		at, err := inRegistry(repository, img.Digest)
 		if err != nil {
 			return nil, err
 		}
@@ -296,11 +318,17 @@ func (s *signer) attached(ctx context.Context, img model.Image) ([]api.Statement
 	return list, nil
 }
 
-// check reads and checks what is attached to an image.
-func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment, ring sign.Keyring, memory sign.Memory) api.Statement {
-	said := api.Statement{
+// statement is what is attached to an image: as it is shown, and what it says.
+type statement struct {
+	api.Statement
+	predicate json.RawMessage // nil: it does not hold, or is a signature
+}
+
+// check reads and checks one thing that is attached to an image.
+func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment, ring sign.Keyring, memory sign.Memory) statement {
+	said := statement{Statement: api.Statement{
 		Repository: image.RepositoryStr(), Manifest: model.Digest(a.Manifest), Bundle: model.Digest(a.Bundle), Type: a.PredicateType,
-	}
+	}}
 	if at, known := memory(a.Bundle); known {
 		said.At = &at
 	}
@@ -312,6 +340,7 @@ func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment
 		var v sign.Verified
 		if v, err = ring.Verify(text, digest.Digest(image.DigestStr()), "", time.Now(), memory); err == nil {
 			said.Type, said.Key, said.Holds = v.Statement.PredicateType, v.Key.ID(), true
+			said.predicate = v.Statement.Predicate
 		}
 	}
 	if err != nil {
