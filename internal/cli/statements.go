@@ -90,6 +90,10 @@ func statementName(kind string) string {
 		return "signature"
 	case model.ProvenanceType:
 		return "provenance"
+	case model.SPDXType:
+		return "SBOM (SPDX)"
+	case model.CycloneDXType:
+		return "SBOM (CycloneDX)"
 	case "":
 		return "?"
 	default:

@@ -51,19 +51,9 @@ func (i inside) Diff(ctx context.Context, a, b model.Digest) (*api.ImageDiff, er
 
 // Bill implements server.Contents.
 func (i inside) Bill(ctx context.Context, img model.Image, form string) (kind string, text []byte, err error) {
-	value, err := i.store.Value(ctx, img.Digest)
+	bill, err := i.bill(ctx, img)
 	if err != nil {
 		return "", nil, err
-	}
-	packages, err := i.reader().Packages(ctx, value)
-	if err != nil {
-		return "", nil, err
-	}
-	bill := contents.Bill{Image: img.Digest, Created: img.CreatedAt, Tool: i.version, Inventory: packages}
-	if len(img.Services) > 0 {
-		bill.Name = img.Services[0]
-	} else if len(img.Names) > 0 {
-		bill.Name = image.Familiar(img.Names[0])
 	}
 	if form == api.CycloneDX {
 		text, err = bill.CycloneDX()
@@ -71,6 +61,25 @@ func (i inside) Bill(ctx context.Context, img model.Image, form string) (kind st
 	}
 	text, err = bill.SPDX()
 	return contents.SPDXType, text, err
+}
+
+// bill looks for what is in an image.
+func (i inside) bill(ctx context.Context, img model.Image) (*contents.Bill, error) {
+	value, err := i.store.Value(ctx, img.Digest)
+	if err != nil {
+		return nil, err
+	}
+	packages, err := i.reader().Packages(ctx, value)
+	if err != nil {
+		return nil, err
+	}
+	bill := &contents.Bill{Image: img.Digest, Created: img.CreatedAt, Tool: i.version, Inventory: packages}
+	if len(img.Services) > 0 {
+		bill.Name = img.Services[0]
+	} else if len(img.Names) > 0 {
+		bill.Name = image.Familiar(img.Names[0])
+	}
+	return bill, nil
 }
 
 // openInside makes the place for what has to be read twice anew.

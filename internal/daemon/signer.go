@@ -34,8 +34,9 @@ type signer struct {
 	ctx context.Context //nolint:containedctx // until which it signs; set before it serves
 	mu  sync.Mutex      // one image at a time
 
-	waiting sync.Mutex
-	pending map[model.Digest]chan struct{} // images that are about to be signed; closed when they are
+	listing sync.Mutex // one image at a time is looked into for what is in it
+	signing underway   // images that are about to be signed
+	listed  underway   // images whose contents are about to be listed
 }
 
 // openSigner reads the key, or makes one where there is none yet.
@@ -69,7 +70,7 @@ func (d *daemon) openSigner() error {
 	if err != nil {
 		return err
 	}
-	d.signer = &signer{d: d, key: key, pending: map[model.Digest]chan struct{}{}}
+	d.signer = &signer{d: d, key: key}
 	return nil
 }
 
@@ -92,39 +93,26 @@ func (s *signer) Sign(img model.Image, req api.BuildRequest, began time.Time) {
 		return // the daemon ends
 	}
 	build := s.provenance(img, req, began)
-	s.waiting.Lock()
-	before, done := s.pending[img.Digest], make(chan struct{})
-	s.pending[img.Digest] = done
-	s.waiting.Unlock()
+	before, signed := s.signing.begin(img.Digest)
+	_, listed := s.listed.begin(img.Digest) // those of an image take their turns in list
 	s.d.running.Go(func() {
-		defer func() {
-			s.waiting.Lock()
-			defer s.waiting.Unlock()
-			close(done)
-			if s.pending[img.Digest] == done {
-				delete(s.pending, img.Digest)
-			}
-		}()
+		defer listed()
 		if before != nil {
 			<-before
 		}
-		if err := s.sign(s.ctx, img.Digest, build); err != nil && s.ctx.Err() == nil {
-			s.d.cfg.Log.Warn("an image cannot be signed; its next build tries again", "image", string(img.Digest), "error", err)
+		err := s.sign(s.ctx, img.Digest, build)
+		signed() // whoever wants the signature does not wait for the rest
+		s.complain(img.Digest, err)
+		if err == nil {
+			s.complain(img.Digest, s.list(s.ctx, img.Digest))
 		}
 	})
 }
 
-// settled waits until the image is signed that was just built.
-func (s *signer) settled(ctx context.Context, d model.Digest) {
-	s.waiting.Lock()
-	done := s.pending[d]
-	s.waiting.Unlock()
-	if done == nil {
-		return
-	}
-	select {
-	case <-done:
-	case <-ctx.Done():
+// complain says what could not be attached to an image that was built.
+func (s *signer) complain(d model.Digest, err error) {
+	if err != nil && s.ctx.Err() == nil {
+		s.d.cfg.Log.Warn("what is to be attached to an image is not; its next build tries again", "image", string(d), "error", err)
 	}
 }
 
@@ -169,9 +157,10 @@ func (s *signer) signOld(ctx context.Context) {
 	})
 	slices.Sort(todo)
 	for _, d := range todo {
-		if err := s.sign(ctx, d, nil); err != nil && ctx.Err() == nil {
-			s.d.cfg.Log.Warn("an image cannot be signed; its next build tries again", "image", string(d), "error", err)
-		}
+		s.complain(d, s.sign(ctx, d, nil))
+	}
+	for _, d := range todo {
+		s.complain(d, s.list(ctx, d))
 	}
 }
 
@@ -180,20 +169,13 @@ func (s *signer) signOld(ctx context.Context) {
 func (s *signer) sign(ctx context.Context, d model.Digest, build *sign.Build) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var img model.Image
-	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
-		if known := st.Images[d]; known != nil {
-			img = *known
-		}
-	})
+	img := s.image(d)
 	attached, err := s.attached(ctx, img)
 	if err != nil {
 		return cannotSign(d, err)
 	}
 	for _, kind := range []string{sign.Signature, sign.Provenance} {
-		lacking := slices.DeleteFunc(slices.Clone(img.Services), func(service string) bool {
-			return slices.ContainsFunc(attached, func(a statement) bool { return a.Repository == service && a.Type == kind && a.Holds })
-		})
+		lacking := lackingOf(img, attached, kind)
 		if len(lacking) == 0 || kind == sign.Provenance && build == nil {
 			continue
 		}
@@ -218,6 +200,24 @@ func (s *signer) bundle(d model.Digest, kind string, build *sign.Build) ([]byte,
 		return nil, err
 	}
 	return s.key.Attest(digest.Digest(d), kind, predicate)
+}
+
+// image is what the journal knows of an image; the zero value: nothing.
+func (s *signer) image(d model.Digest) (img model.Image) {
+	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
+		if known := st.Images[d]; known != nil {
+			img = *known
+		}
+	})
+	return img
+}
+
+// lackingOf returns the services for which an image was built and in whose
+// repositories no statement of the type holds.
+func lackingOf(img model.Image, attached []statement, kind string) []string {
+	return slices.DeleteFunc(slices.Clone(img.Services), func(service string) bool {
+		return slices.ContainsFunc(attached, func(a statement) bool { return a.Repository == service && a.Type == kind && a.Holds })
+	})
 }
 
 func cannotSign(d model.Digest, err error) error {
@@ -273,13 +273,9 @@ func inRegistry(service string, d model.Digest) (name.Digest, error) {
 
 // Check implements server.Signer.
 func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, error) {
-	s.settled(ctx, img.Digest)
-	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
-		if now := st.Images[img.Digest]; now != nil {
-			img = *now // with what was just written down
-		}
-	})
-	attached, err := s.attached(ctx, img)
+	s.signing.settled(ctx, img.Digest)
+	s.listed.settled(ctx, img.Digest)
+	attached, err := s.attached(ctx, s.image(img.Digest)) // with what was just written down
 	list := make([]api.Statement, len(attached))
 	for i, a := range attached {
 		list[i] = a.Statement

@@ -67,6 +67,10 @@ const (
 	SignatureType = "https://sigstore.dev/cosign/sign/v1"
 	// ProvenanceType is how an image was built (https://slsa.dev/spec/v1.1/provenance).
 	ProvenanceType = "https://slsa.dev/provenance/v1"
+	// SPDXType and CycloneDXType are lists of what is inside
+	// (https://spdx.github.io/spdx-spec/, https://cyclonedx.org/specification/overview/).
+	SPDXType      = "https://spdx.dev/Document"
+	CycloneDXType = "https://cyclonedx.org/bom"
 )
 
 // Pin says that an image is kept, whatever retention says.

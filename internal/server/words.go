@@ -62,6 +62,10 @@ func statementInWords(kind string) string {
 		return "the digest"
 	case model.ProvenanceType:
 		return "the provenance"
+	case model.SPDXType:
+		return "the SBOM (SPDX)"
+	case model.CycloneDXType:
+		return "the SBOM (CycloneDX)"
 	default:
 		return "a statement (" + kind + ")"
 	}

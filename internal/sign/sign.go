@@ -25,13 +25,12 @@ import (
 
 // The types of statements that others know. Any other URI will do as well.
 const (
-	// Signature and Provenance are the model's.
+	// These are the model's. Signature says nothing but which image it is of.
 	Signature  = model.SignatureType
 	Provenance = model.ProvenanceType
-	// SPDX is a list of what is inside (https://spdx.github.io/spdx-spec/).
-	SPDX = "https://spdx.dev/Document"
-	// CycloneDX is another one (https://cyclonedx.org/specification/overview/).
-	CycloneDX = "https://cyclonedx.org/bom"
+	// SPDX and CycloneDX are lists of what is inside.
+	SPDX      = model.SPDXType
+	CycloneDX = model.CycloneDXType
 	// TestResult is which checks passed and failed
 	// (https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md).
 	TestResult = "https://in-toto.io/attestation/test-result/v0.1"

@@ -33,6 +33,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/opencontainers/go-digest"
 
+	"kiln/internal/contents"
+	"kiln/internal/model"
 	"kiln/internal/registry"
 	"kiln/internal/sign"
 )
@@ -220,13 +222,16 @@ func TestCosignVerifies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		bill := contents.Bill{Image: model.Digest(image.DigestStr()), Name: "shop", Tool: "test", Inventory: contents.Inventory{
+			Packages: []contents.Package{{Name: "hello", Version: "2.10-3", Type: "deb", Path: "var/lib/dpkg/status", PURL: "pkg:deb/debian/hello@2.10-3"}},
+		}}
 		for _, a := range []struct {
 			kind, called string
 			predicate    string
 		}{
 			{sign.Provenance, "slsaprovenance1", string(provenance)},
-			{sign.SPDX, "spdxjson", `{"spdxVersion":"SPDX-2.3","name":"shop"}`},
-			{sign.CycloneDX, "cyclonedx", `{"bomFormat":"CycloneDX","specVersion":"1.6"}`},
+			{sign.SPDX, "spdxjson", document(t, bill.SPDX)},
+			{sign.CycloneDX, "cyclonedx", document(t, bill.CycloneDX)},
 			{sign.TestResult, sign.TestResult, `{"result":"PASSED","configuration":[]}`},
 			{"https://example.com/approval/v1", "https://example.com/approval/v1", `{"by":"Ann"}`},
 		} {
@@ -244,6 +249,20 @@ func TestCosignVerifies(t *testing.T) {
 			c.refuses(badSignature, verifyAttestation("stranger.pub", a.called, image.String())...)
 		}
 	})
+}
+
+// document is a list of what is in an image, as a statement has it.
+func document(t testing.TB, write func() ([]byte, error)) string {
+	t.Helper()
+	text, err := write()
+	var out bytes.Buffer
+	if err == nil {
+		err = json.Compact(&out, text)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
 }
 
 func payloadOf(t testing.TB, bundle []byte) []byte {
