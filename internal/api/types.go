@@ -35,15 +35,19 @@ type Status struct {
 
 // ServiceStatus is one service.
 type ServiceStatus struct {
-	Name       string            `json:"name"`
-	Release    int               `json:"release"` // in service; 0: none
-	Image      model.Digest      `json:"image"`
-	Servers    []ServerStatus    `json:"servers"`
-	Deployment *DeploymentStatus `json:"deployment"`
-	Wanted     int               `json:"wanted"`            // servers that the release in service asks for
-	Message    string            `json:"message,omitempty"` // what a person should know: crash loop, all unhealthy, silent router
-	Routes     []model.Route     `json:"routes,omitempty"`
-	Destroying bool              `json:"destroying,omitempty"`
+	Name string `json:"name"`
+	// Environment and Declared are where it serves, and what the declaration calls
+	// it; "": the declaration has no environments.
+	Environment string            `json:"environment,omitempty"`
+	Declared    string            `json:"declared,omitempty"`
+	Release     int               `json:"release"` // in service; 0: none
+	Image       model.Digest      `json:"image"`
+	Servers     []ServerStatus    `json:"servers"`
+	Deployment  *DeploymentStatus `json:"deployment"`
+	Wanted      int               `json:"wanted"`            // servers that the release in service asks for
+	Message     string            `json:"message,omitempty"` // what a person should know: crash loop, all unhealthy, silent router
+	Routes      []model.Route     `json:"routes,omitempty"`
+	Destroying  bool              `json:"destroying,omitempty"`
 	// Queue are the deployments that wait for the running one, the next first.
 	Queue []DeploymentStatus `json:"queue"`
 	// Meltdown says why replacement is held back: many servers failed at once.
@@ -122,6 +126,10 @@ type DeployRequest struct {
 	Reason     string           `json:"reason,omitempty"`
 	Provenance model.Provenance `json:"provenance"`
 	Mode       Mode             `json:"mode,omitempty" enum:",queue,supersede"`
+	// Environment and Declared are where it serves, and what the declaration calls
+	// the service; "": the declaration has no environments.
+	Environment string `json:"environment,omitempty"`
+	Declared    string `json:"declared,omitempty"`
 }
 
 // RollbackRequest goes back to a release; 0: the last that served well.
@@ -245,6 +253,7 @@ type ReleaseEntry struct {
 	Servers          int           `json:"servers"`
 	Commit           string        `json:"commit,omitempty"`
 	Dirty            bool          `json:"dirty,omitempty"`
+	Environment      string        `json:"environment,omitempty"` // where it served; "": the declaration had none
 	// While its deployment runs or waits:
 	Phase  model.DeployPhase `json:"phase,omitempty"`
 	Stage  int               `json:"stage,omitempty"`  // from 1

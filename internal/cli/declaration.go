@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -17,12 +18,19 @@ func invalid(format string, args ...any) *model.Error {
 }
 
 // chosen returns the declared services with the names, all without names, in
-// the order of the file. What their images are made from is there.
+// the order of the file, as they are in the chosen environment. What their images
+// are made from is there.
 func (a *app) chosen(names []string) ([]*spec.Service, error) {
-	file, err := a.declaration()
+	file, err := a.declarationHere()
 	if err != nil {
 		return nil, err
 	}
+	return a.buildable(file, names)
+}
+
+// buildable returns the services of the file with the names, all without names.
+// What their images are made from is there.
+func (a *app) buildable(file *spec.File, names []string) ([]*spec.Service, error) {
 	services, err := a.named(file, names)
 	if err != nil {
 		return nil, err
@@ -41,29 +49,72 @@ func (a *app) chosen(names []string) ([]*spec.Service, error) {
 
 // declared is chosen for services that are not built.
 func (a *app) declared(names []string) ([]*spec.Service, error) {
-	file, err := a.declaration()
+	file, err := a.declarationHere()
 	if err != nil {
 		return nil, err
 	}
 	return a.named(file, names)
 }
 
+// environment returns the name of the environment that is chosen, "" for none.
+func (a *app) environment() string { return cmp.Or(a.opts.where, a.Env("KILN_ENVIRONMENT")) }
+
+// declarationHere is the declaration as it is in the chosen environment; from then
+// on that one's kiln is asked.
+func (a *app) declarationHere() (*spec.File, error) {
+	file, err := a.declaration()
+	if err != nil {
+		return nil, err
+	}
+	if a.environment() == "" && len(file.Environments) > 0 {
+		return nil, invalid("%s has environments, and none is chosen", a.opts.file).
+			WithHint("choose one: -e %s", strings.Join(file.EnvironmentNames(), ", or -e "))
+	}
+	return a.in(file, a.environment())
+}
+
+// in is a declaration as it is in an environment; "": it has none.
+func (a *app) in(file *spec.File, environment string) (*spec.File, error) {
+	if environment == "" {
+		return file, nil
+	}
+	here := file.In(environment)
+	if here == nil {
+		hint := "it has no environments: leave out -e, and KILN_ENVIRONMENT"
+		if known := file.EnvironmentNames(); len(known) > 0 {
+			hint = "declared are: " + strings.Join(known, ", ")
+			if near := spec.Nearest(environment, known); near != "" {
+				hint = "did you mean \"" + near + "\"?"
+			}
+		}
+		return nil, invalid("%s declares no environment %q", a.opts.file, environment).WithHint("%s", hint)
+	}
+	if kiln := here.Chosen.Kiln; kiln != "" {
+		if !filepath.IsAbs(kiln) {
+			kiln = filepath.Join(filepath.Dir(a.opts.file), kiln)
+		}
+		a.kiln = kiln
+	}
+	return here, nil
+}
+
 // named returns the services of the file with the names, all without names.
 func (a *app) named(file *spec.File, names []string) ([]*spec.Service, error) {
-	wanted := map[string]bool{}
+	wanted := map[*spec.Service]bool{}
 	for _, name := range names {
-		if file.Service(name) == nil {
+		s := file.Service(name)
+		if s == nil {
 			hint := "declared are: " + strings.Join(file.Names(), ", ")
 			if near := spec.Nearest(name, file.Names()); near != "" {
 				hint = "did you mean \"" + near + "\"?"
 			}
 			return nil, invalid("%s declares no service %q", a.opts.file, name).WithHint("%s", hint)
 		}
-		wanted[name] = true
+		wanted[s] = true
 	}
 	var services []*spec.Service
 	for _, s := range file.Services {
-		if len(names) == 0 || wanted[s.Name] {
+		if len(names) == 0 || wanted[s] {
 			services = append(services, s)
 		}
 	}

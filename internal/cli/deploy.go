@@ -107,6 +107,7 @@ func (a *app) complete(ctx context.Context, s *spec.Service, m *made) *api.Deplo
 	req := &api.DeployRequest{
 		Template: s.Template, Policy: s.Policy,
 		Author: a.author(ctx), Reason: a.opts.message, Provenance: m.provenance,
+		Environment: s.Environment, Declared: s.Declared,
 	}
 	req.Template.Image = m.digest
 	return req

@@ -67,7 +67,13 @@ func (a *app) listens() []string {
 	}
 	seen := map[string]bool{}
 	var out []string
-	for _, s := range file.Services {
+	services := file.Services
+	for _, e := range file.Environments {
+		if where := a.environment(); where == "" || where == e.Name {
+			services = append(services, e.Services...)
+		}
+	}
+	for _, s := range services {
 		for _, r := range s.Policy.Routes {
 			if !seen[r.Listen] {
 				seen[r.Listen] = true

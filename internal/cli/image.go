@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -28,7 +29,7 @@ func (a *app) buildCommand() *cobra.Command {
 		Short:   "Build the images and bring nothing into service",
 		Example: "  kiln build\n  kiln build shop -v\n  kiln build shop --no-cache",
 		RunE: a.run(func(ctx context.Context, names []string) error {
-			services, err := a.chosen(names)
+			services, err := a.toBuild(names)
 			if err != nil {
 				return err
 			}
@@ -43,7 +44,7 @@ func (a *app) buildCommand() *cobra.Command {
 					worst = max(worst, exitCode(err))
 					continue
 				}
-				if err := a.built(s.Name, m); err != nil {
+				if err := a.built(declaredName(s), m); err != nil {
 					return err
 				}
 			}
@@ -53,6 +54,37 @@ func (a *app) buildCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "run every step again")
 	return cmd
 }
+
+// toBuild returns the services to be built: those of any environment, since an image
+// is the same in each.
+func (a *app) toBuild(names []string) ([]*spec.Service, error) {
+	file, err := a.declaration()
+	if err != nil {
+		return nil, err
+	}
+	where := a.environment()
+	if where == "" && len(file.Environments) > 0 {
+		where = a.nearest(file)
+	}
+	if file, err = a.in(file, where); err != nil {
+		return nil, err
+	}
+	return a.buildable(file, names)
+}
+
+// nearest returns the environment whose kiln is the one that is asked anyway, else
+// the first.
+func (a *app) nearest(file *spec.File) string {
+	for _, e := range file.Environments {
+		if e.Kiln == "" {
+			return e.Name
+		}
+	}
+	return file.Environments[0].Name
+}
+
+// declaredName is what an image is built for: in every environment it is the same.
+func declaredName(s *spec.Service) string { return cmp.Or(s.Declared, s.Name) }
 
 // built prints an image that was made.
 func (a *app) built(service string, m *made) error {
@@ -98,7 +130,7 @@ func (a *app) build(ctx context.Context, s *spec.Service, noCache bool) (*made, 
 		return nil, err
 	}
 	req := api.BuildRequest{
-		Allow: allow, Service: s.Name, Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: s.Build.Args,
+		Allow: allow, Service: declaredName(s), Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: s.Build.Args,
 		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, NoCache: noCache,
 	}
 	view := &buildView{app: a, service: s.Name, began: a.Now()}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,6 +150,32 @@ func (a *app) init() error {
 	return nil
 }
 
+// declaredAnywhere returns the declared services with the names, all without names,
+// and the environments that were looked at: all of them, or the chosen one.
+func (a *app) declaredAnywhere(names []string) ([]*spec.Service, []string, error) {
+	file, err := a.declaration()
+	if err != nil {
+		return nil, nil, err
+	}
+	environments := file.EnvironmentNames()
+	if a.environment() != "" {
+		environments = []string{a.environment()}
+	}
+	here, err := a.in(file, cmp.Or(a.environment(), first(environments)))
+	if err != nil {
+		return nil, nil, err
+	}
+	services, err := a.buildable(here, names)
+	return services, environments, err
+}
+
+func first(list []string) string {
+	if len(list) == 0 {
+		return ""
+	}
+	return list[0]
+}
+
 // serviceName makes a service's name of a directory's.
 func serviceName(dir string) string {
 	name := strings.Trim(regexp.MustCompile(`[^a-z0-9]+`).ReplaceAllString(strings.ToLower(dir), "-"), "-0123456789")
@@ -181,14 +208,18 @@ func (a *app) validateCommand() *cobra.Command {
 }
 
 func (a *app) validate(names []string) error {
-	services, err := a.chosen(names)
+	services, environments, err := a.declaredAnywhere(names)
 	diags, wrong := errors.AsType[spec.Diagnostics](err)
 	if err != nil && !wrong {
 		return err
 	}
 	if !a.opts.json {
 		if err == nil {
-			a.printf("%s is good: %d %s\n", a.opts.file, len(services), plural(len(services), "service"))
+			in := ""
+			if n := len(environments); n > 0 {
+				in = fmt.Sprintf(" in %d %s", n, plural(n, "environment"))
+			}
+			a.printf("%s is good: %d %s%s\n", a.opts.file, len(services), plural(len(services), "service"), in)
 		}
 		return err
 	}
@@ -197,13 +228,14 @@ func (a *app) validate(names []string) error {
 	}
 	names = []string{}
 	for _, s := range services {
-		names = append(names, s.Name)
+		names = append(names, declaredName(s))
 	}
 	if err := a.document(struct {
-		Valid       bool             `json:"valid"`
-		Services    []string         `json:"services"`
-		Diagnostics spec.Diagnostics `json:"diagnostics"`
-	}{!wrong, names, diags}); err != nil {
+		Valid        bool             `json:"valid"`
+		Services     []string         `json:"services"`
+		Environments []string         `json:"environments,omitempty"`
+		Diagnostics  spec.Diagnostics `json:"diagnostics"`
+	}{!wrong, names, environments, diags}); err != nil {
 		return err
 	}
 	if wrong {

@@ -84,6 +84,7 @@ type app struct {
 	Program
 	opts     options
 	client   *api.Client
+	kiln     string           // the socket that the chosen environment names
 	warnings spec.Diagnostics // of the declaration
 	ran      bool             // a command began: what fails from then on is not its usage
 }
@@ -91,6 +92,7 @@ type app struct {
 // options are the flags that every command takes.
 type options struct {
 	file    string
+	where   string // the environment that is chosen; "": KILN_ENVIRONMENT
 	socket  string
 	dataDir string
 	json    bool
@@ -165,6 +167,9 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 	} {
 		// Only these read the declaration; elsewhere -f follows.
 		cmd.Flags().StringVarP(&a.opts.file, "file", "f", defaultFile, "the declaration")
+		if cmd.Name() != "init" {
+			cmd.Flags().StringVarP(&a.opts.where, "environment", "e", "", "the environment, of a declaration that has some (KILN_ENVIRONMENT)")
+		}
 		root.AddCommand(cmd)
 	}
 	root.AddCommand(
@@ -231,10 +236,13 @@ func (a *app) dataDir() string {
 	return defaultDataDir
 }
 
-// socket returns the daemon's socket by flag, environment or default.
+// socket returns the daemon's socket by flag, declaration, environment or default.
 func (a *app) socket() string {
 	if a.opts.socket != "" {
 		return a.opts.socket
+	}
+	if a.kiln != "" && a.opts.dataDir == "" {
+		return a.kiln
 	}
 	if a.opts.dataDir == "" && a.Env("KILN_SOCKET") != "" {
 		return a.Env("KILN_SOCKET")
@@ -279,7 +287,7 @@ func (a *app) line(v any) error {
 	return enc.Encode(v)
 }
 
-// declaration reads and parses kiln.hcl.
+// declaration reads and parses kiln.hcl, with all its environments.
 func (a *app) declaration() (*spec.File, error) {
 	src, err := os.ReadFile(a.opts.file)
 	if errors.Is(err, os.ErrNotExist) {

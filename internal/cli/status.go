@@ -52,6 +52,9 @@ func (a *app) service(s api.ServiceStatus) {
 	} else {
 		a.printf("%s  release %d  image %s  %d of %d servers in service\n", s.Name, s.Release, s.Image.Short(), inService(s), s.Wanted)
 	}
+	if s.Environment != "" {
+		a.printf("  environment %s of %s\n", s.Environment, s.Declared)
+	}
 	for _, r := range s.Routes {
 		a.printf("  route       %s%s%s%s\n", r.Listen, spaced(r.Host), spaced(r.Path), routeMeans(r))
 	}

@@ -37,6 +37,7 @@ func examples() []Payload {
 		ReleaseCreated{Release: Release{
 			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,
 			CreatedAt: at, Author: "ann", Reason: "faster", Provenance: provenance, RollbackOf: 1,
+			Environment: "staging", Declared: "shop",
 		}},
 		DeploymentStarted{Deployment: exampleDeployment()},
 		DeploymentAdvanced{ID: "d-abcdef", Service: "shop", Phase: DeployChecking, WaitingFor: "health", Until: 9, Generation: 3, Stage: 1},
@@ -125,7 +126,7 @@ func exampleTemplate() Template {
 		Service: "shop", Image: "sha256:aa", Entrypoint: []string{"/app"}, Command: []string{"serve"}, User: "app",
 		Env: map[string]string{"LOG_LEVEL": "info"}, Port: 8080, Protocol: HTTP,
 		Resources: Resources{Memory: 1 << 28, CPU: 500, PIDs: 64}, Ephemeral: []Ephemeral{{Path: "/var/cache", Size: 1 << 20}},
-		Connects: []string{"db"}, ProxyProtocol: 2, UserNamespace: true,
+		Connects: []string{"db"}, ProxyProtocol: 2, UserNamespace: true, Environment: "staging",
 		Volumes: []Mount{{Volume: "data", Path: "/var/lib/x", Access: SingleWriter, Size: 1 << 30}},
 	}
 }

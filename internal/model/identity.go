@@ -47,6 +47,10 @@ var (
 // ValidServiceName reports whether s is a DNS label of at most 40 characters.
 func ValidServiceName(s string) bool { return serviceName.MatchString(s) }
 
+// InEnvironment is what a declared service is called on the kiln where it runs in
+// an environment.
+func InEnvironment(service, environment string) string { return service + "-" + environment }
+
 // ValidServerID reports whether s has the form of a server's id.
 func ValidServerID(s string) bool { return serverID.MatchString(s) }
 

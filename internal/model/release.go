@@ -17,6 +17,10 @@ type Release struct {
 	Reason       string     `json:"reason,omitempty"`
 	Provenance   Provenance `json:"provenance"`
 	RollbackOf   int        `json:"rollback_of,omitempty"` // the release whose template this one takes again; 0: none
+	// Environment and Declared are where it serves, and what the declaration calls
+	// the service; "": the declaration has no environments.
+	Environment string `json:"environment,omitempty"`
+	Declared    string `json:"declared,omitempty"`
 }
 
 // Provenance is where an image came from. It is kept in the journal and never

@@ -31,6 +31,9 @@ type Template struct {
 	Ephemeral  []Ephemeral       `json:"ephemeral,omitempty"`
 	// Connects are the services that its servers reach by name: "db" is db.kiln.
 	Connects []string `json:"connects,omitempty"`
+	// Environment is where its servers run. Those that connect to db-staging there
+	// reach it as db.kiln, too.
+	Environment string `json:"environment,omitempty"`
 	// ProxyProtocol is the version of the PROXY header that every connection to
 	// its servers begins with (tcp only); 0: none.
 	ProxyProtocol int `json:"proxy_protocol,omitempty"`

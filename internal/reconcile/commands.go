@@ -19,6 +19,10 @@ type DeployRequest struct {
 	Actor      string
 	Mode       DeployMode
 	Capacity   *model.Capacity // what is free; nil: not known, and not asked
+	// Environment and Declared are where it serves, and what the declaration calls
+	// the service; "": the declaration has no environments.
+	Environment string
+	Declared    string
 }
 
 // DeployResult is what became of a request.
@@ -60,6 +64,7 @@ func Deploy(s *model.State, req DeployRequest, now model.Now) ([]model.Payload, 
 	release := model.Release{
 		Service: req.Service, Number: 1, Template: req.Template, Policy: req.Policy,
 		CreatedAt: now.Wall, Author: req.Author, Reason: req.Reason, Provenance: req.Provenance,
+		Environment: req.Environment, Declared: req.Declared,
 	}
 	return order{release: release, strategy: release.Policy.Deploy.Strategy, actor: req.Actor, mode: req.Mode, capacity: req.Capacity}.place(s, now)
 }
@@ -176,6 +181,8 @@ func deployable(s *model.State, req DeployRequest) error {
 		return model.Errorf(model.Invalid, "cannot deploy %s: its template is that of %q", req.Service, req.Template.Service)
 	case !model.ValidDigest(string(req.Template.Image)):
 		return model.Errorf(model.Invalid, "cannot deploy %s: %q is not an image's digest", req.Service, req.Template.Image)
+	case req.Environment != req.Template.Environment || req.Environment != "" && model.InEnvironment(req.Declared, req.Environment) != req.Service:
+		return model.Errorf(model.Invalid, "cannot deploy %s: it is not what service %q is called in environment %q", req.Service, req.Declared, req.Environment)
 	case req.Policy.Servers > 1 && req.Template.SingleWriter():
 		return oneWriter("deploy", req.Service)
 	case len(req.Policy.Routes) > 0 && req.Template.Port == 0:

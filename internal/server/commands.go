@@ -40,6 +40,7 @@ func (in *deployInput) request(snap *model.Snapshot) reconcile.DeployRequest {
 		Service: in.Service, Template: in.Body.Template, Policy: in.Body.Policy,
 		Author: in.Body.Author, Reason: in.Body.Reason, Provenance: in.Body.Provenance,
 		Actor: actor(in.Body.Author), Capacity: capacity(snap), Mode: reconcile.DeployMode(in.Body.Mode),
+		Environment: in.Body.Environment, Declared: in.Body.Declared,
 	}
 }
 

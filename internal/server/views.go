@@ -57,6 +57,9 @@ func serviceView(svc *model.Service, now model.Now) api.ServiceStatus {
 	if r := svc.Release(svc.InService); r != nil {
 		v.Image, v.Wanted, v.Routes = r.Template.Image, r.Policy.Servers, r.Policy.Routes
 	}
+	if n := len(svc.Releases); n > 0 {
+		v.Environment, v.Declared = svc.Releases[n-1].Environment, svc.Releases[n-1].Declared
+	}
 	for _, id := range sortedKeys(svc.Servers) {
 		v.Servers = append(v.Servers, serverView(svc, svc.Servers[id], now))
 	}
@@ -157,6 +160,7 @@ func releasesView(s *model.State, svc *model.Service) api.Releases {
 			Number: r.Number, Image: r.Template.Image, CreatedAt: r.CreatedAt, Author: r.Author, Reason: r.Reason,
 			Verdict: reconcile.ReleaseVerdict(svc, r.Number), RollbackPossible: possible,
 			InService: svc.InService == r.Number, Servers: r.Policy.Servers, Commit: r.Provenance.Commit, Dirty: r.Provenance.Dirty,
+			Environment: r.Environment,
 		}
 		if d := underWay(svc, r.Number); d != nil {
 			e.Phase, e.Stages = d.Phase, len(d.Stages)

@@ -81,6 +81,7 @@ func (ds Diagnostics) Error() string {
 	return strings.Join(parts, "\n")
 }
 
+// sorted orders them by place. What is found in each environment is said once.
 func (ds Diagnostics) sorted() Diagnostics {
 	slices.SortStableFunc(ds, func(a, b Diagnostic) int {
 		if a.Line != b.Line {
@@ -91,7 +92,7 @@ func (ds Diagnostics) sorted() Diagnostics {
 		}
 		return strings.Compare(a.Message, b.Message)
 	})
-	return ds
+	return slices.Compact(ds)
 }
 
 // source is the text that diagnostics point into.

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -19,14 +20,17 @@ const (
 // File is a whole declaration.
 type File struct {
 	Name     string
-	Services []*Service  // in the order of the file
+	Services []*Service  // in the order of the file; where it has environments, those of the chosen one
 	Warnings Diagnostics // what is allowed and not advised
-	source   *source
+	// Environments are where it runs, in the order of the file; none: at one place.
+	Environments []*Environment
+	Chosen       *Environment // by In; nil: none
+	source       *source
 }
 
 // Service is one declared service.
 type Service struct {
-	Name     string
+	Name     string // on its kiln: Declared, and the environment
 	At       Position
 	Build    *Build         // how its image is made; nil: Ref
 	Ref      string         // the image it runs: a reference, a local name or a digest
@@ -34,6 +38,11 @@ type Service struct {
 	Template model.Template // Image is empty: the build or the reference gives it
 	Policy   model.Policy
 	routes   []declaredRoute
+
+	// Environment and Declared are where it runs, and what the declaration calls
+	// it; "": the declaration has no environments.
+	Environment string
+	Declared    string
 
 	connectsAt Position
 }
@@ -48,21 +57,23 @@ type Build struct {
 	Args            map[string]string
 }
 
-// Service returns the service with the name, or nil.
+// Service returns the service with the name, as it is declared or as it is on its
+// kiln, or nil.
 func (f *File) Service(name string) *Service {
 	for _, s := range f.Services {
-		if s.Name == name {
+		if s.Name == name || s.Declared == name {
 			return s
 		}
 	}
 	return nil
 }
 
-// Names returns the names of the services in the order of the file.
+// Names returns the names of the services, as they are declared, in the order of
+// the file.
 func (f *File) Names() []string {
 	names := make([]string, len(f.Services))
 	for i, s := range f.Services {
-		names[i] = s.Name
+		names[i] = cmp.Or(s.Declared, s.Name)
 	}
 	return names
 }
@@ -99,17 +110,21 @@ func Parse(filename string, src []byte) (*File, Diagnostics) {
 	}
 	f := &File{Name: filename, source: r.source}
 	root := r.body("the declaration", start, parsed.Body.(*hclsyntax.Body))
-	for _, block := range root.children("service") {
-		if s := root.service(block); s != nil {
-			f.add(r, s)
+	services := root.children("service")
+	f.environments(root, services)
+	if len(f.Environments) == 0 {
+		for _, block := range services {
+			if s := root.service(block); s != nil {
+				f.add(r, s)
+			}
 		}
+		f.conflicts(r)
+		f.misspelt(r)
 	}
 	root.done()
-	if len(f.Services) == 0 && len(r.diags) == 0 {
+	if len(services) == 0 && len(r.diags) == 0 {
 		r.errorf(start, `write service "name" { image { … } }, or run "kiln init" for an example`, "no service is declared")
 	}
-	f.conflicts(r)
-	f.misspelt(r)
 	if len(r.diags) > 0 {
 		return nil, r.diags.sorted()
 	}

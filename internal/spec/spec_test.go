@@ -53,6 +53,8 @@ func TestGoodDeclarations(t *testing.T) {
 				t.Fatal(diags)
 			}
 			type shown struct {
+				Environment, Declared, Kiln string `json:",omitempty"`
+
 				Build    *Build `json:",omitempty"`
 				Ref      string `json:",omitempty"`
 				Template model.Template
@@ -60,7 +62,12 @@ func TestGoodDeclarations(t *testing.T) {
 			}
 			var all []shown
 			for _, s := range f.Services {
-				all = append(all, shown{s.Build, s.Ref, s.Template, s.Policy})
+				all = append(all, shown{Build: s.Build, Ref: s.Ref, Template: s.Template, Policy: s.Policy})
+			}
+			for _, e := range f.Environments {
+				for _, s := range f.In(e.Name).Services {
+					all = append(all, shown{s.Environment, s.Declared, e.Kiln, s.Build, s.Ref, s.Template, s.Policy})
+				}
 			}
 			out, err := json.MarshalIndent(all, "", "  ")
 			if err != nil {

@@ -199,7 +199,11 @@ func (e *Engine) writeOwnFiles(r *record) error {
 	var hosts strings.Builder
 	fmt.Fprintf(&hosts, "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n%s\t%s\n", r.Address, r.ID)
 	for _, service := range r.Template.Connects {
-		fmt.Fprintf(&hosts, "%s\t%s.kiln\n", e.nameAddress(service), service)
+		fmt.Fprintf(&hosts, "%s\t%s.kiln", e.nameAddress(service), service)
+		if declared, here := strings.CutSuffix(service, "-"+r.Template.Environment); here && r.Template.Environment != "" {
+			fmt.Fprintf(&hosts, "\t%s.kiln", declared)
+		}
+		hosts.WriteByte('\n')
 	}
 	for name, content := range map[string]string{
 		"hostname": string(r.ID) + "\n", "hosts": hosts.String(), "resolv.conf": resolvConf(),
