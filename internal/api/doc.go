@@ -41,7 +41,9 @@ const (
 	PathBill       = "/v1/images/{image}/sbom"              // GET ?form=spdx|cyclonedx → the document
 	PathDiff       = "/v1/images/diff"                      // GET ?from= &to= → ImageDiff
 	PathStatements = "/v1/images/{image}/statements"        // GET → Statements
-	PathKey        = "/v1/key"                              // GET → Key
+	PathKey        = "/v1/key"                              // GET → Key; POST RotateRequest → Key, the new one
+	PathKeys       = "/v1/keys"                             // GET → Keys; POST TrustRequest → KnownKey
+	PathRevoke     = "/v1/keys/{key}/revoke"                // POST RevokeRequest → KnownKey
 	PathRetention  = "/v1/retention"                        // GET → Survey: what would be removed; POST SweepRequest → Survey: what was
 	PathAlerts     = "/v1/alerts"                           // GET → Alerts
 	PathAlertTest  = "/v1/alerts/test"                      // POST AlertTest → AlertsTested

@@ -29,6 +29,7 @@ type Statement struct {
 	Bundle     model.Digest `json:"bundle,omitempty"`
 	Type       string       `json:"type,omitempty"` // a URI; as an annotation has it where it does not hold
 	Key        string       `json:"key,omitempty"`  // the id of the key that has signed it
+	KeyName    string       `json:"key_name,omitempty"`
 	Holds      bool         `json:"holds"`
 	At         *time.Time   `json:"at,omitempty"`      // when this kiln made it, or first accepted it
 	Trouble    string       `json:"trouble,omitempty"` // why it does not hold

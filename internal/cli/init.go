@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"kiln/internal/model"
+	"kiln/internal/sign"
 	"kiln/internal/spec"
 )
 
@@ -101,17 +102,74 @@ service "{{.Name}}" {
 `))
 
 func (a *app) initCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "init",
-		Short:   "Write an example kiln.hcl",
-		Example: "  kiln init\n  kiln init -f deploy/kiln.hcl",
+	var key keyPair
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Write an example kiln.hcl",
+		Long: `Writes an example kiln.hcl. It never replaces a file.
+
+The daemon makes the key that it signs images with at its first start (kiln key shows it). To
+have one made here instead, and to give it to the daemon, name a file: --signing-key FILE
+writes the private half there and the public one to FILE.pub.`,
+		Example: "  kiln init\n  kiln init -f deploy/kiln.hcl\n  kiln init --signing-key kiln.key --signing-passphrase secret.txt",
 		Args:    cobra.NoArgs,
-		RunE:    a.run(func(context.Context, []string) error { return a.init() }),
+		RunE:    a.run(func(context.Context, []string) error { return a.init(key) }),
 	}
+	cmd.Flags().StringVar(&key.Private, "signing-key", "", "make a key pair as well: the private half here, the public one beside it with .pub")
+	cmd.Flags().StringVar(&key.passphrase, "signing-passphrase", "", "the file with the passphrase that the private half is encrypted with")
+	return cmd
+}
+
+// keyPair is a key pair that init makes.
+type keyPair struct {
+	Private    string `json:"private,omitempty"` // file
+	Public     string `json:"public,omitempty"`  // file
+	ID         string `json:"id,omitempty"`
+	passphrase string // file
+}
+
+// make writes both halves to new files.
+func (k *keyPair) make() error {
+	if k.Private == "" {
+		if k.passphrase != "" {
+			return usagef("--signing-passphrase is the passphrase of the key that --signing-key makes; that is missing")
+		}
+		return nil
+	}
+	var passphrase []byte
+	if k.passphrase != "" {
+		text, err := os.ReadFile(k.passphrase)
+		if err != nil {
+			return invalid("cannot read the passphrase %s: %w", k.passphrase, readFailure(err))
+		}
+		if passphrase = bytes.TrimRight(text, "\r\n"); len(passphrase) == 0 {
+			return invalid("the passphrase in %s is empty", k.passphrase)
+		}
+	}
+	key, err := sign.Generate()
+	if err == nil {
+		err = key.WriteFile(k.Private, passphrase)
+	}
+	if err != nil {
+		return err
+	}
+	k.Public, k.ID = k.Private+".pub", key.Public().ID()
+	if err := key.Public().WriteFile(k.Public); err != nil {
+		return errors.Join(err, os.Remove(k.Private)) // it was made just now, and signed nothing
+	}
+	return nil
+}
+
+// made returns the pair, or nil where none was asked for.
+func (k *keyPair) made() *keyPair {
+	if k.ID == "" {
+		return nil
+	}
+	return k
 }
 
 // init writes the example; it never replaces a file.
-func (a *app) init() error {
+func (a *app) init(key keyPair) error {
 	full, err := filepath.Abs(a.opts.file)
 	if err != nil {
 		return err
@@ -126,10 +184,13 @@ func (a *app) init() error {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(a.opts.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if errors.Is(err, os.ErrExist) {
+	if _, err := os.Lstat(a.opts.file); err == nil {
 		return invalid("there is a %s already; it was left as it is", a.opts.file)
 	}
+	if err := key.make(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(a.opts.file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return invalid("cannot write %s: %w", a.opts.file, readFailure(err))
 	}
@@ -139,10 +200,15 @@ func (a *app) init() error {
 	}
 	if a.opts.json {
 		return a.document(struct {
-			File string `json:"file"`
-		}{a.opts.file})
+			File string   `json:"file"`
+			Key  *keyPair `json:"key,omitempty"`
+		}{a.opts.file, key.made()})
 	}
-	a.printf("wrote %s\n\nnext:\n", a.opts.file)
+	a.printf("wrote %s\n", a.opts.file)
+	if key.ID != "" {
+		a.printf("made the key pair %s and %s: kiln daemon --signing-key %s\n", key.Private, key.Public, key.Private)
+	}
+	a.printf("\nnext:\n")
 	if regular(filepath.Join(dir, containerfile)) != nil {
 		a.printf("  write a %s beside it\n", containerfile)
 	}

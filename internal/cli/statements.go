@@ -13,8 +13,8 @@ import (
 
 // keyCommand shows the key that images are signed with.
 func (a *app) keyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "key", Short: "The public key that images are signed with",
+	cmd := &cobra.Command{
+		Use: "key", Short: "The public key that images are signed with, and whose signatures are believed",
 		Long: `Prints the public key that the daemon signs images with, in PEM. Whoever has it can check
 kiln's word without kiln.`,
 		Example: "  kiln key >kiln.pub\n  kiln key --json",
@@ -31,6 +31,8 @@ kiln's word without kiln.`,
 			return nil
 		}),
 	}
+	cmd.AddCommand(a.listKeysCommand(), a.rotateKeyCommand(), a.trustKeyCommand(), a.distrustKeyCommand(), a.revokeKeyCommand())
+	return cmd
 }
 
 // verifyImageCommand checks what is attached to an image.
@@ -73,7 +75,7 @@ func (a *app) showStatements(list *api.Statements) {
 				when = s.At.Local().Format("2006-01-02 15:04:05")
 			}
 			if s.Key != "" {
-				key = s.Key[:min(len(s.Key), 12)]
+				key = s.Key[:min(len(s.Key), 12)] + " " + s.KeyName
 			}
 			if !s.Holds {
 				verdict = "DOES NOT HOLD: " + printable(s.Trouble)

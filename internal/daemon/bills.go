@@ -38,7 +38,7 @@ func (s *signer) list(ctx context.Context, d model.Digest) error {
 	}
 	var bill *contents.Bill
 	for _, form := range billForms {
-		lacking := lackingOf(img, attached, form.kind)
+		lacking := lackingOf(img, attached, form.kind, "")
 		if len(lacking) == 0 {
 			continue
 		}

@@ -245,6 +245,7 @@ func (d *daemon) takeOver(ctx context.Context) error {
 	if d.state.Format < model.JournalFormat {
 		news = append(news, model.JournalUpgraded{Format: model.JournalFormat, Version: d.cfg.Version})
 	}
+	news = append(news, d.adoptKey()...)
 	if d.engine.IPForwardWasSet() {
 		news = append(news, model.HostChanged{Setting: "net.ipv4.ip_forward", From: "0", To: "1"})
 		d.cfg.Log.Warn("net.ipv4.ip_forward was 0 and is 1 now: servers need it to be reached and to reach others")
@@ -347,7 +348,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Registry: d.registry.Handler(), Signer: d.signer, Contents: d.inside,
+		Registry: d.registry.Handler(), Signer: d.signer, Keys: d.signer, Contents: d.inside,
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }

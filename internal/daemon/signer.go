@@ -1,12 +1,8 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -16,7 +12,6 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/api"
-	"kiln/internal/backup"
 	"kiln/internal/model"
 	"kiln/internal/registry"
 	"kiln/internal/sign"
@@ -30,48 +25,15 @@ const buildType = "urn:kiln:build:containerfile:1"
 // them to them in the registry.
 type signer struct {
 	d   *daemon
-	key *sign.PrivateKey
 	ctx context.Context //nolint:containedctx // until which it signs; set before it serves
 	mu  sync.Mutex      // one image at a time
+
+	keyMu sync.Mutex
+	key   *sign.PrivateKey
 
 	listing sync.Mutex // one image at a time is looked into for what is in it
 	signing underway   // images that are about to be signed
 	listed  underway   // images whose contents are about to be listed
-}
-
-// openSigner reads the key, or makes one where there is none yet.
-func (d *daemon) openSigner() error {
-	path, passphrase := d.cfg.SigningKey, []byte(nil)
-	if path == "" {
-		path = filepath.Join(d.cfg.DataDir, backup.SigningKey)
-	}
-	if d.cfg.SigningPassphrase != "" {
-		text, err := os.ReadFile(d.cfg.SigningPassphrase)
-		if err != nil {
-			return model.Errorf(model.Invalid, "cannot read the passphrase of the signing key: %w", err)
-		}
-		if passphrase = bytes.TrimRight(text, "\r\n"); len(passphrase) == 0 {
-			return model.Errorf(model.Invalid, "the passphrase of the signing key is empty: %s", d.cfg.SigningPassphrase)
-		}
-		if kept, err := os.ReadFile(path); err == nil && bytes.Contains(kept, []byte("-----BEGIN")) && !bytes.Contains(kept, []byte("ENCRYPTED")) {
-			return model.Errorf(model.Invalid, "a passphrase is given for the signing key %s, which is not encrypted", path).
-				WithHint("encrypt it: openssl pkcs8 -topk8 -v2 aes-256-cbc -in %s -out NEW, and put that in its place with mode 0600", path)
-		}
-	}
-	key, err := sign.ReadPrivateKey(path, passphrase)
-	if model.CodeOf(err) == model.NotFound && d.cfg.SigningKey == "" {
-		if key, err = sign.Generate(); err == nil {
-			err = key.WriteFile(path, passphrase)
-		}
-	}
-	if errors.Is(err, sign.ErrNoPassphrase) || errors.Is(err, sign.ErrWrongPassphrase) {
-		return model.Errorf(model.CodeOf(err), "%w", err).WithHint("kiln daemon --signing-passphrase names the file with its passphrase")
-	}
-	if err != nil {
-		return err
-	}
-	d.signer = &signer{d: d, key: key}
-	return nil
 }
 
 // reach reaches the registry. It is in this process: what fails once fails again.
@@ -81,7 +43,7 @@ func (s *signer) reach() []remote.Option {
 
 // Key implements server.Signer.
 func (s *signer) Key() api.Key {
-	public := s.key.Public()
+	public := s.private().Public()
 	return api.Key{ID: public.ID(), Algorithm: public.Algorithm(), PEM: string(public.PEM())}
 }
 
@@ -175,7 +137,11 @@ func (s *signer) sign(ctx context.Context, d model.Digest, build *sign.Build) er
 		return cannotSign(d, err)
 	}
 	for _, kind := range []string{sign.Signature, sign.Provenance} {
-		lacking := lackingOf(img, attached, kind)
+		key := "" // whoever has said how it was built
+		if kind == sign.Signature {
+			key = s.Key().ID
+		}
+		lacking := lackingOf(img, attached, kind, key)
 		if len(lacking) == 0 || kind == sign.Provenance && build == nil {
 			continue
 		}
@@ -193,13 +159,13 @@ func (s *signer) sign(ctx context.Context, d model.Digest, build *sign.Build) er
 // bundle makes a statement of the kind.
 func (s *signer) bundle(d model.Digest, kind string, build *sign.Build) ([]byte, error) {
 	if kind == sign.Signature {
-		return s.key.SignImage(digest.Digest(d))
+		return s.private().SignImage(digest.Digest(d))
 	}
 	predicate, err := build.Predicate()
 	if err != nil {
 		return nil, err
 	}
-	return s.key.Attest(digest.Digest(d), kind, predicate)
+	return s.private().Attest(digest.Digest(d), kind, predicate)
 }
 
 // image is what the journal knows of an image; the zero value: nothing.
@@ -213,10 +179,10 @@ func (s *signer) image(d model.Digest) (img model.Image) {
 }
 
 // lackingOf returns the services for which an image was built and in whose
-// repositories no statement of the type holds.
-func lackingOf(img model.Image, attached []statement, kind string) []string {
+// repositories no statement of the type holds, with the key ("": with any).
+func lackingOf(img model.Image, attached []statement, kind, key string) []string {
 	return slices.DeleteFunc(slices.Clone(img.Services), func(service string) bool {
-		return slices.ContainsFunc(attached, func(a statement) bool { return a.Repository == service && a.Type == kind && a.Holds })
+		return slices.ContainsFunc(attached, func(a statement) bool { return a.Repository == service && a.Type == kind && a.Holds && (key == "" || a.Key == key) })
 	})
 }
 
@@ -227,12 +193,12 @@ func cannotSign(d model.Digest, err error) error {
 // attest signs a statement about an image, of a type of in-toto's and what it says
 // in JSON, and attaches it wherever the registry has the image.
 func (s *signer) attest(ctx context.Context, d model.Digest, kind string, predicate json.RawMessage) (model.Statement, error) {
-	bundle, err := s.key.Attest(digest.Digest(d), kind, predicate)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bundle, err := s.private().Attest(digest.Digest(d), kind, predicate)
 	if err != nil {
 		return model.Statement{}, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	return s.attach(ctx, d, s.repositories(d), bundle, kind)
 }
 
@@ -285,18 +251,11 @@ func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, e
 
 // attached reads and checks what is attached to an image.
 func (s *signer) attached(ctx context.Context, img model.Image) ([]statement, error) {
-	ring, err := sign.NewKeyring(sign.Key{Name: "kiln", Public: s.key.Public()})
+	ring, err := s.ring()
 	if err != nil {
 		return nil, err
 	}
-	memory := func(bundle digest.Digest) (time.Time, bool) {
-		for _, said := range img.Statements {
-			if said.Bundle == model.Digest(bundle) {
-				return said.At, true
-			}
-		}
-		return time.Time{}, false
-	}
+	remembered := memory(img)
 	list := []statement{}
 	for _, repository := range s.repositories(img.Digest) {
 		at, err := inRegistry(repository, img.Digest)
@@ -308,7 +267,7 @@ func (s *signer) attached(ctx context.Context, img model.Image) ([]statement, er
 			return nil, err
 		}
 		for _, a := range attached {
-			list = append(list, s.check(ctx, at, a, ring, memory))
+			list = append(list, s.check(ctx, at, a, ring, remembered))
 		}
 	}
 	return list, nil
@@ -321,11 +280,11 @@ type statement struct {
 }
 
 // check reads and checks one thing that is attached to an image.
-func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment, ring sign.Keyring, memory sign.Memory) statement {
+func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment, ring sign.Keyring, remembered sign.Memory) statement {
 	said := statement{Statement: api.Statement{
 		Repository: image.RepositoryStr(), Manifest: model.Digest(a.Manifest), Bundle: model.Digest(a.Bundle), Type: a.PredicateType,
 	}}
-	if at, known := memory(a.Bundle); known {
+	if at, known := remembered(a.Bundle); known {
 		said.At = &at
 	}
 	err, text := a.Err, []byte(nil)
@@ -334,8 +293,8 @@ func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment
 	}
 	if err == nil {
 		var v sign.Verified
-		if v, err = ring.Verify(text, digest.Digest(image.DigestStr()), "", time.Now(), memory); err == nil {
-			said.Type, said.Key, said.Holds = v.Statement.PredicateType, v.Key.ID(), true
+		if v, err = ring.Verify(text, digest.Digest(image.DigestStr()), "", time.Now(), remembered); err == nil {
+			said.Type, said.Key, said.KeyName, said.Holds = v.Statement.PredicateType, v.Key.ID(), v.Name, true
 			said.predicate = v.Statement.Predicate
 		}
 	}

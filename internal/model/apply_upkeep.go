@@ -26,6 +26,8 @@ func (s *State) foldUpkeep(e Event) (known bool, err error) {
 		return true, s.pinImage(e, p)
 	case ImageAttested:
 		return true, s.attestImage(e, p)
+	case KeyTrusted, KeyRotated, KeyRevoked, KeyDistrusted:
+		return true, s.foldKey(e)
 	case ImageRemoved:
 		if img := s.Images[p.Digest]; img != nil {
 			img.RemovedAt = e.At

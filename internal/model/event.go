@@ -135,6 +135,10 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	ClockJumped{}.Kind():           decode[ClockJumped],
 	DiskChanged{}.Kind():           decode[DiskChanged],
 	AlertFailed{}.Kind():           decode[AlertFailed],
+	KeyTrusted{}.Kind():            decode[KeyTrusted],
+	KeyRotated{}.Kind():            decode[KeyRotated],
+	KeyRevoked{}.Kind():            decode[KeyRevoked],
+	KeyDistrusted{}.Kind():         decode[KeyDistrusted],
 }
 
 func decode[P Payload](b []byte) (Payload, error) {

@@ -89,7 +89,15 @@ func upkeepExamples() []Payload {
 		Ended: &SessionEnd{At: at, How: "exit status 1", Exit: &code, Evidence: "sha256:ee", Added: 1, Changed: 2, Removed: 3, Missing: []string{"m"}},
 	}
 	snapshot := VolumeSnapshot{ID: "1", At: at, Reason: "before release 2", Deployment: "d-abcdef", Quiesced: true}
+	key := SigningKey{
+		Name: "ci", ID: "d00d", Algorithm: "ECDSA P-256", PEM: "pem", Own: true, Added: at, NotBefore: at, NotAfter: at, Ended: "rotated",
+		Revoked: &Revoked{Since: at, Reason: "lost", By: "ann", At: at},
+	}
 	return []Payload{
+		KeyTrusted{Key: key, Reason: "it signs our bases"},
+		KeyRotated{Key: key, Reason: "it was rotated"},
+		KeyRevoked{Name: "ci", Revoked: *key.Revoked},
+		KeyDistrusted{Name: "ci", ID: "d00d", Reason: "not needed any more"},
 		ServerCondemned{ID: "shop-abcdef", Cause: CondemnedByDrift, Reason: "file added", From: 1, Until: 2},
 		ServerOverdue{ID: "shop-abcdef", Reason: "it is the last healthy one"},
 		ServerDrifted{ID: "shop-abcdef", Findings: []Finding{finding}, More: 3, Response: DriftReplace, Done: "it is being replaced"},

@@ -16,6 +16,7 @@ type State struct {
 	RestoredAt  Instant             `json:"restored_at,omitempty"` // until routers use a table of the journal that was restored; 0: they do
 	Services    map[string]*Service `json:"services"`
 	Images      map[Digest]*Image   `json:"images"`
+	Keys        []*SigningKey       `json:"keys,omitempty"` // whose signatures are believed, or were, oldest first
 	Table       TableState          `json:"table"`
 	Fleet       []Finding           `json:"fleet,omitempty"`        // drift of no server, as it stands
 	Strangers   []ServerID          `json:"strangers,omitempty"`    // servers that no release made and that have a death record, the newest 1,000

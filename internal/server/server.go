@@ -104,6 +104,7 @@ type Config struct {
 	Alerts    Alerts          // nil: there are none
 	Troubles  func() []string // what kiln cannot write down beside its work; nil: nothing
 	Signer    Signer
+	Keys      Keys
 	Contents  Contents
 	Registry  http.Handler // of what is below api.PathRegistry; nil: there is none
 	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
@@ -139,6 +140,7 @@ func New(cfg Config) *Server {
 	s.registerStreams(h)
 	s.registerImages(h)
 	s.registerStatements(h)
+	s.registerKeys(h)
 	s.registerContents(h)
 	s.registerVolumes(h)
 	s.registerRetention(h)

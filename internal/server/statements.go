@@ -44,9 +44,14 @@ func (s *Server) statements(ctx context.Context, in *statementsInput) (*reply[ap
 	if err != nil {
 		return nil, s.refuse(err)
 	}
-	own := s.cfg.Signer.Key().ID
+	own := map[string]bool{s.cfg.Signer.Key().ID: true}
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+		for _, k := range st.Keys {
+			own[k.ID] = own[k.ID] || k.Own
+		}
+	})
 	return &reply[api.Statements]{api.Statements{
 		Image: img.Digest, Statements: list,
-		Signed: slices.ContainsFunc(list, func(x api.Statement) bool { return x.Holds && x.Key == own && x.Type == model.SignatureType }),
+		Signed: slices.ContainsFunc(list, func(x api.Statement) bool { return x.Holds && own[x.Key] && x.Type == model.SignatureType }),
 	}}, nil
 }

@@ -26,6 +26,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", imageInWords(p.Image)
 	case model.ImageAttested:
 		return "", fmt.Sprintf("%s of image %s is signed with key %s", statementInWords(p.Statement.Type), p.Digest.Short(), shortKey(p.Statement.Key))
+	case model.KeyTrusted, model.KeyRotated, model.KeyRevoked, model.KeyDistrusted:
+		return "", keyInWords(p)
 	case model.ImagePinned, model.ImageRemoved, model.ObjectsRemoved, model.DiskChanged:
 		return "", retentionInWords(p)
 	case model.VolumeCreated, model.VolumeSnapshotted, model.VolumeSnapshotRemoved, model.VolumeRestored, model.VolumeRemoved:

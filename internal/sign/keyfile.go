@@ -71,6 +71,30 @@ func (k *PrivateKey) WriteFile(path string, passphrase []byte) error {
 // Conflict: there is such a file. Unavailable: it cannot be written.
 func (k PublicKey) WriteFile(path string) error { return writeNew(path, k.PEM(), 0o644) }
 
+// ReplaceFile writes the key, as PEM has it, over a key's file. After a crash at any
+// moment one of the two is there, whole.
+//
+// Unavailable: it cannot be written.
+func (k *PrivateKey) ReplaceFile(path string, passphrase []byte) error {
+	draft := path + "." + rand.Text()
+	if err := k.WriteFile(draft, passphrase); err != nil {
+		return err
+	}
+	err := os.Rename(draft, path)
+	if err != nil {
+		_ = os.Remove(draft)
+		return model.Errorf(model.Unavailable, "cannot write the key %s: %w", path, err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err == nil {
+		err = errors.Join(dir.Sync(), dir.Close())
+	}
+	if err != nil {
+		return model.Errorf(model.Unavailable, "cannot write the key %s: %w", path, err)
+	}
+	return nil
+}
+
 // writeNew makes a file that has the text as soon as it has its name.
 func writeNew(path string, text []byte, mode fs.FileMode) error {
 	refuse := func(err error) error {

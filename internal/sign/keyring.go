@@ -18,6 +18,10 @@ type Key struct {
 	// NotAfter is when its use ends, for its rotation or because it got into other
 	// hands (then: when it did); zero: it is in use.
 	NotAfter time.Time
+	// Ended says why its use ended, for people; "": it was to end then.
+	Ended string
+	// Revoked says why nothing that it signed counts any more; "": it does.
+	Revoked string
 }
 
 // String names the key for messages.
@@ -26,6 +30,14 @@ func (k Key) String() string {
 		return k.Public.ID()
 	}
 	return fmt.Sprintf("%q (%s)", k.Name, k.Public.ID())
+}
+
+// why says why its use ended.
+func (k Key) why() string {
+	if k.Ended == "" {
+		return " (it has expired)"
+	}
+	return " (" + k.Ended + ")"
 }
 
 // usedAt reports whether the key was in use at the time.
@@ -48,8 +60,8 @@ func (k Key) usedAt(t time.Time) bool {
 // old key could still put any new statement, an approval say, on an image that it
 // once signed.
 //
-// A key that was never to be trusted is left out of the ring altogether: with it, all
-// that it signed falls.
+// A key that was never to be trusted is Revoked, or left out of the ring altogether:
+// with it, all that it signed falls.
 type Keyring struct{ keys []Key }
 
 // Memory says when the caller first accepted or made a bundle; false: it does not
@@ -100,11 +112,15 @@ func (r Keyring) Verify(text []byte, image digest.Digest, predicateType string, 
 		return Verified{}, err
 	}
 	key := r.key(v.Name)
-	if key.usedAt(now) {
-		return v, nil
-	}
 	refuse := func(format string, args ...any) *model.Error {
 		return model.Errorf(model.Denied, "cannot trust what is attached to %s: %w: %s", image, ErrKeyNotInUse, fmt.Sprintf(format, args...))
+	}
+	again := "sign the image again with a key that is in use"
+	if key.Revoked != "" {
+		return Verified{}, refuse("key %s was revoked: %s", key, key.Revoked).WithHint("%s", again)
+	}
+	if key.usedAt(now) {
+		return v, nil
 	}
 	if now.Before(key.NotBefore) {
 		return Verified{}, refuse("the use of key %s begins at %s", key, stamp(key.NotBefore)).
@@ -115,12 +131,12 @@ func (r Keyring) Verify(text []byte, image digest.Digest, predicateType string, 
 	if memory != nil {
 		first, known = memory(BundleDigest(text))
 	}
-	switch again := "sign the image again with a key that is in use"; {
+	switch {
 	case !known:
-		return Verified{}, refuse("the use of key %s ended at %s, and nothing tells that this was signed before", key, stamp(key.NotAfter)).
+		return Verified{}, refuse("the use of key %s ended at %s%s, and nothing tells that this was signed before", key, stamp(key.NotAfter), key.why()).
 			WithHint("%s", again)
 	case !key.usedAt(first):
-		return Verified{}, refuse("the use of key %s ended at %s, and this was first seen at %s", key, stamp(key.NotAfter), stamp(first)).
+		return Verified{}, refuse("the use of key %s ended at %s%s, and this was first seen at %s", key, stamp(key.NotAfter), key.why(), stamp(first)).
 			WithHint("%s", again)
 	}
 	return v, nil

@@ -303,6 +303,14 @@ func TestKeyring(t *testing.T) {
 	if _, err := (Keyring{}).Verify(byCurrent, image, "", day(20), nil); !errors.Is(err, ErrUnknownKey) {
 		t.Errorf("an empty ring: %v", err)
 	}
+	gone, err := NewKeyring(Key{Name: "gone", Public: current.Public(), Revoked: "the laptop was stolen"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	always := func(digest.Digest) (time.Time, bool) { return day(1), true }
+	if _, err := gone.Verify(byCurrent, image, "", day(20), always); !errors.Is(err, ErrKeyNotInUse) || !strings.Contains(err.Error(), "was revoked: the laptop was stolen") {
+		t.Errorf("a revoked key: %v", err)
+	}
 	a, b := Key{Name: "a", Public: old.Public()}, Key{Name: "b", Public: current.Public()}
 	for what, keys := range map[string][]Key{
 		"a name twice": {a, {Name: "a", Public: current.Public()}},
