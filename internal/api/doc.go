@@ -12,6 +12,7 @@ const (
 	PathDeploy     = "/v1/services/{service}/deploy"        // POST DeployRequest → DeployAccepted
 	PathPlan       = "/v1/services/{service}/plan"          // POST DeployRequest → reconcile's plan as Plan
 	PathRollback   = "/v1/services/{service}/rollback"      // POST RollbackRequest → DeployAccepted
+	PathCheck      = "/v1/services/{service}/check"         // POST CheckRequest → ImageChecks
 	PathScale      = "/v1/services/{service}/scale"         // POST ScaleRequest → DeployAccepted
 	PathAbort      = "/v1/services/{service}/abort"         // POST AbortRequest → Accepted
 	PathPause      = "/v1/services/{service}/canary/pause"  // POST StageRequest → StageAccepted
@@ -39,6 +40,7 @@ const (
 	PathOutdated   = "/v1/images/outdated"                  // GET → Outdated
 	PathPin        = "/v1/images/{image}/pin"               // POST PinRequest → Image
 	PathBill       = "/v1/images/{image}/sbom"              // GET ?form=spdx|cyclonedx → the document
+	PathChecks     = "/v1/images/{image}/checks"            // GET ?service= → ImageChecks
 	PathDiff       = "/v1/images/diff"                      // GET ?from= &to= → ImageDiff
 	PathStatements = "/v1/images/{image}/statements"        // GET → Statements
 	PathKey        = "/v1/key"                              // GET → Key; POST RotateRequest → Key, the new one

@@ -138,6 +138,8 @@ type RollbackRequest struct {
 	Author string `json:"author,omitempty"`
 	Reason string `json:"reason,omitempty"`
 	Mode   Mode   `json:"mode,omitempty" enum:",queue,supersede"`
+	// Despite lets the image not be what the policy asks for now. It needs a reason.
+	Despite bool `json:"despite,omitempty"`
 }
 
 // ScaleRequest changes the number of servers by a policy release.

@@ -154,6 +154,7 @@ func (a *app) withImage(ctx context.Context, s *spec.Service, image string) (*ap
 
 func (a *app) rollbackCommand() *cobra.Command {
 	var turn turn
+	var despite bool
 	cmd := &cobra.Command{
 		Use:   "rollback SERVICE [RELEASE]",
 		Short: "Go back to an earlier release",
@@ -161,15 +162,21 @@ func (a *app) rollbackCommand() *cobra.Command {
 number, that is the newest one that served well and has another template. While its
 servers are still warm, going back is one switch.
 
+The image has to be what the service's policy asks for now. With --despite-policy it need
+not be: that takes a reason (-m), and the release says so.
+
 Standard output gets one JSON line.`,
-		Example: "  kiln rollback shop\n  kiln rollback shop 3 -m \"prices are wrong\"",
+		Example: "  kiln rollback shop\n  kiln rollback shop 3 -m \"prices are wrong\"\n  kiln rollback shop 3 --despite-policy -m \"the shop is down\"",
 		Args:    cobra.RangeArgs(1, 2),
 		RunE: a.run(func(ctx context.Context, args []string) error {
 			mode, err := turn.mode()
 			if err != nil {
 				return err
 			}
-			req := api.RollbackRequest{Author: a.author(ctx), Reason: a.opts.message, Mode: mode}
+			if despite && strings.TrimSpace(a.opts.message) == "" {
+				return usagef("--despite-policy needs a reason: -m TEXT")
+			}
+			req := api.RollbackRequest{Author: a.author(ctx), Reason: a.opts.message, Mode: mode, Despite: despite}
 			if len(args) == 2 {
 				n, err := strconv.Atoi(args[1])
 				if err != nil || n < 1 {
@@ -183,6 +190,7 @@ Standard output gets one JSON line.`,
 		}),
 	}
 	turn.flags(cmd)
+	cmd.Flags().BoolVar(&despite, "despite-policy", false, "also to an image that is not what the policy asks for now")
 	return cmd
 }
 

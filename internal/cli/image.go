@@ -44,8 +44,17 @@ func (a *app) buildCommand() *cobra.Command {
 					worst = max(worst, exitCode(err))
 					continue
 				}
-				if err := a.built(declaredName(s), m); err != nil {
+				checks, err := a.checkImage(ctx, s, m)
+				if err != nil {
+					complain(a.Stderr, err)
+					worst = max(worst, exitCode(err))
+					continue
+				}
+				if err := a.built(declaredName(s), m, checks); err != nil {
 					return err
+				}
+				if checks != nil && !checks.Passed {
+					worst = max(worst, exitFailed)
 				}
 			}
 			return exit(worst)
@@ -87,15 +96,24 @@ func (a *app) nearest(file *spec.File) string {
 func declaredName(s *spec.Service) string { return cmp.Or(s.Declared, s.Name) }
 
 // built prints an image that was made.
-func (a *app) built(service string, m *made) error {
+func (a *app) built(service string, m *made, checks *api.ImageChecks) error {
 	if a.opts.json {
-		return a.line(struct {
+		out := struct {
 			Service string `json:"service"`
 			api.ImageResult
 			Provenance model.Provenance `json:"provenance"`
-		}{service, m.result, m.provenance})
+			Passed     *bool            `json:"passed,omitempty"`
+			Checks     []api.ImageCheck `json:"checks,omitempty"`
+		}{Service: service, ImageResult: m.result, Provenance: m.provenance}
+		if checks != nil {
+			out.Passed, out.Checks = &checks.Passed, checks.Checks
+		}
+		return a.line(out)
 	}
 	a.printf("%s  %s\n", service, m.digest)
+	if checks != nil {
+		a.showChecks(checks)
+	}
 	return nil
 }
 

@@ -94,6 +94,7 @@ type daemon struct {
 	registry *registry.Registry
 	signer   *signer
 	inside   inside
+	checks   *checks
 
 	registryFile *registry.File // nil: there is none
 	running      sync.WaitGroup // actions, loops
@@ -206,6 +207,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	if d.inside, err = d.openInside(); err != nil {
 		return err
 	}
+	d.checks = &checks{d: d}
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
 	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{
@@ -348,7 +350,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Registry: d.registry.Handler(), Signer: d.signer, Keys: d.signer, Contents: d.inside,
+		Registry: d.registry.Handler(), Signer: d.signer, Keys: d.signer, Contents: d.inside, Checks: d.checks,
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }

@@ -70,6 +70,18 @@ func ParseAllowed(file string, text []byte) (Allowed, error) {
 	return a, nil
 }
 
+// AllowPrograms is the list that lets the programs with these patterns as their
+// paths give whoever runs them more than it has.
+func AllowPrograms(patterns []string, reason string) Allowed {
+	var a Allowed
+	for _, pattern := range patterns {
+		for _, rule := range []string{ruleSetuid, ruleCapabilities} {
+			a.entries = append(a.entries, Entry{Rule: rule, Path: pattern, Reason: reason, Line: len(a.entries) + 1})
+		}
+	}
+	return a
+}
+
 // Entries returns a copy of the list.
 func (a Allowed) Entries() []Entry { return slices.Clone(a.entries) }
 

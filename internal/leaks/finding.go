@@ -2,7 +2,6 @@ package leaks
 
 import (
 	"fmt"
-	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
@@ -46,13 +45,16 @@ type Finding struct {
 
 // String returns the finding on one line, without the hint.
 func (f Finding) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s", f.place(), f.What)
+	return fmt.Sprintf("%s [%s, %s]", f.Words(), f.Rule, f.Severity)
+}
+
+// Words says where it is and what.
+func (f Finding) Words() string {
+	words := f.place() + ": " + f.What
 	if f.RemovedLater {
-		b.WriteString("; a later layer removes or replaces it, and it is in the image all the same")
+		words += "; a later layer removes or replaces it, and it is in the image all the same"
 	}
-	fmt.Fprintf(&b, " [%s, %s]", f.Rule, f.Severity)
-	return b.String()
+	return words
 }
 
 func (f Finding) place() string {

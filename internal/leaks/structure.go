@@ -2,6 +2,7 @@ package leaks
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -17,8 +18,9 @@ import (
 
 // Rules are the forms that a policy asks of an image. The zero value asks nothing.
 type Rules struct {
-	NotRoot         bool // the main process is not root's
-	Port            int  // has to be among the image's exposed ports; 0: not asked
+	NotRoot         bool   // the main process is not root's
+	User            string // that it is run as; "": the image's
+	Port            int    // has to be among the image's exposed ports; 0: not asked
 	Protocol        string
 	NoSetuid        bool  // no program that runs as another user or group
 	NoCapabilities  bool  // no program with capabilities in its attributes
@@ -74,7 +76,7 @@ func Structure(ctx context.Context, image v1.Image, rules Rules) (*Report, error
 			s.unpacked += n
 		}
 	}
-	s.checkUser(config.Config.User)
+	s.checkUser(cmp.Or(rules.User, config.Config.User))
 	s.checkPort(config.Config.ExposedPorts)
 	s.checkSizes(layers)
 	s.checkLabels(config.Config.Labels, labels)
@@ -132,12 +134,16 @@ func (s *structure) checkUser(name string) {
 		s.say(ruleRootUser, "image:user", "no user is set, so its main process is root's", userHint)
 		return
 	}
+	whose := "its user"
+	if s.rules.User != "" {
+		whose = "the declared user"
+	}
 	found, err := user.GetExecUser(name, &user.ExecUser{}, bytes.NewReader(s.texts["/etc/passwd"].text), bytes.NewReader(s.texts["/etc/group"].text))
 	switch {
 	case err != nil:
-		s.say(ruleRootUser, "image:user", fmt.Sprintf("its user %q is not in its /etc/passwd or /etc/group, so no server can start: %v", clip(name), err), userHint)
+		s.say(ruleRootUser, "image:user", fmt.Sprintf("%s %q is not in its /etc/passwd or /etc/group, so no server can start: %v", whose, clip(name), err), userHint)
 	case found.Uid == 0:
-		s.say(ruleRootUser, "image:user", fmt.Sprintf("its user %q is root", clip(name)), userHint)
+		s.say(ruleRootUser, "image:user", fmt.Sprintf("%s %q is root", whose, clip(name)), userHint)
 	}
 }
 

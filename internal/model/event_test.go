@@ -171,6 +171,10 @@ func examplePolicy() Policy {
 			Drain: Drain{Requests: 30 * second, Streams: 120 * second, WebSockets: 300 * second},
 		},
 		StopSignal: "SIGQUIT", StopGrace: 10 * second,
+		Image: &ImagePolicy{
+			NotRoot: true, Exposed: true, NoSetuid: true, SetuidAllowed: []string{"/usr/bin/sudo"}, NoWorldWritable: true, NoDevices: true,
+			Size: 1000, UnpackedSize: 2000, Labels: map[string]string{"org.example.team": "[a-z]+"}, ForbiddenPaths: []string{"/etc/ssh/**"},
+		},
 		Upkeep: Upkeep{
 			Drift: DriftPolicy{Response: DriftReplace, Interval: 30 * second}, Lifetime: Lifetime{MaxAge: 3600 * second, Jitter: 10},
 			Chaos: ChaosPolicy{

@@ -19,6 +19,7 @@ type Policy struct {
 	Deploy      Deploy       `json:"deploy"`
 	StopSignal  string       `json:"stop_signal,omitempty"` // empty: the image's, else SIGTERM
 	StopGrace   Duration     `json:"stop_grace"`            // from the signal to SIGKILL
+	Image       *ImagePolicy `json:"image,omitempty"`       // what its image has to be; nil: nothing is asked
 	Upkeep
 }
 

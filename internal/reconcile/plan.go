@@ -31,6 +31,7 @@ type Plan struct {
 	Applies    []string       `json:"applies"`             // every setting that holds, defaults included
 	Memory     string         `json:"memory,omitempty"`
 	Volumes    []string       `json:"volumes,omitempty"` // what the machine cannot do for them, in words
+	Checks     []string       `json:"checks,omitempty"`  // what its policy asks of the image, and how that stands
 }
 
 // PlannedMove is what happens to one server, or to several that do not exist
@@ -300,6 +301,7 @@ func (p Plan) printChanges(b *strings.Builder) {
 	for _, line := range p.Volumes {
 		fmt.Fprintf(b, "  volume %s\n", line)
 	}
+	section(b, "the image", p.Checks)
 	_, words := sumOf(p.Timers)
 	fmt.Fprintf(b, "  time: at most %s (%s), deadline %s\n", p.AtMost, words, p.Deadline)
 	fmt.Fprintf(b, "  rollback: %s\n", p.Rollback)

@@ -62,7 +62,7 @@ func policyChanges(a, b model.Policy) []string {
 			lines = append(lines, x[i]+" → "+y[i])
 		}
 	}
-	return lines
+	return change(lines, "policy", imagePolicyText(a.Image), imagePolicyText(b.Image))
 }
 
 // applies lists every setting of a release.
@@ -84,7 +84,11 @@ func applies(r *model.Release) []string {
 	if v := volumesText(r.Template.Volumes); v != "" {
 		lines = append(lines, "volumes "+v)
 	}
-	return append(lines, policyLines(r.Policy)...)
+	lines = append(lines, policyLines(r.Policy)...)
+	if text := imagePolicyText(r.Policy.Image); text != "" {
+		lines = append(lines, "policy "+text)
+	}
+	return lines
 }
 
 func proxyText(version int) string {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -59,7 +60,7 @@ func (s *Server) deploy(ctx context.Context, in *deployInput) (*reply[api.Deploy
 	if err != nil {
 		return nil, s.refuse(err)
 	}
-	return s.deployed(ctx, in.Service, in.Body.Author, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+	return s.judged(ctx, in.Service, in.Body.Author, nil, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		if st.Images[in.Body.Template.Image] == nil {
 			return nil, reconcile.DeployResult{}, model.Errorf(model.NotFound, "cannot deploy %s: no image %s is here", in.Service, in.Body.Template.Image).
 				WithHint("kiln images lists what is here")
@@ -68,9 +69,12 @@ func (s *Server) deploy(ctx context.Context, in *deployInput) (*reply[api.Deploy
 	})
 }
 
+// releasing is a command that may begin a deployment.
+type releasing func(*model.State, *model.Snapshot, model.Now) ([]model.Payload, reconcile.DeployResult, error)
+
 // deployed carries out a command that may begin a deployment.
 func (s *Server) deployed(ctx context.Context, service, author string,
-	command func(*model.State, *model.Snapshot, model.Now) ([]model.Payload, reconcile.DeployResult, error),
+	command releasing,
 ) (*reply[api.DeployAccepted], error) {
 	var result reconcile.DeployResult
 	err := s.cfg.Control.Do(ctx, actor(author), func(st *model.State, snap *model.Snapshot, now model.Now) (events []model.Payload, err error) {
@@ -105,6 +109,9 @@ func (s *Server) plan(ctx context.Context, in *deployInput) (*reply[reconcile.Pl
 		out.Body = reconcile.PlanDeploy(st, snap, in.request(snap), now)
 	})
 	out.Body.Volumes = s.volumesLack(ctx, in.Body.Template)
+	if err := s.planChecks(ctx, in, &out.Body); err != nil {
+		return nil, s.refuse(err)
+	}
 	return out, nil
 }
 
@@ -114,7 +121,14 @@ type rollbackInput struct {
 }
 
 func (s *Server) rollback(ctx context.Context, in *rollbackInput) (*reply[api.DeployAccepted], error) {
-	return s.deployed(ctx, in.Service, in.Body.Author, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
+	if in.Body.Despite && strings.TrimSpace(in.Body.Reason) == "" {
+		return nil, s.refuse(model.Errorf(model.Invalid, "cannot roll %s back despite its policy without a reason", in.Service).WithHint("-m says why"))
+	}
+	var despite func([]string)
+	if in.Body.Despite {
+		despite = func(failed []string) { in.Body.Reason += " (despite " + strings.Join(failed, ", ") + ")" }
+	}
+	return s.judged(ctx, in.Service, in.Body.Author, despite, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		if _, err := serviceNamed(st, in.Service); err != nil {
 			return nil, reconcile.DeployResult{}, err
 		}

@@ -106,6 +106,7 @@ type Config struct {
 	Signer    Signer
 	Keys      Keys
 	Contents  Contents
+	Checks    Checks
 	Registry  http.Handler // of what is below api.PathRegistry; nil: there is none
 	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
@@ -142,6 +143,7 @@ func New(cfg Config) *Server {
 	s.registerStatements(h)
 	s.registerKeys(h)
 	s.registerContents(h)
+	s.registerChecks(h)
 	s.registerVolumes(h)
 	s.registerRetention(h)
 	s.registerSessions(h)

@@ -50,6 +50,7 @@ func (b *body) service(block *hclsyntax.Block) *Service {
 	in.ephemeral(&s.Template)
 	in.volumes(&s.Template)
 	in.policy(s)
+	in.imagePolicy(s)
 	in.upkeep(s)
 	in.oneWriter(s)
 	in.done()

@@ -1,0 +1,45 @@
+package model
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+)
+
+// ImagePolicy is what an image has to be before servers are made from it. Its
+// zero value asks nothing.
+type ImagePolicy struct {
+	NotRoot         bool     `json:"not_root,omitempty"`       // the main process is not root's
+	Exposed         bool     `json:"exposed,omitempty"`        // the declared port is among those that the image says it listens on
+	NoSetuid        bool     `json:"no_setuid,omitempty"`      // no program gives whoever runs it more than it has: setuid, setgid, capabilities
+	SetuidAllowed   []string `json:"setuid_allowed,omitempty"` // patterns of paths that may
+	NoWorldWritable bool     `json:"no_world_writable,omitempty"`
+	NoDevices       bool     `json:"no_devices,omitempty"`
+	Size            int64    `json:"size,omitempty"`          // bytes of all layers as they are kept; 0: any
+	UnpackedSize    int64    `json:"unpacked_size,omitempty"` // bytes of all layers as they are unpacked; 0: any
+	// Labels are required, each with the regular expression (RE2) that its value
+	// has to match as a whole; "": any value but an empty one.
+	Labels         map[string]string `json:"labels,omitempty"`
+	ForbiddenPaths []string          `json:"forbidden_paths,omitempty"` // patterns
+}
+
+// Hash identifies what the policy asks of an image's form, for servers of the
+// template: what an image has passed under one it has passed under another with
+// the same hash.
+func (p ImagePolicy) Hash(t Template) string {
+	return hashOf(struct {
+		Policy ImagePolicy
+		User   string
+		Port   int
+	}{p, t.User, t.Port})
+}
+
+// hashOf is the SHA-256 of a value's JSON, in hexadecimal.
+func hashOf(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil { // nothing that is hashed can fail to marshal
+		panic(err)
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,39 @@
+package reconcile
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"kiln/internal/model"
+)
+
+// imagePolicyText is what an image has to be, in the words of the declaration.
+func imagePolicyText(p *model.ImagePolicy) string {
+	if p == nil {
+		return ""
+	}
+	var words []string
+	add := func(set bool, format string, args ...any) {
+		if set {
+			words = append(words, fmt.Sprintf(format, args...))
+		}
+	}
+	add(p.NotRoot, "root false")
+	add(p.Exposed, "exposed")
+	add(p.NoSetuid, "setuid false")
+	add(len(p.SetuidAllowed) > 0, "setuid_allowed %s", strings.Join(p.SetuidAllowed, " "))
+	add(p.NoWorldWritable, "world_writable false")
+	add(p.NoDevices, "devices false")
+	add(p.Size > 0, "size %s", bytesText(p.Size))
+	add(p.UnpackedSize > 0, "unpacked_size %s", bytesText(p.UnpackedSize))
+	for _, label := range slices.Sorted(maps.Keys(p.Labels)) {
+		add(true, "label %s=%s", label, p.Labels[label])
+	}
+	add(len(p.ForbiddenPaths) > 0, "forbidden_paths %s", strings.Join(p.ForbiddenPaths, " "))
+	if len(words) == 0 {
+		return "nothing is asked"
+	}
+	return strings.Join(words, ", ")
+}

@@ -1,0 +1,19 @@
+service "shop" {
+  image {
+    context = "."
+  }
+  policy {
+    root             = "false"
+    exposed          = true
+    setuid_allowed   = ["usr/bin/su", "/**"]
+    sise             = "500MiB"
+    unpacked_size    = 500
+    world_writeable  = false
+    forbidden_paths  = ["etc/ssh"]
+    labels = {
+      "org.example.team" = "a(b"
+    }
+  }
+  policy {
+  }
+}

@@ -1,0 +1,20 @@
+service "shop" {
+  image {
+    context = "."
+  }
+  port = 8080
+  policy {
+    root            = false
+    exposed         = true
+    setuid          = false
+    setuid_allowed  = ["/usr/bin/sudo"]
+    world_writable  = false
+    devices         = false
+    size            = "500MiB"
+    unpacked_size   = "2GiB"
+    forbidden_paths = ["/etc/ssh/**", "**/.git"]
+    labels = {
+      "org.example.team" = "[a-z]+"
+    }
+  }
+}
