@@ -68,6 +68,22 @@ func (c *Client) Account(ctx context.Context, service string, since time.Time, i
 	return nil
 }
 
+// PathImageHistory is the line of a service's images: GET → package audit's History.
+const PathImageHistory = "/v1/services/{service}/images"
+
+// ImageHistory asks for the line of a service's images. It is package audit's
+// value, decoded into what into points at.
+func (c *Client) ImageHistory(ctx context.Context, service string, into any) error {
+	raw, err := get[json.RawMessage](ctx, c, path(PathImageHistory, service), nil)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(*raw, into); err != nil {
+		return model.Errorf(model.Internal, "cannot read the daemon's history of images: %w", err)
+	}
+	return nil
+}
+
 // HeaderDigest is the header of PathArchive that names the digest of what
 // follows.
 const HeaderDigest = "Kiln-Digest"

@@ -357,7 +357,9 @@ type BuildRequest struct {
 	Commit        string            `json:"commit,omitempty"`
 	Dirty         bool              `json:"dirty,omitempty"`
 	NoCache       bool              `json:"no_cache,omitempty"`
-	Allow         string            `json:"allow,omitempty"` // the text of kiln.allow: what may be in the image though it looks like a secret
+	Origin        model.Digest      `json:"origin,omitempty"`   // the image that the context was taken out of
+	Ancestry      []string          `json:"ancestry,omitempty"` // the commit and those before it, the nearest first
+	Allow         string            `json:"allow,omitempty"`    // the text of kiln.allow: what may be in the image though it looks like a secret
 }
 
 // AllowFile is where what is allowed to be in images is declared, beside kiln.hcl.

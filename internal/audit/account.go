@@ -32,6 +32,7 @@ type Chain struct {
 type Service struct {
 	Name        string       `json:"name"`
 	Images      []Image      `json:"images"`
+	Line        []Ancestor   `json:"line"` // the images that were built or served, and which goes on from which; the newest first
 	Deployments []Deployment `json:"deployments"`
 	Servers     []Server     `json:"servers"`
 	Sessions    []Session    `json:"sessions"`    // hotfixes and shells

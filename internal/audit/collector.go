@@ -28,6 +28,7 @@ type Collector struct {
 	chaos    map[model.ExperimentID]*Experiment
 	deploys  map[model.DeploymentID]*Deployment
 	recycled map[model.ServerID]*Recycled
+	line     *Lineage
 }
 
 // service is one that is being accounted for. What is behind pointers changes
@@ -51,7 +52,7 @@ func NewCollector(only string, since, until time.Time) *Collector {
 		account:  Account{Service: only, Since: since.UTC(), Until: until.UTC(), Machine: []Entry{}},
 		services: map[string]*service{}, images: map[model.Digest]model.Image{}, servers: map[model.ServerID]*Server{},
 		sessions: map[model.SessionID]*Session{}, chaos: map[model.ExperimentID]*Experiment{},
-		deploys: map[model.DeploymentID]*Deployment{}, recycled: map[model.ServerID]*Recycled{},
+		deploys: map[model.DeploymentID]*Deployment{}, recycled: map[model.ServerID]*Recycled{}, line: NewLineage(),
 	}
 }
 
@@ -67,6 +68,7 @@ func (c *Collector) Add(e Event) {
 	if e.At.After(c.account.Until) { // the wall clock was set back since
 		c.account.Until = e.At.UTC()
 	}
+	c.line.Add(e.Event)
 	if c.release(e) || c.deployment(e) || c.server(e) || c.upkeep(e) {
 		return
 	}
@@ -391,7 +393,9 @@ func (c *Collector) Account(chain Chain) Account {
 	a.Machine = since(a.Machine, a.Since)
 	for _, name := range slices.Sorted(maps.Keys(c.services)) {
 		if a.Service == "" || a.Service == name {
-			a.Services = append(a.Services, c.services[name].account(name, a.Since))
+			svc := c.services[name].account(name, a.Since)
+			svc.Line = c.line.History(name).since(a.Since)
+			a.Services = append(a.Services, svc)
 		}
 	}
 	return a

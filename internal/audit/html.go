@@ -21,6 +21,7 @@ func (a Account) HTML(w io.Writer) error {
 		"time": stamp, "span": span, "short": short, "bars": a.bars, "result": Check.result, "source": Image.source,
 		"verdict": verdictClass, "sentence": a.Chain.sentence, "lasted": lasted, "after": after, "hash": hash, "digest": digest,
 		"exit": func(s string) string { return cmp.Or(s, "—") }, "join": strings.Join, "command": command, "total": a.total, "absent": Service.absent,
+		"descent": Ancestor.descent, "origin": Ancestor.origin, "key": hash,
 	}).ParseFS(files, "report.html.tmpl")
 	if err != nil {
 		return err
@@ -68,6 +69,33 @@ func (s Service) absent() string {
 		}
 	}
 	return strings.Join(none, ", ")
+}
+
+// descent says how it is known what an image goes on from.
+func (a Ancestor) descent() string {
+	switch {
+	case a.How == model.ByCheckout:
+		return "its source was taken out of that"
+	case a.Branch:
+		return "a branch, by its commit"
+	case a.How == model.ByCommit:
+		return "by its commit"
+	default:
+		return "built before"
+	}
+}
+
+// origin says what an image was made from.
+func (a Ancestor) origin() string {
+	commit := a.Commit[:min(12, len(a.Commit))]
+	switch {
+	case a.Source != "build":
+		return a.Source
+	case a.Dirty:
+		return commit + " and changes"
+	default:
+		return commit
+	}
 }
 
 // bar is a part of the period.

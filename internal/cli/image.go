@@ -142,14 +142,18 @@ func (a *app) make(ctx context.Context, s *spec.Service, noCache bool) (*made, e
 
 func (a *app) build(ctx context.Context, s *spec.Service, noCache bool) (*made, error) {
 	dir := a.contextDir(s.Build)
-	hash, dirty := commit(ctx, dir)
+	ancestry, dirty := commits(ctx, dir)
+	hash := ""
+	if len(ancestry) > 0 {
+		hash = ancestry[0]
+	}
 	allow, err := a.allowed()
 	if err != nil {
 		return nil, err
 	}
 	req := api.BuildRequest{
 		Allow: allow, Service: declaredName(s), Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: s.Build.Args,
-		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, NoCache: noCache,
+		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, Ancestry: ancestry, NoCache: noCache,
 	}
 	view := &buildView{app: a, service: s.Name, began: a.Now()}
 	view.start()

@@ -45,7 +45,7 @@ func (a *app) imagesCommand() *cobra.Command {
 			}),
 		},
 		a.importCommand(),
-		a.pinCommand(true), a.pinCommand(false), a.outdatedCommand(), a.verifyImageCommand(), a.diffImagesCommand(), a.billCommand(), a.checkImageCommand(),
+		a.pinCommand(true), a.pinCommand(false), a.outdatedCommand(), a.verifyImageCommand(), a.diffImagesCommand(), a.billCommand(), a.historyCommand(), a.checkImageCommand(),
 		&cobra.Command{
 			Use: "pull REFERENCE", Short: "Fetch an image of a registry and record its digest",
 			Example: "  kiln images pull registry.example.com/shop:1.4",

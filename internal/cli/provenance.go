@@ -26,15 +26,19 @@ func git(ctx context.Context, dir string, args ...string) (string, bool) {
 	return strings.TrimSpace(out.String()), true
 }
 
-// commit returns the source commit of a directory and whether what lies in it
-// differs from it.
-func commit(ctx context.Context, dir string) (hash string, dirty bool) {
-	hash, ok := git(ctx, dir, "rev-parse", "--verify", "HEAD")
-	if !ok {
-		return "", false
+// ancestryTold is how many commits before its own are told of a build: among them
+// is that of the image which it goes on from, unless nothing was built for long.
+const ancestryTold = "256"
+
+// commits returns the source commit of a directory and those before it, the nearest
+// first, and whether what lies in the directory differs from it.
+func commits(ctx context.Context, dir string) (ancestry []string, dirty bool) {
+	list, ok := git(ctx, dir, "rev-list", "--max-count="+ancestryTold, "HEAD", "--")
+	if !ok || list == "" {
+		return nil, false
 	}
 	changes, ok := git(ctx, dir, "status", "--porcelain", "--untracked-files=normal", "--", ".")
-	return hash, !ok || changes != ""
+	return strings.Fields(list), !ok || changes != ""
 }
 
 // author returns who is to be written into the history.

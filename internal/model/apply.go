@@ -131,6 +131,11 @@ func (s *State) addImage(img Image, at Instant) {
 	for _, service := range img.Services {
 		known.Services = append(without(known.Services, service), service)
 	}
+	for _, made := range img.Made {
+		if known.MadeFor(made.Service) == nil {
+			known.Made = append(slices.Clip(known.Made), made)
+		}
+	}
 	for _, name := range img.Names {
 		for d, other := range s.Images {
 			if d != img.Digest {

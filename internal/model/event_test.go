@@ -33,6 +33,9 @@ func examples() []Payload {
 			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, Services: []string{"shop"}, CreatedAt: at, Author: "ann", Reason: "faster",
 			Source: "build", Provenance: provenance, Size: 1000, Pinned: &Pin{By: "ann", Reason: "audit", At: at}, RemovedAt: at, LastUse: 3,
 			Statements: []Statement{{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
+			Made: []Making{{
+				Service: "shop", At: at, Author: "ann", Reason: "faster", Commit: "c0ffee", Dirty: true, From: "sha256:dd", How: ByCommit,
+			}},
 		}},
 		ReleaseCreated{Release: Release{
 			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,

@@ -53,6 +53,43 @@ type Image struct {
 	LastUse    Instant    `json:"last_use,omitempty"`  // when it was added, or a release of it last left service
 	// Statements are what was said of it under a signature, the oldest first.
 	Statements []Statement `json:"statements,omitempty"`
+	// Made is how it came to be, for each service that it was built for.
+	Made []Making `json:"made,omitempty"`
+}
+
+// Making is how an image came to be, for one service: the first time, where it was
+// built again.
+type Making struct {
+	Service string    `json:"service"`
+	At      time.Time `json:"at"`
+	Author  string    `json:"author,omitempty"`
+	Reason  string    `json:"reason,omitempty"`
+	Commit  string    `json:"commit,omitempty"`
+	Dirty   bool      `json:"dirty,omitempty"` // the tree differed from the commit
+	// From is the image whose source this one's goes on from; "": none is known.
+	From Digest  `json:"from,omitempty"`
+	How  Descent `json:"how,omitempty"` // that is known; "" without From
+}
+
+// Descent is how it is known which image another one goes on from.
+type Descent string
+
+// The ways.
+const (
+	ByCheckout Descent = "checkout" // its source was taken out of that image
+	ByCommit   Descent = "commit"   // its commit comes after that image's, and after no other's that is nearer
+	ByOrder    Descent = "order"    // that image is the one that was built before: nothing more is known
+)
+
+// MadeFor returns how the image came to be for a service; nil: it was not built for
+// it, or by a kiln that did not write that down.
+func (i *Image) MadeFor(service string) *Making {
+	for k := range i.Made {
+		if i.Made[k].Service == service {
+			return &i.Made[k]
+		}
+	}
+	return nil
 }
 
 // Statement is a signed statement about an image, which is attached to it in a

@@ -49,6 +49,26 @@ func (s *Server) accountOf(ctx context.Context, in *accountInput) (*reply[audit.
 	return &reply[audit.Account]{account}, nil
 }
 
+// imageHistory reads the journal from its beginning, which knows what was removed,
+// and when each release served.
+func (s *Server) imageHistory(ctx context.Context, in *serviceInput) (*reply[audit.History], error) {
+	var head uint64
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) { head = st.Seq })
+	line := audit.NewLineage()
+	if err := s.entries(ctx, head, func(e Entry) { line.Add(e.Event) }); err != nil {
+		return nil, s.refuse(err)
+	}
+	history := line.History(in.Service)
+	if len(history.Images) == 0 {
+		var err error
+		s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) { _, err = serviceNamed(st, in.Service) })
+		if err != nil {
+			return nil, s.refuse(err)
+		}
+	}
+	return &reply[audit.History]{history}, nil
+}
+
 // entries passes on the events up to the head.
 func (s *Server) entries(ctx context.Context, head uint64, each func(Entry)) error {
 	for after := uint64(0); after < head; {

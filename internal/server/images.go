@@ -25,6 +25,7 @@ const sessionTimeout = 15 * time.Second
 func (s *Server) registerImages(h huma.API) {
 	huma.Register(h, operation("images", http.MethodGet, api.PathImages, "What images there are"), s.images)
 	huma.Register(h, operation("image", http.MethodGet, api.PathImage, "One image"), s.image)
+	huma.Register(h, operation("image-history", http.MethodGet, api.PathImageHistory, "The line of a service's images"), s.imageHistory)
 	huma.Register(h, operation("pull", http.MethodPost, api.PathPull, "Take an image from a registry"), s.pull)
 	huma.Register(h, operation("build", http.MethodPost, api.PathBuild, "Build an image"), s.build)
 	// The bodies of these are no JSON, so they stand beside huma.
@@ -54,7 +55,7 @@ func (s *Server) images(context.Context, *struct{}) (*reply[api.Images], error) 
 
 func copyOf(img *model.Image) model.Image {
 	c := *img
-	c.Names, c.Services, c.Statements = slices.Clone(img.Names), slices.Clone(img.Services), slices.Clone(img.Statements)
+	c.Names, c.Services, c.Statements, c.Made = slices.Clone(img.Names), slices.Clone(img.Services), slices.Clone(img.Statements), slices.Clone(img.Made)
 	return c
 }
 
@@ -149,10 +150,14 @@ func users(st *model.State, digest model.Digest) []string {
 const usedAgain = 10 * time.Minute
 
 // added journals an image. What is not in the journal does not exist for kiln,
-// so this comes before the answer.
-func (s *Server) added(ctx context.Context, img model.Image) error {
+// so this comes before the answer. What complete adds is of the state at that
+// moment.
+func (s *Server) added(ctx context.Context, img model.Image, complete ...func(*model.State, *model.Image)) error {
 	return s.cfg.Admission.Admit(ctx, img.Author, func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
 		img.CreatedAt = now.Wall
+		for _, c := range complete {
+			c(st, &img)
+		}
 		if known := st.Images[img.Digest]; known != nil {
 			fresh := slices.ContainsFunc(img.Names, func(n string) bool { return !slices.Contains(known.Names, n) }) ||
 				slices.ContainsFunc(img.Services, func(n string) bool { return !slices.Contains(known.Services, n) })
@@ -277,7 +282,7 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 			img.Services = []string{req.Service}
 		}
 		img.Provenance.Commit, img.Provenance.Dirty = req.Commit, req.Dirty
-		err = s.added(ctx, img)
+		err = s.added(ctx, img, func(st *model.State, img *model.Image) { img.Made = makingOf(st, img, req) })
 	}
 	if err == nil {
 		s.cfg.Signer.Sign(img, req, began)
@@ -289,6 +294,19 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 		Result:  &api.ImageResult{Image: img.Digest, Size: img.Size, TookMS: time.Since(began).Milliseconds()},
 		Parents: img.Provenance.Parents,
 	}
+}
+
+// makingOf says how an image has just come to be for the service that it was built
+// for; nil: that is known.
+func makingOf(st *model.State, img *model.Image, req api.BuildRequest) []model.Making {
+	if known := st.Images[img.Digest]; req.Service == "" || known != nil && known.MadeFor(req.Service) != nil {
+		return nil
+	}
+	made := model.Making{
+		Service: req.Service, At: img.CreatedAt, Author: req.Author, Reason: req.Reason, Commit: req.Commit, Dirty: req.Dirty,
+	}
+	made.From, made.How = reconcile.Descend(st, req.Service, img.Digest, req.Origin, req.Ancestry)
+	return []model.Making{made}
 }
 
 // session turns the connection into the session of a build that waits for it.
