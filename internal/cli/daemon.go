@@ -65,6 +65,7 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&o.RegistryFile, "registry", "", "how the registry is kept, and who else is served (default registry.yml in the data directory)")
 	cmd.Flags().StringVar(&o.SigningKey, "signing-key", "", "what images are signed with (default signing.key in the data directory, which is made where it is missing)")
 	cmd.Flags().StringVar(&o.SigningPassphrase, "signing-passphrase", "", "the file with the passphrase of that key")
+	cmd.Flags().BoolVar(&o.RequireSignature, "require-signature", false, "start images from elsewhere only if a trusted key has signed them (those built here always have to be)")
 	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
 	cmd.Flags().StringVar(&retention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
 	cmd.Flags().StringVar(&metricsSize, "metrics-size", defaultMetricsSize, "how much room metrics may take")

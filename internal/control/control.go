@@ -71,6 +71,13 @@ type Disk interface {
 	Room() *model.Disk
 }
 
+// Trust says whether servers may be started from an image.
+type Trust interface {
+	// Trusted returns nil if they may, and else why not. Unavailable: that is not
+	// known now.
+	Trusted(ctx context.Context, image model.Digest) error
+}
+
 // Config is what a Control works with. State and Epoch are its own from then
 // on: nobody else appends to the journal or folds into the state.
 type Config struct {
@@ -92,6 +99,7 @@ type Config struct {
 	Failed Failed
 	Zones  Zones
 	Disk   Disk
+	Trust  Trust // nil: whatever is whole may be started
 }
 
 // Control drives one instance. Its methods may be called at once.

@@ -40,9 +40,9 @@ func (c *Control) perform(ctx context.Context, a reconcile.Action) reconcile.Out
 	var err error
 	switch ref := (engine.Ref{Epoch: c.cfg.Epoch, ID: a.Server}); a.Verb {
 	case reconcile.Prepare:
-		err = within(ctx, prepareTimeout, func(ctx context.Context) error { return c.cfg.Engine.Prepare(ctx, a.Image) })
+		err = within(ctx, prepareTimeout, func(ctx context.Context) error { return c.prepare(ctx, a.Image) })
 	case reconcile.Provision:
-		err = within(ctx, provisionTimeout, func(ctx context.Context) error { return c.cfg.Engine.Provision(ctx, ref, *a.Template) })
+		err = within(ctx, provisionTimeout, func(ctx context.Context) error { return c.provision(ctx, ref, *a.Template) })
 	case reconcile.Publish:
 		err = within(ctx, publishTimeout, func(ctx context.Context) error { return c.cfg.Router.Apply(ctx, *a.Table) })
 	case reconcile.Validate:
@@ -69,6 +69,29 @@ func (c *Control) perform(ctx context.Context, a reconcile.Action) reconcile.Out
 		c.cfg.Log.Warn("action failed", "action", string(a.Key), "code", string(out.Err.Code), "error", out.Err.Message)
 	}
 	return out
+}
+
+// prepare makes an image ready to be started from: it is whole, and trusted.
+func (c *Control) prepare(ctx context.Context, image model.Digest) error {
+	if err := c.cfg.Engine.Prepare(ctx, image); err != nil {
+		return err
+	}
+	return c.trusted(ctx, image)
+}
+
+// provision makes a server, whatever it is made for, of an image that is trusted now.
+func (c *Control) provision(ctx context.Context, ref engine.Ref, t model.Template) error {
+	if err := c.trusted(ctx, t.Image); err != nil {
+		return err
+	}
+	return c.cfg.Engine.Provision(ctx, ref, t)
+}
+
+func (c *Control) trusted(ctx context.Context, image model.Digest) error {
+	if c.cfg.Trust == nil {
+		return nil
+	}
+	return c.cfg.Trust.Trusted(ctx, image)
 }
 
 // disturb disturbs a server, or undoes what does.

@@ -63,12 +63,12 @@ func (s *signer) attachBill(ctx context.Context, d model.Digest, to []string, ki
 		return model.Errorf(model.Invalid, "the list has %s, and what is attached to an image has at most %s", model.SizeText(int64(len(text))), model.SizeText(maxBill)).
 			WithHint("kiln images sbom %s prints it", d.Short())
 	}
-	bundle, err := s.key.Attest(digest.Digest(d), kind, text)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	bundle, err := s.private().Attest(digest.Digest(d), kind, text)
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	_, err = s.attach(ctx, d, to, bundle, kind)
 	return err
 }

@@ -54,6 +54,7 @@ type Config struct {
 	MetricsRetention  time.Duration // 0: telemetry's default
 	SigningKey        string        // what images are signed with; "": signing.key in DataDir, which is made where it is missing
 	SigningPassphrase string        // the file with the key's passphrase; "": it has none
+	RequireSignature  bool          // images from elsewhere start only if a key that is trusted has signed them
 	RegistryFile      string        // how the registry is kept, and who else is served; "": registry.yml in DataDir
 	AlertsFile        string        // declares who is told what; "": alerts.hcl in DataDir
 	MetricsSize       int64         // bytes; 0: telemetry's default
@@ -279,7 +280,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 		Engine: d.engine, Journal: d.journal, Router: newRouters(d.runDir), Prober: prober{d.prober, d.epoch},
 		Validator: validator{d.engine}, Recorder: d.evidence, Clock: d.clock,
 		Spawn: func(f func()) { d.running.Go(f) }, Context: work, State: d.state, Epoch: d.epoch, Log: d.cfg.Log,
-		Failed: failed, Drift: d.drift, Zones: &zones{},
+		Failed: failed, Drift: d.drift, Zones: &zones{}, Trust: d.signer,
 	})
 	d.retain = d.newRetention()
 	d.metrics = d.newMetrics(d.control)

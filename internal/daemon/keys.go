@@ -136,7 +136,7 @@ func (s *signer) Rotate(ctx context.Context, by, reason string) (api.Key, error)
 		return api.Key{}, err
 	}
 	s.setKey(next)
-	s.d.running.Go(func() { s.signOld(s.ctx) })
+	s.signOld()
 	return s.Key(), nil
 }
 

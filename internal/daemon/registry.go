@@ -37,7 +37,7 @@ func (d *daemon) openRegistry(ctx context.Context) (err error) {
 // had is tried again: it is no reason to end.
 func (d *daemon) startRegistry(ctx context.Context) {
 	d.running.Go(func() { d.registry.Run(ctx) })
-	d.running.Go(func() { d.signer.signOld(d.signer.ctx) })
+	d.signer.signOld()
 	public := d.registry.Public()
 	if public == nil {
 		return

@@ -34,6 +34,7 @@ type signer struct {
 	listing sync.Mutex // one image at a time is looked into for what is in it
 	signing underway   // images that are about to be signed
 	listed  underway   // images whose contents are about to be listed
+	trust   verdicts
 }
 
 // reach reaches the registry. It is in this process: what fails once fails again.
@@ -107,8 +108,9 @@ func argsOf(args map[string]string) map[string]any {
 
 // signOld signs the images that were built and to which no signature of this key is
 // attached: they are older than the key, their record was the last that a daemon
-// did, or somebody deleted it.
-func (s *signer) signOld(ctx context.Context) {
+// did, or somebody deleted it. It returns at once; whoever wants to know of one of
+// them waits for it.
+func (s *signer) signOld() {
 	var todo []model.Digest
 	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
 		for d, img := range st.Images {
@@ -118,12 +120,23 @@ func (s *signer) signOld(ctx context.Context) {
 		}
 	})
 	slices.Sort(todo)
-	for _, d := range todo {
-		s.complain(d, s.sign(ctx, d, nil))
+	ends := make([]func(), len(todo))
+	for i, d := range todo {
+		_, ends[i] = s.signing.begin(d)
 	}
-	for _, d := range todo {
-		s.complain(d, s.list(ctx, d))
-	}
+	s.d.running.Go(func() {
+		for i, d := range todo {
+			if s.ctx.Err() == nil {
+				s.complain(d, s.sign(s.ctx, d, nil))
+			}
+			ends[i]()
+		}
+		for _, d := range todo {
+			if s.ctx.Err() == nil {
+				s.complain(d, s.list(s.ctx, d))
+			}
+		}
+	})
 }
 
 // sign signs an image and says how it was built, as far as that is not attached to
@@ -182,7 +195,9 @@ func (s *signer) image(d model.Digest) (img model.Image) {
 // repositories no statement of the type holds, with the key ("": with any).
 func lackingOf(img model.Image, attached []statement, kind, key string) []string {
 	return slices.DeleteFunc(slices.Clone(img.Services), func(service string) bool {
-		return slices.ContainsFunc(attached, func(a statement) bool { return a.Repository == service && a.Type == kind && a.Holds && (key == "" || a.Key == key) })
+		return slices.ContainsFunc(attached, func(a statement) bool {
+			return a.Repository == service && a.Type == kind && a.Holds && (key == "" || a.Key == key)
+		})
 	})
 }
 
@@ -218,7 +233,7 @@ func (s *signer) attach(ctx context.Context, d model.Digest, repositories []stri
 			return model.Statement{}, err
 		}
 	}
-	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: s.Key().ID}
+	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: s.private().Public().ID()}
 	return said, s.d.control.Do(ctx, "kiln", func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
 		if st.Images[d] == nil {
 			return nil, nil

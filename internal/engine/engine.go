@@ -43,7 +43,8 @@ type Engine interface {
 
 	// Prepare makes the image present, verified and pinned, so that Provision
 	// needs nothing more than what is here. NotFound: the image is not to be
-	// had. The same again is cheap.
+	// had. Precondition: its bytes are not those of its digest. The same again is
+	// cheap, and notices what was changed meanwhile.
 	Prepare(ctx context.Context, image model.Digest) error
 
 	// Provision makes a server with its own address, host name and read-only
@@ -51,8 +52,8 @@ type Engine interface {
 	// shows it Starting, then Running, then Exited. The same id with the same
 	// template again is a no-op, also when it has exited; with a different
 	// template it is a Conflict. Invalid: the image has no such user or
-	// command. Precondition: the image was not prepared. What fails leaves
-	// nothing behind.
+	// command. Precondition: the image was not prepared, or its bytes are not
+	// those of its digest any more. What fails leaves nothing behind.
 	Provision(ctx context.Context, ref Ref, t model.Template) error
 
 	// Stop sends the signal ("" is the image's, else SIGTERM), waits for at

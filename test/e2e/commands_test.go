@@ -81,7 +81,7 @@ func commands() map[string]command {
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
 		"reboot": reboot, "lose": lose, "program": program,
-		"terminal": terminal, "tools": tools, "pull": pull,
+		"terminal": terminal, "tools": tools, "pull": pull, "attach": attach,
 		"authority": authorityCommand, "certificate": certificate,
 	}
 }

@@ -23,6 +23,8 @@ type drift struct {
 	territories map[model.ServerID]*territory
 	layers      map[string]*layer                           // by directory
 	images      map[model.Digest][]ocispec.Descriptor       // their layers, uppermost first
+	blobs       map[model.Digest][]ocispec.Descriptor       // of images, the manifest first
+	stamps      map[string]string                           // of blobs that were compared with their digests, by file
 	strangers   map[model.ServerID]map[string]model.Finding // processes that were seen, by key
 	arriving    map[process]time.Time                       // processes that still run the runtime, since when
 	walked      time.Time                                   // when all processes were looked at

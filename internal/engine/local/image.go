@@ -25,7 +25,7 @@ const (
 	pinPrefix   = "kiln/" // of the image records by which images are found, before the digest
 
 	preparedLabel = "kiln.prepared" // on an image's record: present, verified, unpacked
-	verifiedLabel = "kiln.verified" // on a blob: its bytes have its digest
+	verifiedLabel = "kiln.verified" // on a blob: what its file's stat said when its bytes were compared with its digest
 	serverLabel   = "kiln.server"   // on a container: it is a server's
 )
 
@@ -57,17 +57,24 @@ func (e *Engine) Prepare(ctx context.Context, digest model.Digest) error {
 	if err != nil {
 		return containerdError(err, "prepare image %s", digest.Short())
 	}
-	image := client.NewImage(e.client, record)
-	if record.Labels[preparedLabel] != "" {
-		if ok, err := image.IsUnpacked(ctx, snapshotter); err == nil && ok {
-			return nil
-		}
-	}
-	if err := e.verify(ctx, record); err != nil {
+	if err := e.wholeBlobs(ctx, digest, record); err != nil {
 		return err
 	}
-	if err := image.Unpack(ctx, snapshotter); err != nil {
-		return containerdError(err, "unpack image %s", digest.Short())
+	image := client.NewImage(e.client, record)
+	if ok, err := image.IsUnpacked(ctx, snapshotter); err != nil || !ok {
+		if err := image.Unpack(ctx, snapshotter); err != nil {
+			return containerdError(err, "unpack image %s", digest.Short())
+		}
+	}
+	config, err := image.Spec(ctx)
+	if err != nil {
+		return containerdError(err, "read the configuration of image %s", digest.Short())
+	}
+	if err := e.wholeImage(ctx, digest, record, chainsOf(config)); err != nil {
+		return err
+	}
+	if record.Labels[preparedLabel] != "" {
+		return nil
 	}
 	record.Labels = map[string]string{preparedLabel: "true"}
 	if _, err := e.client.ImageService().Update(ctx, record, "labels."+preparedLabel); err != nil {
@@ -76,40 +83,10 @@ func (e *Engine) Prepare(ctx context.Context, digest model.Digest) error {
 	return nil
 }
 
-// verify reads every blob of the image that was not read before, and compares.
-func (e *Engine) verify(ctx context.Context, record images.Image) error {
-	store := e.client.ContentStore()
-	check := images.HandlerFunc(func(ctx context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		if err := verifyBlob(ctx, store, d); err != nil {
-			return nil, err
-		}
-		return images.Children(ctx, store, d)
-	})
-	err := images.Walk(ctx, check, record.Target)
-	switch {
-	case err == nil:
-		return nil
-	case errdefs.IsNotFound(err):
-		return model.Errorf(model.NotFound, "cannot prepare image %s: some of it is missing: %w", record.Target.Digest, err).
-			WithHint("build or import it again")
-	case errors.Is(err, errCorrupt):
-		return model.Errorf(model.Internal, "cannot prepare image %s: %w", record.Target.Digest, err).
-			WithHint("the disk may be failing; remove the image and build or import it again")
-	default:
-		return containerdError(err, "verify image %s", record.Target.Digest)
-	}
-}
-
 var errCorrupt = errors.New("stored content is not what its digest says")
 
+// verifyBlob compares a blob's bytes with its digest.
 func verifyBlob(ctx context.Context, store content.Store, d ocispec.Descriptor) error {
-	info, err := store.Info(ctx, d.Digest)
-	if err != nil {
-		return err
-	}
-	if info.Labels[verifiedLabel] != "" {
-		return nil
-	}
 	r, err := store.ReaderAt(ctx, d)
 	if err != nil {
 		return err
@@ -122,9 +99,7 @@ func verifyBlob(ctx context.Context, store content.Store, d ocispec.Descriptor) 
 	if !verifier.Verified() {
 		return fmt.Errorf("%s: %w", d.Digest, errCorrupt)
 	}
-	info = content.Info{Digest: d.Digest, Labels: map[string]string{verifiedLabel: "true"}}
-	_, err = store.Update(ctx, info, "labels."+verifiedLabel)
-	return err
+	return nil
 }
 
 // imageConfig returns the configuration of a prepared image and the snapshot of

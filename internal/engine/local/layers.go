@@ -38,6 +38,8 @@ type layer struct {
 	at    time.Time
 	found []model.Finding // without servers
 	whole []model.Finding // what the last look at every byte has found
+	proof string          // with what every byte of the list's files was compared; "": with nothing
+	began time.Time       // when the last look began that found it whole
 }
 
 func (c Config) layersDir() string { return filepath.Join(c.DataDir, "layers") }
@@ -83,7 +85,7 @@ func (e *Engine) forgetLayers() {
 	}
 	names, _ := namesIn(e.layersDir())
 	for _, name := range names {
-		if keep, known := lists[filepath.Base(name)]; known && !keep {
+		if keep, known := lists[strings.TrimSuffix(filepath.Base(name), proofSuffix)]; known && !keep {
 			_ = os.Remove(name) // it is made anew when a server stands on it again
 		}
 	}
@@ -153,12 +155,8 @@ func (e *Engine) lookAt(ctx context.Context, l *layer, content layerContent, dep
 // looks at the bytes of that: a file that was touched and is the same is no
 // drift.
 func (e *Engine) compareByStat(ctx context.Context, l *layer, content layerContent) error {
-	if l.sum == 0 {
-		if b, err := os.ReadFile(l.list); err == nil {
-			l.sum = sumOf(b)
-		}
-	}
-	now, err := listOf(ctx, l.dir)
+	l.load()
+	now, _, err := listOf(ctx, l.dir)
 	if err != nil {
 		return err
 	}
@@ -172,6 +170,7 @@ func (e *Engine) compareByStat(ctx context.Context, l *layer, content layerConte
 	}
 	was, err := os.ReadFile(l.list)
 	if err != nil {
+		l.proof = ""
 		return e.keepList(l, now, sumOf(now))
 	}
 	touched := touchedPaths(was, now)
@@ -194,6 +193,11 @@ func (e *Engine) keepList(l *layer, list []byte, sum uint64) error {
 	if err := writeFile(l.list, list, false); err != nil {
 		return fmt.Errorf("cannot remember a layer: %w", err)
 	}
+	if l.proof != "" {
+		if err := writeFile(l.list+proofSuffix, []byte(strconv.FormatUint(sum, 36)+" "+l.proof), false); err != nil {
+			return fmt.Errorf("cannot remember a layer: %w", err)
+		}
+	}
 	l.sum, l.found = sum, nil
 	return nil
 }
@@ -205,9 +209,10 @@ func sumOf(b []byte) uint64 {
 }
 
 // listOf returns a line for everything in the layer: a sum of what stat says,
-// and the path.
-func listOf(ctx context.Context, dir string) ([]byte, error) {
+// and the path; and when the latest change was.
+func listOf(ctx context.Context, dir string) ([]byte, time.Time, error) {
 	var list []byte
+	var latest int64
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -222,14 +227,17 @@ func listOf(ctx context.Context, dir string) ([]byte, error) {
 		if err != nil {
 			return err
 		}
+		if st, ok := info.Sys().(*syscall.Stat_t); ok {
+			latest = max(latest, st.Ctim.Nano())
+		}
 		list = append(strconv.AppendUint(list, statSum(info), 36), ' ')
 		list = append(strconv.AppendQuote(list, "/"+strings.TrimPrefix(strings.TrimPrefix(path, dir), "/")), '\n')
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot look at layer %s: %w", dir, err)
+		return nil, time.Time{}, fmt.Errorf("cannot look at layer %s: %w", dir, err)
 	}
-	return list, nil
+	return list, time.Unix(0, latest), nil
 }
 
 // statSum sums up what changes with any change of a file: the time of the last

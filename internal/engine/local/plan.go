@@ -23,7 +23,8 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 
 // plan is what a template means on its image: the same for each of its servers.
 type plan struct {
-	parent     string // the snapshot that servers' file systems begin with
+	parent     string   // the snapshot that servers' file systems begin with
+	lowers     []string // its directories, uppermost first
 	args       []string
 	env        []string
 	cwd        string
@@ -89,6 +90,9 @@ func (e *Engine) plan(ctx context.Context, t model.Template) (*plan, error) {
 	}
 	err = e.withView(ctx, p.parent, func(root string) error { return p.resolve(t, config, root, places) })
 	if err != nil {
+		return nil, err
+	}
+	if p.lowers, err = e.lowersOf(ctx, p.parent); err != nil {
 		return nil, err
 	}
 	e.plans.keep(hash, p)

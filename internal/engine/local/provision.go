@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,9 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 		return e.touch(s, ref)
 	}
 	p, err := e.plan(ctx, t)
+	if err == nil {
+		err = e.wholeRoot(ctx, ref.ID, t, p, p.lowers)
+	}
 	if err != nil {
 		return startError(ref.ID, err)
 	}
@@ -122,6 +126,12 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 		return err
 	}
 	upper, lowers := overlayDirs(mounts)
+	if !slices.Equal(lowers, p.lowers) { // the snapshots were made anew meanwhile
+		e.plans.forget(r.Hash)
+		if err := e.wholeRoot(ctx, r.ID, r.Template, p, lowers); err != nil {
+			return err
+		}
+	}
 	r = e.change(s, func(r *record) {
 		r.Address, r.Upper, r.Lowers = address.String(), upper, lowers
 		r.User, r.Env, r.Cwd = p.user, p.env, p.cwd
