@@ -2,7 +2,6 @@ package contents
 
 import (
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"strings"
 	"syscall"
@@ -11,6 +10,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"kiln/internal/layers"
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
@@ -27,7 +28,7 @@ func debianLike(b *testing.B, seed uint64) v1.Image {
 		}
 		return s.String()
 	}
-	status := func(upgraded int) entry {
+	status := func(upgraded int) layertest.File {
 		var s strings.Builder
 		for i := range 300 {
 			version := "1.2.3-1"
@@ -36,18 +37,18 @@ func debianLike(b *testing.B, seed uint64) v1.Image {
 			}
 			s.WriteString(stanza(fmt.Sprintf("package-%d", i), version, "Source: source\nMaintainer: Somebody <somebody@example.com>\nDepends: libc6 (>= 2.38), libgcc-s1 (>= 4.2)\n"))
 		}
-		return entry{name: "var/lib/dpkg/status", body: s.String()}
+		return layertest.File{Name: "var/lib/dpkg/status", Text: s.String()}
 	}
-	base := []entry{{name: "etc/os-release", body: debianRelease}, status(0)}
+	base := []layertest.File{{Name: "etc/os-release", Text: debianRelease}, status(0)}
 	for i := range 6000 {
-		base = append(base, entry{name: fmt.Sprintf("usr/share/package-%d/dir-%d/file-%d", i/20, i%4, i), body: text(words.IntN(8_000))})
+		base = append(base, layertest.File{Name: fmt.Sprintf("usr/share/package-%d/dir-%d/file-%d", i/20, i%4, i), Text: text(words.IntN(8_000))})
 	}
 	words = rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // as above
-	above := []entry{status(10)}
+	above := []layertest.File{status(10)}
 	for i := range 200 {
-		above = append(above, entry{name: fmt.Sprintf("srv/app/file-%d", i), body: text(words.IntN(8_000))})
+		above = append(above, layertest.File{Name: fmt.Sprintf("srv/app/file-%d", i), Text: text(words.IntN(8_000))})
 	}
-	return imageOf(b, layer(b, base...), layer(b, above...))
+	return layertest.Image(b, layertest.Files(b, base...), layertest.Files(b, above...))
 }
 
 // perByte says how fast an image's archives were gone through.
@@ -91,8 +92,15 @@ func BenchmarkWalk(b *testing.B) {
 	img := debianLike(b, 2)
 	perByte(b, img)
 	for b.Loop() {
-		if err := (Reader{}).Walk(b.Context(), img, func(Entry, io.Reader) error { return nil }); err != nil {
+		all, err := layers.Of(b.Context(), img)
+		if err != nil {
 			b.Fatal(err)
+		}
+		w := layers.NewWalker(layers.Limits{})
+		for _, l := range all {
+			if _, err := w.Walk(b.Context(), l, func(*layers.Entry) error { return nil }); err != nil {
+				b.Fatal(err)
+			}
 		}
 	}
 }
@@ -134,7 +142,7 @@ func BenchmarkDiffOfStrangers(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	y := imageOf(b, layer(b, entry{name: "first"}), layers[0], layers[1])
+	y := layertest.Image(b, layertest.Files(b, layertest.File{Name: "first"}), layers[0], layers[1])
 	perByte(b, x, y)
 	for b.Loop() {
 		d, err := Diff(b.Context(), x, y)

@@ -14,6 +14,7 @@ import (
 	spdxjson "github.com/spdx/tools-golang/json"
 	"github.com/spdx/tools-golang/spdxlib"
 
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
@@ -192,7 +193,7 @@ func TestBillsAreTheSame(t *testing.T) {
 
 // TestBillOfAnImage goes the whole way from layers to documents, twice.
 func TestBillOfAnImage(t *testing.T) {
-	img := imageOf(t, layer(t, entry{name: "etc/os-release", body: debianRelease}, entry{name: "var/lib/dpkg/status", body: stanza("bash", "5.2", "") + stanza("dash", "0.5", "")}))
+	img := layertest.Image(t, layertest.Files(t, layertest.File{Name: "etc/os-release", Text: debianRelease}, layertest.File{Name: "var/lib/dpkg/status", Text: stanza("bash", "5.2", "") + stanza("dash", "0.5", "")}))
 	digest, err := img.Digest()
 	if err != nil {
 		t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"kiln/internal/layers"
 )
 
 // Field is a part of an image's configuration (OCI image specification 1.1,
@@ -43,11 +45,11 @@ type ConfigChange struct {
 func compareConfigs(ctx context.Context, a, b v1.Image) ([]ConfigChange, error) {
 	before, err := a.ConfigFile()
 	if err != nil {
-		return nil, manifestError(ctx, err)
+		return nil, layers.Unreadable(ctx, "the image's configuration", err)
 	}
 	after, err := b.ConfigFile()
 	if err != nil {
-		return nil, manifestError(ctx, err)
+		return nil, layers.Unreadable(ctx, "the image's configuration", err)
 	}
 	changes := []ConfigChange{}
 	list := func(f Field, x, y []string) {

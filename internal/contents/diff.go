@@ -7,6 +7,7 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"kiln/internal/layers"
 	"kiln/internal/model"
 )
 
@@ -46,7 +47,7 @@ type PackageChange struct {
 
 // Diff returns how b differs from a. Layers that both begin with are read once.
 //
-// Invalid, Unavailable: as Walk; the message says of which image.
+// Invalid, Unavailable: as layers.Walker; the message says of which image.
 func (r Reader) Diff(ctx context.Context, a, b v1.Image) (Difference, error) {
 	var d Difference
 	s, err := r.scan(ctx)
@@ -74,32 +75,26 @@ func (r Reader) Diff(ctx context.Context, a, b v1.Image) (Difference, error) {
 
 // both reads two images, and returns how many layers they share.
 func (s *scanner) both(a, b v1.Image) (before, after *seen, shared int, err error) {
-	var layers [2][]v1.Layer
-	var digests [2][]v1.Hash
-	for i, img := range []v1.Image{a, b} {
-		if layers[i], err = img.Layers(); err != nil {
-			return nil, nil, 0, manifestError(s.ctx, err)
-		}
-		for _, l := range layers[i] {
-			digest, err := l.Digest()
-			if err != nil {
-				return nil, nil, 0, manifestError(s.ctx, err)
-			}
-			digests[i] = append(digests[i], digest)
-		}
+	ofA, err := layers.Of(s.ctx, a)
+	if err != nil {
+		return nil, nil, 0, imageError("the first image", err)
 	}
-	for shared < min(len(digests[0]), len(digests[1])) && digests[0][shared] == digests[1][shared] {
+	ofB, err := layers.Of(s.ctx, b)
+	if err != nil {
+		return nil, nil, 0, imageError("the second image", err)
+	}
+	for shared < min(len(ofA), len(ofB)) && ofA[shared].Digest == ofB[shared].Digest && ofA[shared].DiffID == ofB[shared].DiffID {
 		shared++
 	}
-	before = &seen{tree: newTree(s.limits, true), budget: budget{limits: s.limits}}
-	if err := s.add(before, layers[0][:shared]); err != nil {
+	before = s.empty(true)
+	if err := s.add(before, ofA[:shared]); err != nil {
 		return nil, nil, 0, err
 	}
 	after = before.clone()
-	if err := s.add(before, layers[0][shared:]); err != nil {
+	if err := s.add(before, ofA[shared:]); err != nil {
 		return nil, nil, 0, imageError("the first image", err)
 	}
-	if err := s.add(after, layers[1][shared:]); err != nil {
+	if err := s.add(after, ofB[shared:]); err != nil {
 		return nil, nil, 0, imageError("the second image", err)
 	}
 	return before, after, shared, nil
@@ -118,11 +113,11 @@ func (s *scanner) extent(img v1.Image, seen *seen) (Extent, Inventory, error) {
 	var none Extent
 	digest, err := img.Digest()
 	if err != nil {
-		return none, Inventory{}, manifestError(s.ctx, err)
+		return none, Inventory{}, layers.Unreadable(s.ctx, "the image's manifest", err)
 	}
 	manifest, err := img.Manifest()
 	if err != nil {
-		return none, Inventory{}, manifestError(s.ctx, err)
+		return none, Inventory{}, layers.Unreadable(s.ctx, "the image's manifest", err)
 	}
 	list, err := s.inventory(seen.tree)
 	if err != nil {
@@ -148,7 +143,7 @@ func (s *scanner) extent(img v1.Image, seen *seen) (Extent, Inventory, error) {
 		return s.ctx.Err()
 	})
 	if err != nil {
-		err = sourceError(s.ctx, err)
+		err = layers.Unreadable(s.ctx, "the image", err)
 	}
 	return e, list, err
 }

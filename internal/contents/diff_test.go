@@ -10,6 +10,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"kiln/internal/layers"
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
@@ -33,55 +35,57 @@ func told(changes []FileChange) []string {
 }
 
 func TestDiffOfFiles(t *testing.T) {
-	file := func(name, body string) entry { return entry{name: name, body: body} }
-	symlink := func(name, to string) entry { return entry{name: name, kind: tar.TypeSymlink, link: to} }
-	hard := func(name, to string) entry { return entry{name: name, kind: tar.TypeLink, link: to} }
+	file := func(name, body string) layertest.File { return layertest.File{Name: name, Text: body} }
+	symlink := func(name, to string) layertest.File {
+		return layertest.File{Name: name, Kind: tar.TypeSymlink, Link: to}
+	}
+	hard := func(name, to string) layertest.File { return layertest.File{Name: name, Kind: tar.TypeLink, Link: to} }
 	for name, c := range map[string]struct {
-		a, b [][]entry
+		a, b [][]layertest.File
 		want []string
 	}{
-		"nothing":             {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}}, nil},
-		"added in a layer":    {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}, {dir("d"), file("d/b", "2")}}, []string{"added d +1", "added d/b +1"}},
-		"removed by whiteout": {[][]entry{{file("d/a", "1")}}, [][]entry{{file("d/a", "1")}, {file("d/.wh.a", "")}}, []string{"removed d/a -0"}},
-		"directory removed":   {[][]entry{{file("d/e/a", "1"), file("d/b", "")}}, [][]entry{{file("d/e/a", "1"), file("d/b", "")}, {file(".wh.d", "")}}, []string{"removed d -0", "removed d/b -0", "removed d/e -0", "removed d/e/a -0"}},
-		"opaque":              {[][]entry{{file("d/a", "1"), file("d/b", "1")}}, [][]entry{{file("d/a", "1"), file("d/b", "1")}, {dir("d"), file("d/c", "2"), file("d/.wh..wh..opq", ""), file("d/b", "2")}}, []string{"removed d/a -0", "changed d/b content -0 +1", "added d/c +1"}},
-		"opaque spares its own layer, whatever the order": {[][]entry{{file("d/x/a", "1")}}, [][]entry{{file("d/x/a", "1")}, {file("d/x/b", "2"), file("d/.wh..wh..opq", "")}}, []string{"removed d/x/a -0", "added d/x/b +1"}},
-		"everything removed":                              {[][]entry{{file("d/a", "1"), file("b", "1")}}, [][]entry{{file("d/a", "1"), file("b", "1")}, {file(".wh..wh..opq", ""), file("c", "")}}, []string{"removed b -0", "added c +1", "removed d -0", "removed d/a -0"}},
-		"whiteout and file in one layer":                  {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}, {file("a", "2"), file(".wh.a", "")}}, []string{"changed a content -0 +1"}},
-		"whiteout of nothing":                             {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1"), file("x/.wh.y", ""), file(".wh.z", "")}}, nil},
+		"nothing":             {[][]layertest.File{{file("a", "1")}}, [][]layertest.File{{file("a", "1")}}, nil},
+		"added in a layer":    {[][]layertest.File{{file("a", "1")}}, [][]layertest.File{{file("a", "1")}, {layertest.Dir("d"), file("d/b", "2")}}, []string{"added d +1", "added d/b +1"}},
+		"removed by whiteout": {[][]layertest.File{{file("d/a", "1")}}, [][]layertest.File{{file("d/a", "1")}, {file("d/.wh.a", "")}}, []string{"removed d/a -0"}},
+		"directory removed":   {[][]layertest.File{{file("d/e/a", "1"), file("d/b", "")}}, [][]layertest.File{{file("d/e/a", "1"), file("d/b", "")}, {file(".wh.d", "")}}, []string{"removed d -0", "removed d/b -0", "removed d/e -0", "removed d/e/a -0"}},
+		"opaque":              {[][]layertest.File{{file("d/a", "1"), file("d/b", "1")}}, [][]layertest.File{{file("d/a", "1"), file("d/b", "1")}, {layertest.Dir("d"), file("d/c", "2"), file("d/.wh..wh..opq", ""), file("d/b", "2")}}, []string{"removed d/a -0", "changed d/b content -0 +1", "added d/c +1"}},
+		"opaque spares its own layer, whatever the order": {[][]layertest.File{{file("d/x/a", "1")}}, [][]layertest.File{{file("d/x/a", "1")}, {file("d/x/b", "2"), file("d/.wh..wh..opq", "")}}, []string{"removed d/x/a -0", "added d/x/b +1"}},
+		"everything removed":                              {[][]layertest.File{{file("d/a", "1"), file("b", "1")}}, [][]layertest.File{{file("d/a", "1"), file("b", "1")}, {file(".wh..wh..opq", ""), file("c", "")}}, []string{"removed b -0", "added c +1", "removed d -0", "removed d/a -0"}},
+		"whiteout and file in one layer":                  {[][]layertest.File{{file("a", "1")}}, [][]layertest.File{{file("a", "1")}, {file("a", "2"), file(".wh.a", "")}}, []string{"changed a content -0 +1"}},
+		"whiteout of nothing":                             {[][]layertest.File{{file("a", "1")}}, [][]layertest.File{{file("a", "1"), file("x/.wh.y", ""), file(".wh.z", "")}}, nil},
 		"kinds of change": {
-			[][]entry{{file("mode", "1"), file("owner", "1"), file("size", "1"), file("content", "1"), symlink("link", "a"), file("kind", "a"), {name: "dev", kind: tar.TypeChar}, file("attr", "")}},
-			[][]entry{{{name: "mode", body: "1", mode: 0o4755}, {name: "owner", body: "1", uid: 7}, file("size", "12"), file("content", "2"), symlink("link", "b"), symlink("kind", "a"), {name: "dev", kind: tar.TypeBlock}, {name: "attr", pax: map[string]string{"SCHILY.xattr.security.capability": "x"}}}},
+			[][]layertest.File{{file("mode", "1"), file("owner", "1"), file("size", "1"), file("content", "1"), symlink("link", "a"), file("kind", "a"), {Name: "dev", Kind: tar.TypeChar}, file("attr", "")}},
+			[][]layertest.File{{{Name: "mode", Text: "1", Mode: 0o4755}, {Name: "owner", Text: "1", UID: 7}, file("size", "12"), file("content", "2"), symlink("link", "b"), symlink("kind", "a"), {Name: "dev", Kind: tar.TypeBlock}, {Name: "attr", Records: map[string]string{"SCHILY.xattr.security.capability": "x"}}}},
 			[]string{"changed attr attributes -0 +0", "changed content content -0 +0", "changed dev kind -0 +0", "changed kind kind -0 +0", "changed link link -0 +0", "changed mode mode -0 +0", "changed owner owner -0 +0", "changed size size content -0 +0"},
 		},
-		"rewritten the same":  {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "0")}, {file("a", "1")}}, nil},
-		"directory over file": {[][]entry{{file("a", "1")}}, [][]entry{{file("a", "1")}, {dir("a"), file("a/b", "")}}, []string{"changed a kind mode -0 +1", "added a/b +1"}},
-		"file over directory": {[][]entry{{file("a/b", "1")}}, [][]entry{{file("a/b", "1")}, {file("a", "")}}, []string{"changed a kind mode -0 +1", "removed a/b -0"}},
-		"directory again":     {[][]entry{{dir("d"), file("d/a", "1")}}, [][]entry{{dir("d"), file("d/a", "1")}, {{name: "d", kind: tar.TypeDir, mode: 0o700}}}, []string{"changed d mode -0 +1"}},
+		"rewritten the same":  {[][]layertest.File{{file("a", "1")}}, [][]layertest.File{{file("a", "0")}, {file("a", "1")}}, nil},
+		"directory over file": {[][]layertest.File{{file("a", "1")}}, [][]layertest.File{{file("a", "1")}, {layertest.Dir("a"), file("a/b", "")}}, []string{"changed a kind mode -0 +1", "added a/b +1"}},
+		"file over directory": {[][]layertest.File{{file("a/b", "1")}}, [][]layertest.File{{file("a/b", "1")}, {file("a", "")}}, []string{"changed a kind mode -0 +1", "removed a/b -0"}},
+		"directory again":     {[][]layertest.File{{layertest.Dir("d"), file("d/a", "1")}}, [][]layertest.File{{layertest.Dir("d"), file("d/a", "1")}, {{Name: "d", Kind: tar.TypeDir, Mode: 0o700}}}, []string{"changed d mode -0 +1"}},
 		"hard link keeps what its target loses": {
-			[][]entry{{file("a", "1")}},
-			[][]entry{{file("a", "1"), hard("b", "a")}, {file("a", "2")}},
+			[][]layertest.File{{file("a", "1")}},
+			[][]layertest.File{{file("a", "1"), hard("b", "a")}, {file("a", "2")}},
 			[]string{"changed a content -0 +1", "added b +0"},
 		},
 		"a file in a linked directory is where that leads": {
-			[][]entry{{dir("usr"), dir("usr/lib"), symlink("lib", "usr/lib")}},
-			[][]entry{{dir("usr"), dir("usr/lib"), symlink("lib", "usr/lib")}, {file("lib/x", "1")}, {file("lib/.wh.x", ""), file("lib/y", "")}},
+			[][]layertest.File{{layertest.Dir("usr"), layertest.Dir("usr/lib"), symlink("lib", "usr/lib")}},
+			[][]layertest.File{{layertest.Dir("usr"), layertest.Dir("usr/lib"), symlink("lib", "usr/lib")}, {file("lib/x", "1")}, {file("lib/.wh.x", ""), file("lib/y", "")}},
 			[]string{"added usr/lib/y +2"},
 		},
 		"links do not lead out": {
-			[][]entry{{symlink("up", "../../../../d")}},
-			[][]entry{{symlink("up", "../../../../d")}, {file("up/x", "1")}},
+			[][]layertest.File{{symlink("up", "../../../../d")}},
+			[][]layertest.File{{symlink("up", "../../../../d")}, {file("up/x", "1")}},
 			[]string{"added d +1", "added d/x +1"},
 		},
-		"root": {[][]entry{{dir("./")}}, [][]entry{{{name: "./", kind: tar.TypeDir, mode: 0o700}}}, []string{"changed . mode -0 +0"}},
+		"root": {[][]layertest.File{{layertest.Dir("./")}}, [][]layertest.File{{{Name: "./", Kind: tar.TypeDir, Mode: 0o700}}}, []string{"changed . mode -0 +0"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			build := func(all [][]entry) v1.Image {
+			build := func(all [][]layertest.File) v1.Image {
 				var layers []v1.Layer
 				for _, entries := range all {
-					layers = append(layers, layer(t, entries...))
+					layers = append(layers, layertest.Files(t, entries...))
 				}
-				return imageOf(t, layers...)
+				return layertest.Image(t, layers...)
 			}
 			a, b := build(c.a), build(c.b)
 			d, err := Diff(t.Context(), a, b)
@@ -108,43 +112,43 @@ func TestDiffOfFiles(t *testing.T) {
 
 func TestDiffRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
-		entries []entry
+		entries []layertest.File
 		words   []string
 	}{
-		"hard link to nothing":     {[]entry{{name: "l", kind: tar.TypeLink, link: "nowhere"}}, []string{`entry "l"`, "hard link to nowhere"}},
-		"hard link to a directory": {[]entry{dir("d"), {name: "l", kind: tar.TypeLink, link: "d"}}, []string{`entry "l"`, "no file"}},
-		"in a file":                {[]entry{{name: "f"}, {name: "f/x"}}, []string{`entry "f/x"`, "no directory"}},
-		"a loop":                   {[]entry{{name: "a", kind: tar.TypeSymlink, link: "b"}, {name: "b", kind: tar.TypeSymlink, link: "a"}, {name: "a/x"}}, []string{`entry "a/x"`, "too many symbolic links"}},
-		"too deep": {[]entry{
-			dir(strings.Repeat("d/", 1500)), {name: "s", kind: tar.TypeSymlink, link: strings.Repeat("d/", 1500)}, dir("s/" + strings.Repeat("e/", 1500)),
+		"hard link to nothing":     {[]layertest.File{{Name: "l", Kind: tar.TypeLink, Link: "nowhere"}}, []string{`entry "l"`, "hard link to nowhere"}},
+		"hard link to a directory": {[]layertest.File{layertest.Dir("d"), {Name: "l", Kind: tar.TypeLink, Link: "d"}}, []string{`entry "l"`, "no file"}},
+		"in a file":                {[]layertest.File{{Name: "f"}, {Name: "f/x"}}, []string{`entry "f/x"`, "no directory"}},
+		"a loop":                   {[]layertest.File{{Name: "a", Kind: tar.TypeSymlink, Link: "b"}, {Name: "b", Kind: tar.TypeSymlink, Link: "a"}, {Name: "a/x"}}, []string{`entry "a/x"`, "too many symbolic links"}},
+		"too deep": {[]layertest.File{
+			layertest.Dir(strings.Repeat("d/", 1500)), {Name: "s", Kind: tar.TypeSymlink, Link: strings.Repeat("d/", 1500)}, layertest.Dir("s/" + strings.Repeat("e/", 1500)),
 		}, []string{"longer than Linux"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Diff(t.Context(), imageOf(t), imageOf(t, layer(t, c.entries...)))
-			says(t, err, append(c.words, "the second image", "layer 0 (")...)
+			_, err := Diff(t.Context(), layertest.Image(t), layertest.Image(t, layertest.Files(t, c.entries...)))
+			layertest.Says(t, err, append(c.words, "the second image", "layer 1 (")...)
 			if model.CodeOf(err) != model.Invalid {
 				t.Errorf("the error is %s, want invalid", model.CodeOf(err))
 			}
 		})
 	}
 	// Few entries, each with a long path, make many directories.
-	var many []entry
+	var many []layertest.File
 	for i := range 100 {
-		many = append(many, dir(fmt.Sprintf("%d/%s", i, strings.Repeat("d/", 1000))))
+		many = append(many, layertest.Dir(fmt.Sprintf("%d/%s", i, strings.Repeat("d/", 1000))))
 	}
-	_, err := Reader{Limits: Limits{Entries: 10_000}}.Diff(t.Context(), imageOf(t), imageOf(t, layer(t, many...)))
-	says(t, err, "more entries than the bound")
+	_, err := Reader{Limits: layers.Limits{Entries: 10_000}}.Diff(t.Context(), layertest.Image(t), layertest.Image(t, layertest.Files(t, many...)))
+	layertest.Says(t, err, "the image has more than 10000 files")
 }
 
 func TestDiffOfSettings(t *testing.T) {
-	a := configured(t, imageOf(t), func(c *v1.ConfigFile) {
+	a := layertest.Configured(t, layertest.Image(t), func(c *v1.ConfigFile) {
 		c.OS, c.Architecture = "linux", "amd64"
 		c.Config = v1.Config{
 			User: "app", Env: []string{"PATH=/bin", "OLD=1", "SAME=x"}, Entrypoint: []string{"/app"}, Cmd: []string{"serve"},
 			Labels: map[string]string{"a": "1"}, ExposedPorts: map[string]struct{}{"80/tcp": {}}, WorkingDir: "/srv",
 		}
 	})
-	b := configured(t, imageOf(t), func(c *v1.ConfigFile) {
+	b := layertest.Configured(t, layertest.Image(t), func(c *v1.ConfigFile) {
 		c.OS, c.Architecture = "linux", "arm64"
 		c.Config = v1.Config{
 			Env: []string{"PATH=/usr/bin", "SAME=x", "NEW="}, Entrypoint: []string{"/app"}, Cmd: []string{"serve", "--all"},
@@ -175,9 +179,9 @@ func TestDiffOfSettings(t *testing.T) {
 }
 
 func TestDiffOfSizes(t *testing.T) {
-	base := layer(t, entry{name: "a", body: strings.Repeat("1", 100_000)}, entry{name: "b", kind: tar.TypeLink, link: "a"})
-	more := layer(t, entry{name: "c", body: "12345"})
-	d, err := Diff(t.Context(), imageOf(t, base), imageOf(t, base, more))
+	base := layertest.Files(t, layertest.File{Name: "a", Text: strings.Repeat("1", 100_000)}, layertest.File{Name: "b", Kind: tar.TypeLink, Link: "a"})
+	more := layertest.Files(t, layertest.File{Name: "c", Text: "12345"})
+	d, err := Diff(t.Context(), layertest.Image(t, base), layertest.Image(t, base, more))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,8 @@ import (
 	"github.com/google/osv-scalibr/extractor/filesystem/os/dpkg"
 	"github.com/google/osv-scalibr/extractor/filesystem/os/rpm"
 	scalibrlog "github.com/google/osv-scalibr/log"
+
+	"kiln/internal/layers"
 )
 
 // found is what was learned of a file's contents while they passed.
@@ -86,7 +88,7 @@ func (a about) Path() string { return a.path }
 func (a about) Stat() (fs.FileInfo, error) { return a.info, nil }
 
 // learn looks into a regular file as it passes, if that can name packages.
-func (s *scanner) learn(e Entry, r io.Reader) (*found, error) {
+func (s *scanner) learn(e *layers.Entry, r io.Reader) (*found, error) {
 	h := e.Header
 	file := about{e.Path, h.FileInfo()}
 	if e.Path == "etc/os-release" || e.Path == "usr/lib/os-release" {

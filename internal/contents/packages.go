@@ -59,7 +59,7 @@ func (i Inventory) Statement() string {
 // Packages returns the packages of an image, as its files are after its last layer.
 // An image without any is no error.
 //
-// Invalid, Unavailable: as Walk.
+// Invalid, Unavailable: as layers.Walker.
 func (r Reader) Packages(ctx context.Context, img v1.Image) (Inventory, error) {
 	s, err := r.scan(ctx)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
@@ -45,17 +46,17 @@ func TestPackagesOfDebian(t *testing.T) {
 	old := stanza("bash", "5.2.15-2", "") + stanza("gone", "1", "")
 	status := stanza("bash", "5.2.37-2", "") + stanza("libc6", "2.41-12", "Source: glibc\n") + stanza("zlib1g", "1:1.3", "Source: zlib (1.3.1)\n") +
 		"Package: purged\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n\n"
-	img := imageOf(t,
-		layer(t, entry{name: "usr/lib/os-release", body: debianRelease}, entry{name: "etc/os-release", kind: tar.TypeSymlink, link: "../usr/lib/os-release"},
-			entry{name: "var/lib/dpkg/status", body: old}, entry{name: "srv/app/package.json", body: `{"name":"hidden","version":"1"}`}),
-		layer(t, entry{name: "var/lib/dpkg/status", body: status}, entry{name: "srv/.wh.app"},
-			entry{name: "usr/lib/node_modules/left-pad/package.json", body: `{"name":"left-pad","version":"1.3.0","license":"WTFPL"}`},
-			entry{name: "usr/lib/python3/dist-packages/Flask-3.0.dist-info/METADATA", body: "Metadata-Version: 2.4\nName: Flask\nVersion: 3.0\nLicense-Expression: BSD-3-Clause\n\nText\n"},
-			entry{name: "usr/share/rubygems/specifications/rake-13.2.1.gemspec", body: "Gem::Specification.new do |s|\n  s.name = \"rake\".freeze\n  s.version = \"13.2.1\"\n  s.licenses = [\"MIT\".freeze]\nend\n"},
-			entry{name: "usr/share/doc/bash/copyright", body: "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-3+\n Text of it.\n\nFiles: x\nLicense: Expat\n"},
-			entry{name: "usr/share/doc/zlib1g", kind: tar.TypeSymlink, link: "bash"},
-			entry{name: "usr/share/doc/libc6/copyright", body: "This is free software, under many licences.\n"},
-			entry{name: "broken/package.json", body: "{"}),
+	img := layertest.Image(t,
+		layertest.Files(t, layertest.File{Name: "usr/lib/os-release", Text: debianRelease}, layertest.File{Name: "etc/os-release", Kind: tar.TypeSymlink, Link: "../usr/lib/os-release"},
+			layertest.File{Name: "var/lib/dpkg/status", Text: old}, layertest.File{Name: "srv/app/package.json", Text: `{"name":"hidden","version":"1"}`}),
+		layertest.Files(t, layertest.File{Name: "var/lib/dpkg/status", Text: status}, layertest.File{Name: "srv/.wh.app"},
+			layertest.File{Name: "usr/lib/node_modules/left-pad/package.json", Text: `{"name":"left-pad","version":"1.3.0","license":"WTFPL"}`},
+			layertest.File{Name: "usr/lib/python3/dist-packages/Flask-3.0.dist-info/METADATA", Text: "Metadata-Version: 2.4\nName: Flask\nVersion: 3.0\nLicense-Expression: BSD-3-Clause\n\nText\n"},
+			layertest.File{Name: "usr/share/rubygems/specifications/rake-13.2.1.gemspec", Text: "Gem::Specification.new do |s|\n  s.name = \"rake\".freeze\n  s.version = \"13.2.1\"\n  s.licenses = [\"MIT\".freeze]\nend\n"},
+			layertest.File{Name: "usr/share/doc/bash/copyright", Text: "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nLicense: GPL-3+\n Text of it.\n\nFiles: x\nLicense: Expat\n"},
+			layertest.File{Name: "usr/share/doc/zlib1g", Kind: tar.TypeSymlink, Link: "bash"},
+			layertest.File{Name: "usr/share/doc/libc6/copyright", Text: "This is free software, under many licences.\n"},
+			layertest.File{Name: "broken/package.json", Text: "{"}),
 	)
 	got, err := Packages(t.Context(), img)
 	if err != nil {
@@ -86,7 +87,7 @@ func TestPackagesOfDebian(t *testing.T) {
 func TestPackagesOfAlpine(t *testing.T) {
 	db := "P:musl\nV:1.2.5-r0\nA:x86_64\nL:MIT\no:musl\n\nP:libcrypto3\nV:3.3.2-r1\nA:x86_64\nL:Apache-2.0\no:openssl\n\n"
 	release := "ID=alpine\nVERSION_ID=3.20.3\nPRETTY_NAME=\"Alpine Linux v3.20\"\n"
-	got, err := Packages(t.Context(), imageOf(t, layer(t, entry{name: "lib/apk/db/installed", body: db}, entry{name: "etc/os-release", body: release})))
+	got, err := Packages(t.Context(), layertest.Image(t, layertest.Files(t, layertest.File{Name: "lib/apk/db/installed", Text: db}, layertest.File{Name: "etc/os-release", Text: release})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +103,7 @@ func TestPackagesOfAlpine(t *testing.T) {
 func TestPackagesOfRPM(t *testing.T) {
 	for _, name := range []string{"rpmdb.sqlite", "Packages.db", "Packages"} {
 		db := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/os/rpm/testdata/"+name+map[string]string{"Packages": "_epoch"}[name]))
-		got, err := Packages(t.Context(), imageOf(t, layer(t, entry{name: "var/lib/rpm/" + name, body: db}, entry{name: "etc/os-release", body: "ID=rocky\nVERSION_ID=9.4\n"})))
+		got, err := Packages(t.Context(), layertest.Image(t, layertest.Files(t, layertest.File{Name: "var/lib/rpm/" + name, Text: db}, layertest.File{Name: "etc/os-release", Text: "ID=rocky\nVERSION_ID=9.4\n"})))
 		if err != nil || len(got.Unread) > 0 || len(got.Packages) == 0 {
 			t.Fatalf("%s: %v %v, %d packages", name, err, got.Unread, len(got.Packages))
 		}
@@ -115,7 +116,7 @@ func TestPackagesOfRPM(t *testing.T) {
 
 func TestPackagesWithoutDatabase(t *testing.T) {
 	program := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/language/golang/gobinary/testdata/binary_with_modules-linux-amd64"))
-	got, err := Packages(t.Context(), imageOf(t, layer(t, entry{name: "app", body: program, mode: 0o755}, entry{name: "again", kind: tar.TypeLink, link: "app"}, entry{name: "run.sh", body: "#!", mode: 0o755})))
+	got, err := Packages(t.Context(), layertest.Image(t, layertest.Files(t, layertest.File{Name: "app", Text: program, Mode: 0o755}, layertest.File{Name: "again", Kind: tar.TypeLink, Link: "app"}, layertest.File{Name: "run.sh", Text: "#!", Mode: 0o755})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +131,7 @@ func TestPackagesWithoutDatabase(t *testing.T) {
 			}
 		}
 	}
-	none, err := Packages(t.Context(), imageOf(t))
+	none, err := Packages(t.Context(), layertest.Image(t))
 	if err != nil || none.Packages == nil || len(none.Packages) != 0 {
 		t.Errorf("an empty image has %+v (%v)", none, err)
 	}
@@ -138,14 +139,14 @@ func TestPackagesWithoutDatabase(t *testing.T) {
 
 func TestPackagesOfDamagedFiles(t *testing.T) {
 	db := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/os/rpm/testdata/rpmdb.sqlite"))
-	got, err := Packages(t.Context(), imageOf(t, layer(t,
-		entry{name: "var/lib/rpm/rpmdb.sqlite", body: db[:len(db)/2]},
-		entry{name: "var/lib/rpm/Packages", body: strings.Repeat("\x00\xff", 5000)},
-		entry{name: "var/lib/dpkg/status", body: "no status at all"},
-		entry{name: "app", body: "\x7fELF\x02\x01\x01 and no more", mode: 0o755},
-		entry{name: "short", body: "\x7fE", mode: 0o755},
-		entry{name: "lib.jar", body: "PK\x03\x04 no jar at all, however long it may be"},
-		entry{name: "x.whl", body: "PK\x03\x04"},
+	got, err := Packages(t.Context(), layertest.Image(t, layertest.Files(t,
+		layertest.File{Name: "var/lib/rpm/rpmdb.sqlite", Text: db[:len(db)/2]},
+		layertest.File{Name: "var/lib/rpm/Packages", Text: strings.Repeat("\x00\xff", 5000)},
+		layertest.File{Name: "var/lib/dpkg/status", Text: "no status at all"},
+		layertest.File{Name: "app", Text: "\x7fELF\x02\x01\x01 and no more", Mode: 0o755},
+		layertest.File{Name: "short", Text: "\x7fE", Mode: 0o755},
+		layertest.File{Name: "lib.jar", Text: "PK\x03\x04 no jar at all, however long it may be"},
+		layertest.File{Name: "x.whl", Text: "PK\x03\x04"},
 	)))
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +163,7 @@ func TestPackagesOfDamagedFiles(t *testing.T) {
 func TestPackagesOfJava(t *testing.T) {
 	jar := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/language/java/archive/testdata/guava-31.1-jre.jar"))
 	wheel := read(t, moduleFile(t, "github.com/google/osv-scalibr", "extractor/filesystem/language/python/wheelegg/testdata/monotonic-1.6-py2.py3-none-any.whl"))
-	got, err := Packages(t.Context(), imageOf(t, layer(t, entry{name: "app/guava.jar", body: jar}, entry{name: "app/m.whl", body: wheel})))
+	got, err := Packages(t.Context(), layertest.Image(t, layertest.Files(t, layertest.File{Name: "app/guava.jar", Text: jar}, layertest.File{Name: "app/m.whl", Text: wheel})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,23 +177,23 @@ func TestPackagesOfJava(t *testing.T) {
 }
 
 func TestNoPlaceForAMoment(t *testing.T) {
-	_, err := Reader{Dir: filepath.Join(t.TempDir(), "missing")}.Packages(t.Context(), imageOf(t))
-	says(t, err, "no place")
+	_, err := Reader{Dir: filepath.Join(t.TempDir(), "missing")}.Packages(t.Context(), layertest.Image(t))
+	layertest.Says(t, err, "no place")
 	if model.CodeOf(err) != model.Unavailable {
 		t.Errorf("the error is %s, want unavailable", model.CodeOf(err))
 	}
 }
 
 func TestDiffOfPackages(t *testing.T) {
-	base := layer(t, entry{name: "etc/os-release", body: debianRelease})
-	with := func(stanzas ...string) entry {
-		return entry{name: "var/lib/dpkg/status", body: strings.Join(stanzas, "")}
+	base := layertest.Files(t, layertest.File{Name: "etc/os-release", Text: debianRelease})
+	with := func(stanzas ...string) layertest.File {
+		return layertest.File{Name: "var/lib/dpkg/status", Text: strings.Join(stanzas, "")}
 	}
-	npm := func(at, version string) entry {
-		return entry{name: at + "/package.json", body: `{"name":"n","version":"` + version + `"}`}
+	npm := func(at, version string) layertest.File {
+		return layertest.File{Name: at + "/package.json", Text: `{"name":"n","version":"` + version + `"}`}
 	}
-	a := imageOf(t, base, layer(t, with(stanza("bash", "1", ""), stanza("gone", "2", ""), stanza("same", "3", "")), npm("a", "1"), npm("b", "2")))
-	b := imageOf(t, base, layer(t, with(stanza("bash", "1.1", ""), stanza("new", "2", ""), stanza("same", "3", "")), npm("c", "2"), npm("d", "3"), npm("e", "4")))
+	a := layertest.Image(t, base, layertest.Files(t, with(stanza("bash", "1", ""), stanza("gone", "2", ""), stanza("same", "3", "")), npm("a", "1"), npm("b", "2")))
+	b := layertest.Image(t, base, layertest.Files(t, with(stanza("bash", "1.1", ""), stanza("new", "2", ""), stanza("same", "3", "")), npm("c", "2"), npm("d", "3"), npm("e", "4")))
 	d, err := Diff(t.Context(), a, b)
 	if err != nil {
 		t.Fatal(err)

@@ -2,15 +2,17 @@ package contents
 
 import (
 	"context"
-	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"kiln/internal/layers"
 )
 
 // scanner reads images into trees.
 type scanner struct {
 	ctx     context.Context
-	limits  Limits
+	walker  layers.Walker // before any layer
+	limits  layers.Limits
 	spool   *spool
 	formats *formats
 }
@@ -18,7 +20,7 @@ type scanner struct {
 // seen is an image that was read, or its lowest layers.
 type seen struct {
 	tree     *tree
-	budget   budget
+	walker   layers.Walker
 	unpacked []int64 // bytes of each layer
 }
 
@@ -27,32 +29,34 @@ func (r Reader) scan(ctx context.Context) (*scanner, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &scanner{ctx: ctx, limits: r.limits(), spool: s, formats: newFormats()}, nil
+	w := layers.NewWalker(r.Limits)
+	w.Unpacked = r.Unpacked
+	return &scanner{ctx: ctx, walker: w, limits: r.Limits.OrDefault(), spool: s, formats: newFormats()}, nil
 }
 
 func (s *scanner) close() { s.spool.close() }
 
+// empty is an image of which nothing was read.
+func (s *scanner) empty(digests bool) *seen {
+	return &seen{tree: newTree(s.limits, digests), walker: s.walker}
+}
+
 // image reads a whole image, without the digests of its files.
 func (s *scanner) image(img v1.Image) (*seen, error) {
-	layers, err := img.Layers()
+	all, err := layers.Of(s.ctx, img)
 	if err != nil {
-		return nil, manifestError(s.ctx, err)
+		return nil, err
 	}
-	to := &seen{tree: newTree(s.limits, false), budget: budget{limits: s.limits}}
-	return to, s.add(to, layers)
+	to := s.empty(false)
+	return to, s.add(to, all)
 }
 
 // add reads layers onto those that were read before.
-func (s *scanner) add(to *seen, layers []v1.Layer) error {
-	for _, l := range layers {
-		at := len(to.tree.layers)
-		digest, err := l.Digest()
-		if err != nil {
-			return manifestError(s.ctx, err)
-		}
-		to.tree.layers = append(to.tree.layers, layerNamed(at, digest))
-		size, err := walkLayer(s.ctx, at, l, &to.budget, func(e Entry, r io.Reader) error {
-			return to.tree.add(e, r, s.learn)
+func (s *scanner) add(to *seen, all []layers.Layer) error {
+	to.tree.layers = append(to.tree.layers, layersOf(all)...)
+	for _, l := range all {
+		size, err := to.walker.Walk(s.ctx, l, func(e *layers.Entry) error {
+			return to.tree.add(e, s.learn)
 		})
 		if err != nil {
 			return err

@@ -9,6 +9,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"kiln/internal/layers"
 )
 
 // inode is a file as it is, whatever its names: hard links share one. It is not
@@ -39,11 +41,11 @@ type tree struct {
 	root   *node
 	layers []Layer
 	nodes  int // made, and what long links count as
-	limits Limits
+	limits layers.Limits
 	buffer []byte // to read files with for their digests; nil: digests are not wanted
 }
 
-func newTree(l Limits, digests bool) *tree {
+func newTree(l layers.Limits, digests bool) *tree {
 	t := &tree{root: directory(0), limits: l}
 	if digests {
 		t.buffer = make([]byte, copyBuffer)
@@ -51,7 +53,10 @@ func newTree(l Limits, digests bool) *tree {
 	return t
 }
 
-const copyBuffer = 64 << 10 // bytes
+const (
+	copyBuffer = 64 << 10 // bytes
+	maxPath    = 4096     // bytes, of Linux (limits.h)
+)
 
 // directory is one that no entry describes, but is needed.
 func directory(layer int32) *node {
@@ -80,7 +85,7 @@ func (n *node) clone() *node {
 func (t *tree) count(link string) error {
 	t.nodes += 1 + len(link)/256 // long ones need memory too
 	if t.nodes > t.limits.Entries {
-		return brokenError{errEntries}
+		return layers.TooMuch("the image has more than %d files", t.limits.Entries)
 	}
 	return nil
 }
@@ -111,7 +116,7 @@ func (t *tree) follow(names []string, layer int32) (*node, error) {
 			if layer < 0 {
 				return nil, nil
 			}
-			return nil, broken("a part of its path is no directory")
+			return nil, layers.Broken("a part of its path is no directory")
 		}
 		next := here.children[name]
 		switch {
@@ -125,7 +130,7 @@ func (t *tree) follow(names []string, layer int32) (*node, error) {
 			here.children[strings.Clone(name)] = next
 		case next.kind == Symlink:
 			if hops++; hops > maxHops || steps > maxPath {
-				return nil, broken("it is reached through too many symbolic links")
+				return nil, layers.Broken("it is reached through too many symbolic links")
 			}
 			if strings.HasPrefix(next.link, "/") {
 				at = at[:1]
@@ -134,7 +139,7 @@ func (t *tree) follow(names []string, layer int32) (*node, error) {
 			continue
 		}
 		if at = append(at, step{next, here.length + 1 + len(name)}); at[len(at)-1].length > maxPath {
-			return nil, broken("its path gets longer than Linux has them")
+			return nil, layers.Broken("its path gets longer than Linux has them")
 		}
 	}
 	return at[len(at)-1].node, nil
@@ -151,7 +156,7 @@ func (t *tree) parent(p string, layer int32) (*node, string, error) {
 		if layer < 0 {
 			return nil, base, nil
 		}
-		return nil, base, broken("what it is in is no directory")
+		return nil, base, layers.Broken("what it is in is no directory")
 	}
 	return n, base, nil
 }
@@ -172,16 +177,16 @@ func split(p string) []string {
 
 // add applies an entry. learn is called for a regular file with its contents, and
 // returns what is to be remembered of them.
-func (t *tree) add(e Entry, r io.Reader, learn func(Entry, io.Reader) (*found, error)) error {
+func (t *tree) add(e *layers.Entry, learn func(*layers.Entry, io.Reader) (*found, error)) error {
 	layer := int32(e.Layer.Index)
 	switch e.Whiteout {
-	case OfPath:
+	case layers.OfPath:
 		dir, base, err := t.parent(e.Path, -1)
 		if dir != nil {
 			dir.hide(base, layer)
 		}
 		return err
-	case OfContents:
+	case layers.OfContents:
 		dir, err := t.follow(split(e.Path), -1)
 		if dir != nil {
 			for name := range dir.children {
@@ -189,7 +194,7 @@ func (t *tree) add(e Entry, r io.Reader, learn func(Entry, io.Reader) (*found, e
 			}
 		}
 		return err
-	case NoWhiteout:
+	case layers.NoWhiteout:
 	}
 	if e.Path == "." {
 		t.root.inode, t.root.named = t.root.described(e, layer), layer
@@ -199,7 +204,7 @@ func (t *tree) add(e Entry, r io.Reader, learn func(Entry, io.Reader) (*found, e
 	if err != nil {
 		return err
 	}
-	made, err := t.make(e, r, dir.children[base], learn)
+	made, err := t.make(e, dir.children[base], learn)
 	if err != nil {
 		return err
 	}
@@ -214,21 +219,21 @@ func (t *tree) add(e Entry, r io.Reader, learn func(Entry, io.Reader) (*found, e
 }
 
 // make returns the node that an entry takes the place of old with, which may be nil.
-func (t *tree) make(e Entry, r io.Reader, old *node, learn func(Entry, io.Reader) (*found, error)) (*node, error) {
+func (t *tree) make(e *layers.Entry, old *node, learn func(*layers.Entry, io.Reader) (*found, error)) (*node, error) {
 	layer := int32(e.Layer.Index)
-	switch e.Header.Typeflag {
+	switch e.Typeflag {
 	case tar.TypeDir:
 		if old == nil || old.kind != Directory {
 			old = directory(layer)
 		}
 		return &node{inode: old.described(e, layer), children: old.children}, nil
 	case tar.TypeLink:
-		dir, base, err := t.parent(e.Header.Linkname, -1)
+		dir, base, err := t.parent(e.Linkname, -1)
 		if err != nil {
 			return nil, err
 		}
 		if dir == nil || dir.children[base] == nil || dir.children[base].kind == Directory {
-			return nil, broken("it is a hard link to %s, which is no file before it", shown(e.Header.Linkname))
+			return nil, layers.Broken("it is a hard link to %.200s, which is no file before it", e.Linkname)
 		}
 		return &node{inode: dir.children[base].inode}, nil
 	}
@@ -236,7 +241,7 @@ func (t *tree) make(e Entry, r io.Reader, old *node, learn func(Entry, io.Reader
 	if made.kind != Regular {
 		return &node{inode: made}, nil
 	}
-	sum := sha256.New()
+	r, sum := e.Content, sha256.New()
 	if t.buffer != nil {
 		r = io.TeeReader(r, sum)
 	}
@@ -272,7 +277,7 @@ func (n *node) hide(name string, layer int32) {
 
 // described returns a directory's inode as an entry describes it: the same one where
 // the entry says nothing new, as those of directories that lead to others.
-func (n *node) described(e Entry, layer int32) *inode {
+func (n *node) described(e *layers.Entry, layer int32) *inode {
 	made := describe(e.Header, layer)
 	if n.named >= 0 {
 		made.layer = n.layer

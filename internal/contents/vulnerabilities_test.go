@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
@@ -146,7 +147,7 @@ func TestFindings(t *testing.T) {
 		t.Errorf("the report of an archive (-want +got):\n%s", diff)
 	}
 	_, err = Vulnerabilities("cut.zip", archive.Bytes()[:archive.Len()-10], packages)
-	says(t, err, "cut.zip", "zip")
+	layertest.Says(t, err, "cut.zip", "zip")
 }
 
 func TestLevels(t *testing.T) {
@@ -189,16 +190,16 @@ func TestMalformedLists(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Vulnerabilities("list.json", []byte(c.list), nil)
-			says(t, err, c.want)
+			layertest.Says(t, err, c.want)
 			if model.CodeOf(err) != model.Invalid {
 				t.Errorf("the error is %s, want invalid", model.CodeOf(err))
 			}
 		})
 	}
 	_, err := VulnerabilitiesIn("lists", fstest.MapFS{"a/bad.json": {Data: []byte("{")}}, nil)
-	says(t, err, "lists: a/bad.json:1:1: ")
+	layertest.Says(t, err, "lists: a/bad.json:1:1: ")
 	_, err = VulnerabilitiesIn("lists", fstest.MapFS{"README": {}}, nil)
-	says(t, err, "lists", "no file in it whose name ends in .json")
+	layertest.Says(t, err, "lists", "no file in it whose name ends in .json")
 	none, err := Vulnerabilities("list.json", []byte("[]"), nil)
 	if err != nil || none.Entries != 0 || none.Findings == nil {
 		t.Errorf("an empty array gives %+v (%v)", none, err)

@@ -20,7 +20,7 @@ type inside struct {
 	version string
 }
 
-func (i inside) reader() contents.Reader { return contents.Reader{Dir: i.dir} }
+func (i inside) reader() contents.Reader { return contents.Reader{Dir: i.dir, Unpacked: true} }
 
 // Diff implements server.Contents.
 func (i inside) Diff(ctx context.Context, a, b model.Digest) (*api.ImageDiff, error) {

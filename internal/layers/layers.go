@@ -1,6 +1,6 @@
-// Package layers is how the layers of images are packed
-// (https://github.com/opencontainers/image-spec/blob/v1.1.1/layer.md), for those who
-// read them.
+// Package layers reads the layers of images
+// (https://github.com/opencontainers/image-spec/blob/v1.1.1/layer.md): it unpacks
+// them, walks their entries within bounds, and compares them with their digests.
 package layers
 
 import (
@@ -17,13 +17,6 @@ import (
 // asks decoders to take at least is 8 MiB (RFC 8878, section 3.1.1.1.2); its tool
 // writes 128 MiB when told to.
 const MaxWindow = 128 << 20 // bytes
-
-// How an entry of a layer's archive says that something of the layers below is gone
-// (layer.md, "Whiteouts").
-const (
-	WhiteoutPrefix = ".wh."
-	WhiteoutOpaque = ".wh..wh..opq"
-)
 
 // buffer is how much is read at a time.
 const buffer = 64 << 10 // bytes

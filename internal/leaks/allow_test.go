@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
@@ -64,7 +65,7 @@ func TestAllowed(t *testing.T) {
 	sum := sha256.Sum256([]byte(text))
 	large := text + strings.Repeat("#\n", windowSize)
 	largeSum := sha256.Sum256([]byte(large))
-	image := withLayers(t, archive(t, file{name: "a/one", text: text}, file{name: "a/two", text: text}, file{name: "b/three", text: text}, file{name: "large", text: large}))
+	image := layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "a/one", Text: text}, layertest.File{Name: "a/two", Text: text}, layertest.File{Name: "b/three", Text: text}, layertest.File{Name: "large", Text: large}))
 	list := "github-token /a/one # reviewed\n" +
 		"* /a/two sha256:" + hex.EncodeToString(sum[:]) + " # the very bytes\n" +
 		"github-token /b/* sha256:" + strings.Repeat("00", 32) + " # other bytes\n" +

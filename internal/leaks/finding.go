@@ -3,7 +3,7 @@ package leaks
 import (
 	"fmt"
 
-	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"kiln/internal/model"
 )
 
 // Severity says what a finding means for the image.
@@ -24,8 +24,8 @@ type Finding struct {
 	Rule     string   `json:"rule"` // one of RuleNames
 	Severity Severity `json:"severity"`
 	// Layer counts from 0, the lowest; Configuration: none.
-	Layer  int     `json:"layer"`
-	Digest v1.Hash `json:"digest,omitzero"` // of the layer, as the manifest has it
+	Layer  int          `json:"layer"`
+	Digest model.Digest `json:"digest,omitempty"` // of the layer, as the manifest has it
 	// Path is absolute. Of a finding in the configuration it is env:NAME,
 	// label:NAME, history:N (from 1), or command.
 	Path string `json:"path"`

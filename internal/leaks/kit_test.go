@@ -1,114 +1,14 @@
 package leaks
 
 import (
-	"archive/tar"
-	"bytes"
 	"encoding/base64"
 	"hash/crc32"
-	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
-	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/empty"
-	"github.com/google/go-containerregistry/pkg/v1/mutate"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
 )
-
-// file is an entry of a layer that a test makes.
-type file struct {
-	name    string
-	text    string
-	mode    int64 // 0: 0644
-	kind    byte  // 0: a regular file
-	link    string
-	records map[string]string
-}
-
-func archive(t testing.TB, files ...file) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, f := range files {
-		h := &tar.Header{Name: f.name, Mode: f.mode, Typeflag: f.kind, Linkname: f.link, Size: int64(len(f.text)), PAXRecords: f.records, ModTime: time.Unix(1, 0)}
-		if h.Mode == 0 {
-			h.Mode = 0o644
-		}
-		if h.Typeflag == 0 {
-			h.Typeflag = tar.TypeReg
-		}
-		if len(f.records) > 0 {
-			h.Format = tar.FormatPAX
-		}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, f.text); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
-}
-
-func gzipped(t testing.TB, b []byte) []byte {
-	t.Helper()
-	var out bytes.Buffer
-	w := gzip.NewWriter(&out)
-	if _, err := w.Write(b); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
-
-func zstded(t testing.TB, b []byte) []byte {
-	t.Helper()
-	e, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	return e.EncodeAll(b, nil)
-}
-
-// withLayers returns an image of these layers; each is an archive, compressed or
-// not.
-func withLayers(t testing.TB, archives ...[]byte) v1.Image {
-	t.Helper()
-	image := empty.Image
-	for _, a := range archives {
-		var err error
-		if image, err = mutate.AppendLayers(image, static.NewLayer(a, types.OCIUncompressedLayer)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return image
-}
-
-// configured returns the image with what is changed of its configuration.
-func configured(t testing.TB, image v1.Image, change func(*v1.ConfigFile)) v1.Image {
-	t.Helper()
-	c, err := image.ConfigFile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c = c.DeepCopy()
-	change(c)
-	if image, err = mutate.ConfigFile(image, c); err != nil {
-		t.Fatal(err)
-	}
-	return image
-}
 
 func searchOf(t testing.TB, image v1.Image, allow Allowed) *Report {
 	t.Helper()

@@ -9,183 +9,34 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/static"
-	"github.com/google/go-containerregistry/pkg/v1/types"
 
+	"kiln/internal/layers"
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
-// small are limits that a test can reach.
-func small() limits {
-	return limits{layers: 3, entries: 10, name: 100, bytes: 8 << 20, free: 1 << 20, ratio: 100, window: 8 << 20}
-}
-
-func walkOf(t testing.TB, l limits, content []byte) ([]string, error) {
-	t.Helper()
-	w := &walker{limits: l}
-	var seen []string
-	_, err := w.walk(t.Context(), layer{blob: static.NewLayer(content, types.OCIUncompressedLayer), digest: v1.Hash{Algorithm: "sha256", Hex: "0a"}}, func(e *entry) error {
-		kind := ""
-		switch {
-		case e.hides:
-			kind = " hidden"
-		case e.hidesIn:
-			kind = " opaque"
-		}
-		n := int64(0)
-		if e.content != nil {
-			var err error
-			if n, err = io.Copy(io.Discard, e.content); err != nil {
-				return err
-			}
-		}
-		seen = append(seen, fmt.Sprint(e.path, kind, " ", n))
-		return nil
-	})
-	return seen, err
-}
-
-func TestWalk(t *testing.T) {
-	plain := archive(t, file{name: "./", kind: tar.TypeDir}, file{name: "./a/b", text: "123"}, file{name: "a//c", text: ""}, file{name: "a/.wh.d"}, file{name: "a/.wh..wh..opq"}, file{name: "a/..b", text: "1"},
-		file{name: "l", kind: tar.TypeSymlink, link: "/etc/../x"}, file{name: "h", kind: tar.TypeLink, link: "a/b"})
-	want := "[/ 0 /a/b 3 /a/c 0 /a/d hidden 0 /a opaque 0 /a/..b 1 /l 0 /h 0]"
-	for name, content := range map[string][]byte{
-		"plain": plain, "gzip": gzipped(t, plain), "zstd": zstded(t, plain), "two gzip members": append(gzipped(t, plain[:1000]), gzipped(t, plain[1000:])...),
-		"without its end": plain[:len(plain)-1024], "with more behind": append(slices.Clip(plain), make([]byte, 100_000)...),
-		"with a skippable frame": append([]byte{0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, 9}, zstded(t, plain)...),
-	} {
-		seen, err := walkOf(t, small(), content)
-		if err != nil || fmt.Sprint(seen) != want {
-			t.Errorf("%s: %v, %v", name, seen, err)
-		}
-	}
-	if seen, err := walkOf(t, small(), nil); err != nil || len(seen) > 0 {
-		t.Errorf("nothing: %v, %v", seen, err)
-	}
-}
-
-// TestRefused: each error says which layer and which entry.
-func TestRefused(t *testing.T) {
-	zeros := strings.Repeat("\x00", 4<<20)
-	good := archive(t, file{name: "first", text: "x"})
-	many := []file{}
-	for i := range 11 {
-		many = append(many, file{name: fmt.Sprint("f", i)})
-	}
-	huge := bytes.Clone(archive(t, file{name: "huge", text: "x"}))
-	copy(huge[124:136], []byte("77777777777\x00"))
-	copy(huge[148:156], fmt.Sprintf("%06o\x00 ", checksum(huge[:512])))
-	for _, c := range []struct {
-		name    string
-		content []byte
-		want    string
-	}{
-		{"climbs", archive(t, file{name: "a/../../etc/passwd"}), `entry "a/../../etc/passwd": its name leads out of the image`},
-		{"climbs within", archive(t, file{name: "a/../b"}), `entry "a/../b": its name leads out of the image`},
-		{"is absolute", archive(t, file{name: "/etc/passwd"}), `entry "/etc/passwd": its name leads out of the image`},
-		{"links outside", archive(t, file{name: "a", kind: tar.TypeLink, link: "../../etc/shadow"}), `entry "a": it is a link to "../../etc/shadow", which leads out of the image`},
-		{"links absolutely", archive(t, file{name: "a", kind: tar.TypeLink, link: "/etc/shadow"}), `entry "a": it is a link to "/etc/shadow"`},
-		{"hides nothing", archive(t, file{name: "a/.wh."}), `entry "a/.wh.": it is a whiteout of nothing`},
-		{"hides its parent", archive(t, file{name: "a/.wh..."}), `entry "a/.wh...": it is a whiteout of nothing`},
-		{"has a long name", archive(t, file{name: strings.Repeat("n", 101)}), `its name or its target has more than 100 bytes`},
-		{"has many entries", archive(t, many...), `entry "f10": the image has more than 10 entries`},
-		{"says it is huge", huge, `entry "huge": it says that it has 8589934591 bytes`},
-		{"is a gzip bomb", gzipped(t, archive(t, file{name: "bomb", text: zeros})), `entry "bomb": `},
-		{"is a zstd bomb", zstded(t, archive(t, file{name: "bomb", text: zeros})), "the layer is made to exhaust who unpacks it"},
-		{"hides a bomb behind its end", gzipped(t, append(bytes.Clone(good), zeros...)), `after entry "first": `},
-		{"is sparse beyond measure", sparseArchive(t, 6<<20), `entry "sparse": `},
-		{"is too large", archive(t, file{name: "a", text: zeros}, file{name: "b", text: zeros}, file{name: "c", text: zeros}), `entry "b": `},
-		{"has too much behind its end", append(bytes.Clone(good), strings.Repeat("\x00", 9<<20)...), `after entry "first": the layer has more than 8388608 bytes`},
-		{"is cut off", gzipped(t, good)[:40], "unexpected EOF"},
-		{"is cut off in a file", archive(t, file{name: "a", text: zeros})[:5000], "unexpected EOF"},
-		{"is damaged", append(gzipped(t, good)[:20], make([]byte, 30)...), "cannot read layer 1 (sha256:0a)"},
-		{"is no archive", []byte(strings.Repeat("no archive", 100)), "invalid tar header"},
-		{"has a window that takes much memory", []byte{0x28, 0xb5, 0x2f, 0xfd, 0x00, 0xa0, 0x01, 0x00, 0x00}, "window size exceeded"},
-	} {
-		_, err := walkOf(t, small(), c.content)
-		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.HasPrefix(err.Error(), "cannot read layer 1 (sha256:0a)") || model.CodeOf(err) != model.Invalid {
-			t.Errorf("a layer that %s: %v, want %s", c.name, err, c.want)
-		}
-	}
-}
-
-func checksum(header []byte) (sum int) {
-	for i, c := range header {
-		if i >= 148 && i < 156 {
-			c = ' '
-		}
-		sum += int(c)
-	}
-	return sum
-}
-
-// sparseArchive has a file that is nearly all hole, as GNU tar writes it
-// (https://www.gnu.org/software/tar/manual/html_node/PAX-1.html). The archive's
-// package does not write these: the records are named otherwise first.
-func sparseArchive(t testing.TB, size int) []byte {
-	t.Helper()
-	b := archive(t, file{name: "sparse", text: "1\n" + fmt.Sprint(size-1) + "\n1\n" + strings.Repeat("\x00", 512-5-len(fmt.Sprint(size-1))) + "x", records: map[string]string{
-		"GNX.sparse.major": "1", "GNX.sparse.minor": "0", "GNX.sparse.name": "sparse", "GNX.sparse.realsize": fmt.Sprint(size),
-	}})
-	return bytes.ReplaceAll(b, []byte("GNX.sparse"), []byte("GNU.sparse"))
-}
-
-func TestSparse(t *testing.T) {
-	seen, err := walkOf(t, small(), sparseArchive(t, 1<<19))
-	if err != nil || fmt.Sprint(seen) != "[/sparse 524288]" {
-		t.Errorf("%v, %v", seen, err)
-	}
-}
-
-func TestContradictions(t *testing.T) {
-	image := configured(t, withLayers(t, archive(t, file{name: "a"})), func(c *v1.ConfigFile) { c.RootFS.DiffIDs = nil })
-	if _, err := Search(t.Context(), image, nil, Allowed{}); model.CodeOf(err) != model.Invalid || !strings.Contains(err.Error(), "it has 1 layers, and its configuration speaks of 0") {
-		t.Error(err)
-	}
-	s := newSearch(Allowed{})
-	s.limits = small()
-	one := archive(t, file{name: "a"})
-	if _, err := s.run(t.Context(), withLayers(t, one, one, one, one), nil, 0); model.CodeOf(err) != model.Invalid || !strings.Contains(err.Error(), "4 layers, and at most 3") {
-		t.Error(err)
-	}
-}
-
-// brokenLayer cannot be read.
-type brokenLayer struct {
-	v1.Layer
-	err error
-}
-
-func (b brokenLayer) Compressed() (io.ReadCloser, error) {
-	return io.NopCloser(io.MultiReader(strings.NewReader("x"), errorReader{b.err})), nil
-}
-
-type errorReader struct{ err error }
-
-func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
-
+// TestUnreadable: what a walk says of layers reaches who asked.
 func TestUnreadable(t *testing.T) {
-	for err, code := range map[error]model.Code{
-		&fs.PathError{Op: "read", Path: "/x", Err: errors.New("input/output error")}: model.Unavailable,
-		errors.New("error verifying sha256 checksum"):                                model.Invalid,
-		model.Errorf(model.NotFound, "gone"):                                         model.NotFound,
-	} {
-		w := &walker{limits: small()}
-		_, got := w.walk(t.Context(), layer{blob: brokenLayer{err: err}}, func(*entry) error { return nil })
-		if model.CodeOf(got) != code {
-			t.Errorf("%v: %v", err, got)
+	one := layertest.Archive(t, layertest.File{Name: "a"})
+	image := layertest.Configured(t, layertest.ImageOf(t, one), func(c *v1.ConfigFile) { c.RootFS.DiffIDs = nil })
+	_, err := Search(t.Context(), image, nil, Allowed{})
+	layertest.Says(t, err, "it has 1 layers, and its configuration speaks of 0")
+	for _, bad := range []layertest.File{{Name: "/etc/passwd"}, {Name: "a", Kind: tar.TypeLink, Link: "/etc/shadow"}, {Name: "../x"}} {
+		image := layertest.ImageOf(t, layertest.Archive(t, bad))
+		_, err := Search(t.Context(), image, nil, Allowed{})
+		layertest.Says(t, err, "cannot read layer 1 (", "leads out of the image")
+		if _, serr := Structure(t.Context(), image, Rules{NoSetuid: true}); fmt.Sprint(serr) != fmt.Sprint(err) || model.CodeOf(serr) != model.Invalid {
+			t.Errorf("%v, and %v", serr, err)
 		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := Search(ctx, withLayers(t, archive(t, file{name: "a"})), nil, Allowed{}); !errors.Is(err, context.Canceled) {
+	if _, err := Search(ctx, layertest.ImageOf(t, one), nil, Allowed{}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -194,7 +45,7 @@ func TestUnreadable(t *testing.T) {
 func TestMemory(t *testing.T) {
 	block := make([]byte, 1<<20)
 	_, _ = rand.Read(block) // it never fails
-	l := &treeLayer{pack: func(w *tar.Writer) error {
+	l := packed(t, func(w *tar.Writer) error {
 		if err := w.WriteHeader(&tar.Header{Name: "large", Size: 300 << 20, Mode: 0o644}); err != nil {
 			return err
 		}
@@ -204,12 +55,12 @@ func TestMemory(t *testing.T) {
 			}
 		}
 		return nil
-	}}
+	})
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	s := newSearch(Allowed{})
-	if _, err := s.walk(t.Context(), layer{blob: l}, s.visit); err != nil {
+	if _, err := s.walker.Walk(t.Context(), l, s.visit); err != nil {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
@@ -218,22 +69,53 @@ func TestMemory(t *testing.T) {
 	}
 }
 
+// packed is a layer that is packed each time it is read.
+func packed(t testing.TB, pack func(*tar.Writer) error) layers.Layer {
+	t.Helper()
+	open := func() (io.ReadCloser, error) {
+		r, w := io.Pipe()
+		go func() {
+			to := tar.NewWriter(w)
+			err := pack(to)
+			_ = w.CloseWithError(errors.Join(err, to.Close()))
+		}()
+		return r, nil
+	}
+	r, _ := open()
+	digest, size, err := v1.SHA256(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := model.Digest(digest.String())
+	return layers.Layer{Digest: sum, DiffID: sum, Size: size, Open: open}
+}
+
+// layerOf is the one layer of an image.
+func layerOf(t testing.TB, content []byte) layers.Layer {
+	t.Helper()
+	all, err := layers.Of(t.Context(), layertest.ImageOf(t, content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all[0]
+}
+
 func FuzzLayer(f *testing.F) {
-	plain := archive(f, file{name: "a/b", text: "ghp_"}, file{name: "root/.npmrc", text: "//r/:_authToken=x"}, file{name: "a/.wh.b"}, file{name: "etc/passwd", text: "x:x:0:0::/:/\n"}, file{name: "h", kind: tar.TypeLink, link: "a/b", mode: 0o4755})
+	plain := layertest.Archive(f, layertest.File{Name: "a/b", Text: "ghp_"}, layertest.File{Name: "root/.npmrc", Text: "//r/:_authToken=x"}, layertest.File{Name: "a/.wh.b"}, layertest.File{Name: "etc/passwd", Text: "x:x:0:0::/:/\n"}, layertest.File{Name: "h", Kind: tar.TypeLink, Link: "a/b", Mode: 0o4755})
 	f.Add(plain)
-	f.Add(gzipped(f, plain))
-	f.Add(zstded(f, plain))
-	f.Add(sparseArchive(f, 1<<12))
+	f.Add(layertest.Gzip(f, plain))
+	f.Add(layertest.Zstd(f, plain))
+	f.Add(layertest.Sparse(f, 1<<12))
 	for name, key := range keys(f) {
-		f.Add(archive(f, file{name: strings.ReplaceAll(name, " ", "/"), text: key}))
+		f.Add(layertest.Archive(f, layertest.File{Name: strings.ReplaceAll(name, " ", "/"), Text: key}))
 	}
 	for _, list := range tokens() {
-		f.Add(archive(f, file{name: "root/.docker/config.json", text: list[0]}))
+		f.Add(layertest.Archive(f, layertest.File{Name: "root/.docker/config.json", Text: list[0]}))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
-		image := withLayers(t, archive(t, file{name: "a/b", text: "x", mode: 0o4755}), content)
+		image := layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "a/b", Text: "x", Mode: 0o4755}), content)
 		s := newSearch(Allowed{})
-		s.limits = limits{layers: 3, entries: 1000, name: 4096, bytes: 32 << 20, free: 1 << 20, ratio: 1000, window: 8 << 20}
+		s.walker = walker(layers.Limits{Layers: 3, Entries: 1000, Bytes: 32 << 20, RatioFrom: 1 << 20, Window: 8 << 20})
 		r, err := s.run(t.Context(), image, nil, 0)
 		judge := func(r *Report, err error) {
 			switch {
@@ -257,12 +139,15 @@ func FuzzLayer(f *testing.F) {
 func mixed(b *testing.B) []byte {
 	b.Helper()
 	var out bytes.Buffer
-	l := machineLayer(64<<20, []string{"/usr/share", "/usr/lib"})
-	r, err := l.Compressed()
+	first := tar.NewWriter(&out)
+	err := eachOfMachine(64<<20, []string{"/usr/share", "/usr/lib"}, func(h *tar.Header, from io.Reader) error {
+		if err := first.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err := io.CopyN(first, from, h.Size)
+		return err
+	})
 	if err != nil {
-		b.Fatal(err)
-	}
-	if _, err := io.Copy(&out, r); err != nil {
 		b.Fatal(err)
 	}
 	var t bytes.Buffer
@@ -296,24 +181,24 @@ func BenchmarkSearch(b *testing.B) {
 			sha256.Sum256(content)
 		}
 	})
-	for name, packed := range map[string][]byte{"plain": content, "zstd": zstded(b, content), "gzip": gzipped(b, content)} {
-		l := layer{blob: static.NewLayer(packed, types.OCIUncompressedLayer)}
+	for name, packed := range map[string][]byte{"plain": content, "zstd": layertest.Zstd(b, content), "gzip": layertest.Gzip(b, content)} {
+		l := layerOf(b, packed)
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(content)))
 			for b.Loop() {
 				s := newSearch(Allowed{})
-				if _, err := s.walk(b.Context(), l, s.visit); err != nil {
+				if _, err := s.walker.Walk(b.Context(), l, s.visit); err != nil {
 					b.Fatal(err)
 				}
 			}
 		})
 	}
-	l := layer{blob: static.NewLayer(content, types.OCIUncompressedLayer)}
+	l := layerOf(b, content)
 	b.Run("structure", func(b *testing.B) {
 		b.SetBytes(int64(len(content)))
 		for b.Loop() {
-			s := &structure{walker: walker{limits: defaults()}, rules: Rules{NoSetuid: true, NoWorldWritable: true}, files: map[string]map[string]Finding{}, above: map[string]bool{}, texts: map[string]account{}}
-			if _, err := s.walk(b.Context(), l, s.visit); err != nil {
+			s := &structure{walker: walker(defaults()), rules: Rules{NoSetuid: true, NoWorldWritable: true}, files: map[string]map[string]Finding{}, above: map[string]bool{}, texts: map[string]account{}}
+			if _, err := s.walker.Walk(b.Context(), l, s.visit); err != nil {
 				b.Fatal(err)
 			}
 		}

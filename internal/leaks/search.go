@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"kiln/internal/layers"
 )
 
 const (
@@ -31,7 +33,7 @@ const (
 // that overlap.
 //
 // Invalid: the image is damaged, contradicts itself, or has what no layer should
-// have (see walker). Unavailable: its content cannot be read now.
+// have (see layers.Walker). Unavailable: its content cannot be read now.
 func Search(ctx context.Context, image v1.Image, base []v1.Hash, allow Allowed) (*Report, error) {
 	return newSearch(allow).run(ctx, image, base, 0)
 }
@@ -45,14 +47,14 @@ func SearchNew(ctx context.Context, image v1.Image, base []v1.Hash, read int, al
 
 func newSearch(allow Allowed) *search {
 	return &search{
-		walker: walker{limits: defaults()}, seeker: newSeeker(),
+		walker: walker(defaults()), seeker: newSeeker(),
 		allow: allow.judging(), report: newReport(), byPath: map[string][]*Finding{}, above: map[string]bool{}, caches: map[string]*cacheFound{},
 	}
 }
 
 // search is one run of Search.
 type search struct {
-	walker
+	walker layers.Walker
 	*seeker
 	allow  Allowed
 	report *Report
@@ -62,7 +64,7 @@ type search struct {
 	above  map[string]bool       // the directories above these
 	more   int                   // findings that there was no room for
 	caches map[string]*cacheFound
-	layer  layer
+	layer  layers.Layer
 	buffer []byte
 }
 
@@ -75,17 +77,17 @@ type cacheFound struct {
 }
 
 func (s *search) run(ctx context.Context, image v1.Image, base []v1.Hash, read int) (*Report, error) {
-	layers, config, err := s.layersOf(image)
+	all, config, err := layersOf(ctx, image)
 	if err != nil {
 		return nil, err
 	}
 	known := 0
-	for known < min(len(base), len(layers)) && layers[known].diffID == base[known] {
+	for known < min(len(base), len(all)) && string(all[known].DiffID) == base[known].String() {
 		known++
 	}
 	s.searchConfig(config, known)
-	for _, s.layer = range layers[min(max(known, read), len(layers)):] {
-		if _, err := s.walk(ctx, s.layer, s.visit); err != nil {
+	for _, s.layer = range all[min(max(known, read), len(all)):] {
+		if _, err := s.walker.Walk(ctx, s.layer, s.visit); err != nil {
 			return nil, err
 		}
 		s.endLayer()
@@ -106,7 +108,7 @@ func (s *search) add(f Finding) {
 
 // keep notes a finding of the layer that is read.
 func (s *search) keep(f Finding) *Finding {
-	f.Layer, f.Digest = s.layer.index, s.layer.digest
+	f.Layer, f.Digest = s.layer.Index, s.layer.Digest
 	if len(s.found) >= 2*mostFindings {
 		s.more++
 		return &f
@@ -119,9 +121,10 @@ func (s *search) keep(f Finding) *Finding {
 	return &f
 }
 
-func (s *search) visit(e *entry) error {
+func (s *search) visit(in *layers.Entry) error {
+	e := at(in)
 	s.remove(e)
-	if e.Typeflag != tar.TypeReg || e.hides || e.hidesIn || e.Size == 0 {
+	if e.Typeflag != tar.TypeReg || e.Whiteout != layers.NoWhiteout || e.Size == 0 {
 		return nil
 	}
 	if isHistory(e.path) {
@@ -135,10 +138,10 @@ func (s *search) visit(e *entry) error {
 
 // remove marks the findings of earlier layers that the entry takes out of sight.
 func (s *search) remove(e *entry) {
-	if !e.hidesIn && (e.hides || e.Typeflag != tar.TypeDir) {
+	if !e.hidesIn() && (e.hides() || e.Typeflag != tar.TypeDir) {
 		s.removed(e.path)
 	}
-	if s.above[e.path] && (e.hides || e.hidesIn || e.replaces()) {
+	if s.above[e.path] && (e.hides() || e.hidesIn() || e.replaces()) {
 		for path := range s.byPath {
 			if path != e.path && below(path, e.path) {
 				s.removed(path)
@@ -146,7 +149,7 @@ func (s *search) remove(e *entry) {
 		}
 	}
 	// Of a cache mostly what is in it is removed, and not its directory.
-	if e.hides {
+	if e.hides() {
 		if _, dir, ok := cacheOf(e.path, 1); ok {
 			s.removed(dir)
 		}
@@ -155,7 +158,7 @@ func (s *search) remove(e *entry) {
 
 func (s *search) removed(path string) {
 	for _, f := range s.byPath[path] {
-		f.RemovedLater = f.RemovedLater || f.Layer < s.layer.index
+		f.RemovedLater = f.RemovedLater || f.Layer < s.layer.Index
 	}
 }
 
@@ -194,7 +197,7 @@ func (s *search) searchFile(e *entry) error {
 	window = window[:min(len(window), size)]
 	kept := 0 // bytes of the window before
 	for {
-		n, err := io.ReadFull(e.content, window[kept:])
+		n, err := io.ReadFull(e.Content, window[kept:])
 		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 		if err != nil && !last {
 			return err
@@ -264,7 +267,7 @@ func (f *fileSearch) next(window []byte) int {
 // it is.
 func (f *fileSearch) judgeForm(form *credentialFile, text []byte) {
 	if int64(len(text)) < f.Size {
-		f.report.Partial = append(f.report.Partial, Partial{Layer: f.layer.index, Path: f.path, Size: f.Size, Read: int64(len(text))})
+		f.report.Partial = append(f.report.Partial, Partial{Layer: f.layer.Index, Path: f.path, Size: f.Size, Read: int64(len(text))})
 	}
 	for _, l := range form.logins(text) {
 		line := f.line(text, l.at)
@@ -305,7 +308,7 @@ func (f *fileSearch) end(window []byte) {
 		sum = whole[:]
 	}
 	for _, finding := range f.byPath[f.path] {
-		if finding.Layer == f.layer.index {
+		if finding.Layer == f.layer.Index {
 			finding.SHA256 = hex.EncodeToString(sum)
 		}
 	}

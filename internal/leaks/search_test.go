@@ -20,6 +20,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+
+	"kiln/internal/layers/layertest"
 )
 
 // keys returns private keys of all forms, by what they are called.
@@ -111,7 +113,7 @@ func TestPrivateKeys(t *testing.T) {
 			if where == "usr/lib/x.so" {
 				text, line = "\x00\x01"+text, 0
 			}
-			r := searchOf(t, withLayers(t, archive(t, file{name: where, text: text})), Allowed{})
+			r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: where, Text: text})), Allowed{})
 			if len(r.Findings) != 1 || r.Findings[0].Rule != rulePrivateKey {
 				t.Errorf("%s: %v in\n%.300s", name, r.Findings, text)
 				continue
@@ -131,7 +133,7 @@ func TestPublishedKeys(t *testing.T) {
 	block, _ := pem.Decode([]byte(text))
 	sum := sha256.Sum256(block.Bytes)
 	published = append(slices.Clone(published), hex.EncodeToString(sum[:8]))
-	if r := searchOf(t, withLayers(t, archive(t, file{name: "lib.so", text: text})), Allowed{}); len(r.Findings) > 0 {
+	if r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "lib.so", Text: text})), Allowed{}); len(r.Findings) > 0 {
 		t.Error(r.Findings)
 	}
 }
@@ -154,7 +156,7 @@ func TestNoPrivateKeys(t *testing.T) {
 		"a certificate in a kubecfg": "certificate-authority-data: " + base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte(drawn(1, 600, base64s))})),
 		"putty's words":              "PuTTY-User-Key-" + "File-2: is the header\n",
 	} {
-		if r := searchOf(t, withLayers(t, archive(t, file{name: "srv/data", text: text})), Allowed{}); len(r.Findings) > 0 {
+		if r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "srv/data", Text: text})), Allowed{}); len(r.Findings) > 0 {
 			t.Errorf("%s: %v", name, r.Findings)
 		}
 	}
@@ -209,7 +211,7 @@ func TestTokens(t *testing.T) {
 		for i, token := range list {
 			for _, around := range []string{"%s", "token: %s\n", "x = '%s'; y", "\"%s\",", "\n\n\n%s\n", "https://host/?k=%s&x"} {
 				text := fmt.Sprintf(around, token)
-				r := searchOf(t, withLayers(t, archive(t, file{name: "app/settings.json", text: text})), Allowed{})
+				r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "app/settings.json", Text: text})), Allowed{})
 				if len(r.Findings) != 1 || r.Findings[0].Rule != rule {
 					t.Errorf("%s %d: %v in %q", rule, i, r.Findings, text)
 					continue
@@ -231,7 +233,7 @@ func TestTokens(t *testing.T) {
 func TestNothingIsTold(t *testing.T) {
 	for rule, list := range tokens() {
 		for _, token := range list {
-			r := searchOf(t, withLayers(t, archive(t, file{name: "root/.npmrc", text: "//r/:_authToken=" + token + "\n"})), Allowed{})
+			r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "root/.npmrc", Text: "//r/:_authToken=" + token + "\n"})), Allowed{})
 			text, err := json.Marshal(r)
 			if err != nil || len(r.Findings) == 0 {
 				t.Fatal(err, rule, r)
@@ -274,14 +276,14 @@ func TestNoTokens(t *testing.T) {
 		"Azurite's":                 "Account" + "Key=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
 		"gitlab in words":           "glpat-xxxxxxxxxxxxxxxxxxxx glpat-your-access-token-here",
 	} {
-		if r := searchOf(t, withLayers(t, archive(t, file{name: "app/settings.json", text: text})), Allowed{}); len(r.Findings) > 0 {
+		if r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "app/settings.json", Text: text})), Allowed{}); len(r.Findings) > 0 {
 			t.Errorf("%s: %v", name, r.Findings)
 		}
 	}
 	// A token that is signed is an example where packages are.
 	jwt := tokens()[ruleJWT][0]
 	for _, where := range []string{"usr/share/doc/x/README", "usr/local/lib/python3/site-packages/x/tests/token.json", "app/main.go"} {
-		if r := searchOf(t, withLayers(t, archive(t, file{name: where, text: jwt})), Allowed{}); len(r.Findings) > 0 {
+		if r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: where, Text: jwt})), Allowed{}); len(r.Findings) > 0 {
 			t.Errorf("%s: %v", where, r.Findings)
 		}
 	}
@@ -325,7 +327,7 @@ func TestCredentialFiles(t *testing.T) {
 		{"etc/shadow", "root:*:19000:0:99999:7:::\nbob:$6$" + secret + "$" + drawn(1, 86, base62) + ":19000:0:99999:7:::\n", 2},
 		{"etc/shadow", "root:*:19000:0:99999:7:::\nbin:!:19000::::::\n", 0},
 	} {
-		r := searchOf(t, withLayers(t, archive(t, file{name: c.path, text: c.text})), Allowed{})
+		r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: c.path, Text: c.text})), Allowed{})
 		switch {
 		case c.line == 0 && len(r.Findings) > 0:
 			t.Errorf("%s: %v in\n%s", c.path, r.Findings, c.text)
@@ -338,12 +340,12 @@ func TestCredentialFiles(t *testing.T) {
 }
 
 func TestTraces(t *testing.T) {
-	image := withLayers(t, archive(
-		t, file{name: "root/.bash_history", text: "ls\n"}, file{name: "root/.python_history"}, file{name: "root/.viminfo", text: "x"},
-		file{name: "var/cache/apt/archives/lock", text: ""}, file{name: "var/cache/apt/archives/a_1_all.deb", text: "12345"}, file{name: "var/cache/apt/archives/b_1_all.deb", text: "12345"},
-		file{name: "var/lib/apt/lists/deb.example.com_dists_x_InRelease", text: "x"}, file{name: "root/.cache/go-build/00/x-d", text: "x"},
-		file{name: "home/bob/.cache/thing/x", text: "x"}, file{name: "root/.npm/_cacache/index-v5/x", text: "x"}, file{name: "root/.cache/pip/http/x", text: "x"},
-		file{name: "usr/lib/cache/x", text: "x"}, file{name: "app/.cache", text: "x"},
+	image := layertest.ImageOf(t, layertest.Archive(
+		t, layertest.File{Name: "root/.bash_history", Text: "ls\n"}, layertest.File{Name: "root/.python_history"}, layertest.File{Name: "root/.viminfo", Text: "x"},
+		layertest.File{Name: "var/cache/apt/archives/lock", Text: ""}, layertest.File{Name: "var/cache/apt/archives/a_1_all.deb", Text: "12345"}, layertest.File{Name: "var/cache/apt/archives/b_1_all.deb", Text: "12345"},
+		layertest.File{Name: "var/lib/apt/lists/deb.example.com_dists_x_InRelease", Text: "x"}, layertest.File{Name: "root/.cache/go-build/00/x-d", Text: "x"},
+		layertest.File{Name: "home/bob/.cache/thing/x", Text: "x"}, layertest.File{Name: "root/.npm/_cacache/index-v5/x", Text: "x"}, layertest.File{Name: "root/.cache/pip/http/x", Text: "x"},
+		layertest.File{Name: "usr/lib/cache/x", Text: "x"}, layertest.File{Name: "app/.cache", Text: "x"},
 	))
 	r := searchOf(t, image, Allowed{})
 	var got []string
@@ -370,7 +372,7 @@ func TestTraces(t *testing.T) {
 
 func TestConfiguration(t *testing.T) {
 	secret := drawn(12, 20, base62)
-	image := configured(t, withLayers(t, archive(t, file{name: "x"}), archive(t, file{name: "y"})), func(c *v1.ConfigFile) {
+	image := layertest.Configured(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "x"}), layertest.Archive(t, layertest.File{Name: "y"})), func(c *v1.ConfigFile) {
 		c.Config.Env = []string{
 			"PATH=/usr/bin", "DB_PASSWORD=" + secret, "DB_PASSWORD_FILE=/run/secrets/db", "GPG_KEY=" + strings.ToUpper(drawn(1, 40, hexDigits)), "DATABASE_URL=postgres://bob:" + secret + "@db/x",
 			"TOKEN=" + gitHub("ghp"), "API_URL=https://api.example.com/token", "MYSQL_ALLOW_EMPTY_PASSWORD=yes", "SECRET_KEY_BASE=dummy", "MAX_TOKENS=4096",
@@ -420,13 +422,13 @@ func TestConfiguration(t *testing.T) {
 
 func TestLayers(t *testing.T) {
 	key := keys(t)["rsa"]
-	image := withLayers(
+	image := layertest.ImageOf(
 		t,
-		archive(t, file{name: "base/key", text: key}),
-		gzipped(t, archive(t, file{name: "a/one", text: key}, file{name: "a/two", text: key}, file{name: "b/three", text: key}, file{name: "c/four", text: key}, file{name: "d", text: key},
-			file{name: "var/lib/apt/lists/x", text: "x"})),
-		zstded(t, archive(t, file{name: "a/.wh.one"}, file{name: "b/.wh..wh..opq"}, file{name: ".wh.c"}, file{name: "d", text: "other"}, file{name: "var/lib/apt/lists/.wh.x"})),
-		archive(t, file{name: "a", kind: '5'}, file{name: "e", text: key}, file{name: "f/g", text: key}, file{name: "f/.wh..wh..opq"}, file{name: "f/.wh.g"}),
+		layertest.Archive(t, layertest.File{Name: "base/key", Text: key}),
+		layertest.Gzip(t, layertest.Archive(t, layertest.File{Name: "a/one", Text: key}, layertest.File{Name: "a/two", Text: key}, layertest.File{Name: "b/three", Text: key}, layertest.File{Name: "c/four", Text: key}, layertest.File{Name: "d", Text: key},
+			layertest.File{Name: "var/lib/apt/lists/x", Text: "x"})),
+		layertest.Zstd(t, layertest.Archive(t, layertest.File{Name: "a/.wh.one"}, layertest.File{Name: "b/.wh..wh..opq"}, layertest.File{Name: ".wh.c"}, layertest.File{Name: "d", Text: "other"}, layertest.File{Name: "var/lib/apt/lists/.wh.x"})),
+		layertest.Archive(t, layertest.File{Name: "a", Kind: '5'}, layertest.File{Name: "e", Text: key}, layertest.File{Name: "f/g", Text: key}, layertest.File{Name: "f/.wh..wh..opq"}, layertest.File{Name: "f/.wh.g"}),
 	)
 	c, err := image.ConfigFile()
 	if err != nil {
@@ -443,7 +445,7 @@ func TestLayers(t *testing.T) {
 	var got []string
 	for _, f := range r.Findings {
 		got = append(got, fmt.Sprintf("%d %s %t", f.Layer, f.Path, f.RemovedLater))
-		if f.Digest != manifest.Layers[f.Layer].Digest {
+		if string(f.Digest) != manifest.Layers[f.Layer].Digest.String() {
 			t.Errorf("%+v", f)
 		}
 	}
@@ -467,7 +469,7 @@ func TestWindows(t *testing.T) {
 	for _, text := range []string{token, key} {
 		for _, at := range []int{windowSize - lookAhead - 3, windowSize - lookAhead, windowSize - 10, windowSize, windowSize + 1, 2*windowSize - lookAhead - 20, 3*windowSize - 7} {
 			content := slices.Concat(bytes.Repeat([]byte("0123456789abcde\n"), at/16+1)[:at-1], []byte("\n"+text+"\n"), bytes.Repeat([]byte("0123456789abcde\n"), windowSize/10))
-			r := searchOf(t, withLayers(t, archive(t, file{name: "large", text: string(content)})), Allowed{})
+			r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "large", Text: string(content)})), Allowed{})
 			want := bytes.Count(content[:at], []byte("\n")) + 1
 			if len(r.Findings) != 1 || r.Findings[0].Line != want {
 				t.Errorf("at %d: %v, want line %d", at, r.Findings, want)
@@ -477,16 +479,16 @@ func TestWindows(t *testing.T) {
 	// What is before a place is known there, too.
 	place := windowSize - lookAhead
 	inWord := strings.Repeat("#", place-1) + "x" + token + strings.Repeat("\n", windowSize)
-	if r := searchOf(t, withLayers(t, archive(t, file{name: "large", text: inWord})), Allowed{}); len(r.Findings) > 0 {
+	if r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "large", Text: inWord})), Allowed{}); len(r.Findings) > 0 {
 		t.Errorf("in a word: %v", r.Findings)
 	}
 	account := tokens()[ruleGCP][0]
 	account = strings.Repeat("\n", place-strings.Index(account, "-----")) + account + strings.Repeat("\n", windowSize)
-	if r := searchOf(t, withLayers(t, archive(t, file{name: "large", text: account})), Allowed{}); len(r.Findings) != 1 || r.Findings[0].Rule != ruleGCP {
+	if r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "large", Text: account})), Allowed{}); len(r.Findings) != 1 || r.Findings[0].Rule != ruleGCP {
 		t.Errorf("an account: %v", r.Findings)
 	}
 	// A file of credentials that is too large for that says so.
-	r := searchOf(t, withLayers(t, archive(t, file{name: "app/.env", text: "A_TOKEN=" + drawn(1, 20, base62) + "\n" + strings.Repeat("#\n", maxWhole/2)})), Allowed{})
+	r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "app/.env", Text: "A_TOKEN=" + drawn(1, 20, base62) + "\n" + strings.Repeat("#\n", maxWhole/2)})), Allowed{})
 	if len(r.Findings) != 1 || len(r.Partial) != 1 || r.Partial[0].Read != maxWhole || r.Partial[0].Size <= maxWhole || r.Partial[0].Path != "/app/.env" {
 		t.Errorf("%v, %+v", r.Findings, r.Partial)
 	}
@@ -499,7 +501,7 @@ func TestPackages(t *testing.T) {
 		"app/node_modules/tls/test/key.pem": Warn, "usr/lib/python3/dist-packages/ecdsa/test_keys.py": Warn, "usr/share/doc/x/examples/key.pem": Warn, "go/pkg/mod/x@v1/y/testdata/key.pem": Warn,
 		"app/test/key.pem": Refuse, "usr/lib/app/key.pem": Refuse, "app/node_modules/tls/key.pem": Refuse, "etc/ssl/private/key.pem": Refuse,
 	} {
-		r := searchOf(t, withLayers(t, archive(t, file{name: path, text: key})), Allowed{})
+		r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: path, Text: key})), Allowed{})
 		if len(r.Findings) != 1 || r.Findings[0].Severity != severity || r.Refused() != (severity == Refuse) {
 			t.Errorf("%s: %v", path, r.Findings)
 		}
@@ -507,13 +509,13 @@ func TestPackages(t *testing.T) {
 }
 
 func TestManyFindings(t *testing.T) {
-	var files []file
+	var files []layertest.File
 	token := gitHub("ghp")
 	for i := range 3000 {
-		files = append(files, file{name: fmt.Sprint("f", i), text: token})
+		files = append(files, layertest.File{Name: fmt.Sprint("f", i), Text: token})
 	}
-	files = append(files, file{name: "many", text: strings.Repeat(token+"\n", 100)})
-	r := searchOf(t, withLayers(t, archive(t, files...)), Allowed{})
+	files = append(files, layertest.File{Name: "many", Text: strings.Repeat(token+"\n", 100)})
+	r := searchOf(t, layertest.ImageOf(t, layertest.Archive(t, files...)), Allowed{})
 	if len(r.Findings) != mostFindings || r.More != 3000-mostFindings+100 || !r.Refused() {
 		t.Errorf("%d and %d more", len(r.Findings), r.More)
 	}

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/sys/user"
 
+	"kiln/internal/layers"
 	"kiln/internal/model"
 )
 
@@ -56,20 +57,20 @@ func (r *Rules) readsLayers() bool {
 // now.
 func Structure(ctx context.Context, image v1.Image, rules Rules) (*Report, error) {
 	s := &structure{
-		walker: walker{limits: defaults()}, rules: rules, allow: rules.Allowed.judging(), report: newReport(),
+		walker: walker(defaults()), rules: rules, allow: rules.Allowed.judging(), report: newReport(),
 		files: map[string]map[string]Finding{}, above: map[string]bool{"/": true, "/etc": true}, texts: map[string]account{},
 	}
 	labels, err := s.labelForms()
 	if err != nil {
 		return nil, err
 	}
-	layers, config, err := s.layersOf(image)
+	all, config, err := layersOf(ctx, image)
 	if err != nil {
 		return nil, err
 	}
 	if rules.readsLayers() {
-		for _, s.layer = range layers {
-			n, err := s.walk(ctx, s.layer, s.visit)
+		for _, s.layer = range all {
+			n, err := s.walker.Walk(ctx, s.layer, s.visit)
 			if err != nil {
 				return nil, err
 			}
@@ -78,7 +79,7 @@ func Structure(ctx context.Context, image v1.Image, rules Rules) (*Report, error
 	}
 	s.checkUser(cmp.Or(rules.User, config.Config.User))
 	s.checkPort(config.Config.ExposedPorts)
-	s.checkSizes(layers)
+	s.checkSizes(all)
 	s.checkLabels(config.Config.Labels, labels)
 	s.checkPackages()
 	s.checkFiles()
@@ -89,12 +90,12 @@ func Structure(ctx context.Context, image v1.Image, rules Rules) (*Report, error
 
 // structure is one run of Structure.
 type structure struct {
-	walker
+	walker layers.Walker
 	rules  Rules
 	allow  Allowed
 	report *Report
 
-	layer    layer
+	layer    layers.Layer
 	unpacked int64                         // bytes
 	files    map[string]map[string]Finding // by path, then rule: of what is there so far
 	kept     int                           // findings in files
@@ -169,18 +170,18 @@ func (s *structure) checkPort(exposed map[string]struct{}) {
 	s.say(rulePort, "image:ports", fmt.Sprintf("the declared port %s is not among the ports it exposes: %s", want, has), fmt.Sprintf("write EXPOSE %s into the Containerfile, or correct the declared port", want))
 }
 
-func (s *structure) checkSizes(layers []layer) {
+func (s *structure) checkSizes(all []layers.Layer) {
 	var packed int64
-	var largest layer
-	for _, l := range layers {
-		packed += l.size
-		if l.size > largest.size {
+	var largest layers.Layer
+	for _, l := range all {
+		packed += l.Size
+		if l.Size > largest.Size {
 			largest = l
 		}
 	}
 	hint := "leave out what only the build needs: a stage of its own (FROM … AS build), and COPY --from=build of what it made"
 	if most := s.rules.MaxCompressed; most > 0 && packed > most {
-		s.say(ruleSize, "image:size", fmt.Sprintf("its layers have %s compressed, and may have %s; most are in %s: %s", bytesOf(packed), bytesOf(most), largest, bytesOf(largest.size)), hint)
+		s.say(ruleSize, "image:size", fmt.Sprintf("its layers have %s compressed, and may have %s; most are in %s: %s", bytesOf(packed), bytesOf(most), largest, bytesOf(largest.Size)), hint)
 	}
 	if most := s.rules.MaxUncompressed; most > 0 && s.unpacked > most {
 		s.say(ruleSize, "image:size", fmt.Sprintf("its layers have %s uncompressed, and may have %s", bytesOf(s.unpacked), bytesOf(most)), hint)

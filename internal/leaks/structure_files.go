@@ -6,6 +6,8 @@ import (
 	"io"
 	"path"
 	"slices"
+
+	"kiln/internal/layers"
 )
 
 // capabilityRecord is how an archive keeps the attribute security.capability: see
@@ -33,17 +35,18 @@ const maxAccounts = 1 << 20 // bytes
 
 // visit follows the layers from the lowest up: what an entry says of a path holds
 // until a later one says otherwise.
-func (s *structure) visit(e *entry) error {
+func (s *structure) visit(in *layers.Entry) error {
+	e := at(in)
 	s.forget(e)
-	if e.hides || e.hidesIn || e.Typeflag == tar.TypeXGlobalHeader {
+	if e.Whiteout != layers.NoWhiteout {
 		return nil
 	}
 	if slices.Contains(accounts, e.path) && e.Typeflag == tar.TypeReg {
-		text, err := io.ReadAll(io.LimitReader(e.content, maxAccounts))
+		text, err := io.ReadAll(io.LimitReader(e.Content, maxAccounts))
 		if err != nil {
 			return err
 		}
-		s.texts[e.path] = account{text, s.layer.index}
+		s.texts[e.path] = account{text, s.layer.Index}
 	}
 	if e.Typeflag == tar.TypeLink {
 		s.link(e)
@@ -56,13 +59,13 @@ func (s *structure) visit(e *entry) error {
 // does so to the layers below, wherever in its archive it comes.
 func (s *structure) forget(e *entry) {
 	switch {
-	case e.hides:
+	case e.hides():
 		s.hide(e.path)
-	case !e.hidesIn:
+	case !e.hidesIn():
 		s.drop(e.path)
 		delete(s.texts, e.path)
 	}
-	if !e.hides && !e.hidesIn && !e.replaces() || !s.above[e.path] {
+	if !e.hides() && !e.hidesIn() && !e.replaces() || !s.above[e.path] {
 		return
 	}
 	for path := range s.files {
@@ -79,11 +82,11 @@ func (s *structure) forget(e *entry) {
 
 // hide drops what a layer below has at a path.
 func (s *structure) hide(path string) {
-	if a, ok := s.texts[path]; ok && a.layer < s.layer.index {
+	if a, ok := s.texts[path]; ok && a.layer < s.layer.Index {
 		delete(s.texts, path)
 	}
 	for _, f := range s.files[path] {
-		if f.Layer == s.layer.index {
+		if f.Layer == s.layer.Index {
 			return
 		}
 	}
@@ -101,7 +104,7 @@ func (s *structure) link(e *entry) {
 		if rule == rulePath {
 			continue // that one is about the name
 		}
-		f.Path, f.Layer, f.Digest = e.path, s.layer.index, s.layer.digest
+		f.Path, f.Layer, f.Digest = e.path, s.layer.Index, s.layer.Digest
 		s.found(rule, f)
 	}
 }
@@ -127,7 +130,7 @@ func (s *structure) found(rule string, f Finding) {
 
 func (s *structure) judge(e *entry) {
 	tell := func(rule, what, hint string) {
-		s.found(rule, Finding{Rule: rule, Severity: Refuse, Layer: s.layer.index, Digest: s.layer.digest, Path: e.path, What: what, Hint: hint})
+		s.found(rule, Finding{Rule: rule, Severity: Refuse, Layer: s.layer.Index, Digest: s.layer.Digest, Path: e.path, What: what, Hint: hint})
 	}
 	file := e.Typeflag == tar.TypeReg
 	if s.rules.NoSetuid && file && e.Mode&(modeSetuid|modeSetgid) != 0 {

@@ -8,6 +8,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
+	"kiln/internal/layers/layertest"
 	"kiln/internal/model"
 )
 
@@ -33,10 +34,10 @@ func TestUser(t *testing.T) {
 		"": true, "root": true, "0": true, "0:0": true, "00": true, "toor": true, "toor:app": true, "nobody-knows": true, "app:nogroup": true,
 		"app": false, "7777": false, "1000": false, "10001": false, "10001:0": false, "app:app": false, "app:1000": false,
 	} {
-		image := withLayers(t,
-			archive(t, file{name: "etc/passwd", text: "app:x:0:0::/:/bin/sh\n"}),
-			archive(t, file{name: "etc/passwd", text: passwd}, file{name: "etc/group", text: "root:x:0:\napp:x:1000:\n"}))
-		image = configured(t, image, func(c *v1.ConfigFile) { c.Config.User = name })
+		image := layertest.ImageOf(t,
+			layertest.Archive(t, layertest.File{Name: "etc/passwd", Text: "app:x:0:0::/:/bin/sh\n"}),
+			layertest.Archive(t, layertest.File{Name: "etc/passwd", Text: passwd}, layertest.File{Name: "etc/group", Text: "root:x:0:\napp:x:1000:\n"}))
+		image = layertest.Configured(t, image, func(c *v1.ConfigFile) { c.Config.User = name })
 		if got := structureOf(t, image, Rules{NotRoot: true}); (len(got) == 1) != refused {
 			t.Errorf("%q: %v", name, got)
 		}
@@ -45,7 +46,7 @@ func TestUser(t *testing.T) {
 		}
 	}
 	// A file that a later layer takes away says nothing.
-	image := configured(t, withLayers(t, archive(t, file{name: "etc/passwd", text: passwd}), archive(t, file{name: "etc/.wh.passwd"})), func(c *v1.ConfigFile) { c.Config.User = "app" })
+	image := layertest.Configured(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "etc/passwd", Text: passwd}), layertest.Archive(t, layertest.File{Name: "etc/.wh.passwd"})), func(c *v1.ConfigFile) { c.Config.User = "app" })
 	if got := structureOf(t, image, Rules{NotRoot: true}); len(got) != 1 {
 		t.Error(got)
 	}
@@ -54,11 +55,11 @@ func TestUser(t *testing.T) {
 		top     []byte
 		refused int
 	}{
-		{archive(t, file{name: "etc/passwd", kind: '2', link: "elsewhere"}), 1},
-		{archive(t, file{name: "etc/passwd", text: passwd}, file{name: "etc/.wh..wh..opq"}, file{name: ".wh.etc"}), 0},
-		{archive(t, file{name: "etc/.wh..wh..opq"}), 1},
+		{layertest.Archive(t, layertest.File{Name: "etc/passwd", Kind: '2', Link: "elsewhere"}), 1},
+		{layertest.Archive(t, layertest.File{Name: "etc/passwd", Text: passwd}, layertest.File{Name: "etc/.wh..wh..opq"}, layertest.File{Name: ".wh.etc"}), 0},
+		{layertest.Archive(t, layertest.File{Name: "etc/.wh..wh..opq"}), 1},
 	} {
-		image := configured(t, withLayers(t, archive(t, file{name: "etc/passwd", text: passwd}), c.top), func(c *v1.ConfigFile) { c.Config.User = "app" })
+		image := layertest.Configured(t, layertest.ImageOf(t, layertest.Archive(t, layertest.File{Name: "etc/passwd", Text: passwd}), c.top), func(c *v1.ConfigFile) { c.Config.User = "app" })
 		if got := structureOf(t, image, Rules{NotRoot: true}); len(got) != c.refused {
 			t.Error(got, c.refused)
 		}
@@ -66,7 +67,7 @@ func TestUser(t *testing.T) {
 }
 
 func TestPort(t *testing.T) {
-	image := configured(t, withLayers(t, archive(t)), func(c *v1.ConfigFile) {
+	image := layertest.Configured(t, layertest.ImageOf(t, layertest.Archive(t)), func(c *v1.ConfigFile) {
 		c.Config.ExposedPorts = map[string]struct{}{"8080/tcp": {}, "9000": {}, "53/udp": {}}
 	})
 	for port, refused := range map[int]bool{0: false, 8080: false, 9000: false, 53: true, 80: true} {
@@ -81,18 +82,18 @@ func TestPort(t *testing.T) {
 
 func TestFiles(t *testing.T) {
 	caps := map[string]string{capabilityRecord: "\x01\x00\x00\x02"}
-	image := withLayers(
+	image := layertest.ImageOf(
 		t,
-		archive(
-			t, file{name: "usr/bin/su", mode: 0o4755, text: "x"}, file{name: "usr/bin/gone", mode: 0o4755}, file{name: "usr/bin/mended", mode: 0o4755}, file{name: "usr/bin/wall", mode: 0o2755},
-			file{name: "usr/bin/ping", mode: 0o755, records: caps}, file{name: "usr/bin/link", kind: '1', link: "usr/bin/su", mode: 0o4755},
-			file{name: "tmp", kind: '5', mode: 0o1777}, file{name: "var/mail", kind: '5', mode: 0o2775}, file{name: "srv", kind: '5', mode: 0o777}, file{name: "srv/x", mode: 0o666},
-			file{name: "lib", kind: '2', link: "usr/lib", mode: 0o777}, file{name: "dev/null", kind: '3', mode: 0o666}, file{name: "srv/null", kind: '3', mode: 0o600}, file{name: "opt/all/su", mode: 0o4755}, file{name: "opt/opaque/su", mode: 0o4755},
-			file{name: "opt/dir/su", mode: 0o4755}, file{name: "usr/bin/gcc", mode: 0o755},
+		layertest.Archive(
+			t, layertest.File{Name: "usr/bin/su", Mode: 0o4755, Text: "x"}, layertest.File{Name: "usr/bin/gone", Mode: 0o4755}, layertest.File{Name: "usr/bin/mended", Mode: 0o4755}, layertest.File{Name: "usr/bin/wall", Mode: 0o2755},
+			layertest.File{Name: "usr/bin/ping", Mode: 0o755, Records: caps}, layertest.File{Name: "usr/bin/link", Kind: '1', Link: "usr/bin/su", Mode: 0o4755},
+			layertest.File{Name: "tmp", Kind: '5', Mode: 0o1777}, layertest.File{Name: "var/mail", Kind: '5', Mode: 0o2775}, layertest.File{Name: "srv", Kind: '5', Mode: 0o777}, layertest.File{Name: "srv/x", Mode: 0o666},
+			layertest.File{Name: "lib", Kind: '2', Link: "usr/lib", Mode: 0o777}, layertest.File{Name: "dev/null", Kind: '3', Mode: 0o666}, layertest.File{Name: "srv/null", Kind: '3', Mode: 0o600}, layertest.File{Name: "opt/all/su", Mode: 0o4755}, layertest.File{Name: "opt/opaque/su", Mode: 0o4755},
+			layertest.File{Name: "opt/dir/su", Mode: 0o4755}, layertest.File{Name: "usr/bin/gcc", Mode: 0o755},
 		),
-		archive(
-			t, file{name: "usr/bin/.wh.gone"}, file{name: "usr/bin/mended", mode: 0o755}, file{name: "opt/.wh.all"}, file{name: "opt/opaque/new", mode: 0o4755}, file{name: "opt/opaque/.wh..wh..opq"},
-			file{name: "opt/dir", mode: 0o644},
+		layertest.Archive(
+			t, layertest.File{Name: "usr/bin/.wh.gone"}, layertest.File{Name: "usr/bin/mended", Mode: 0o755}, layertest.File{Name: "opt/.wh.all"}, layertest.File{Name: "opt/opaque/new", Mode: 0o4755}, layertest.File{Name: "opt/opaque/.wh..wh..opq"},
+			layertest.File{Name: "opt/dir", Mode: 0o644},
 		),
 	)
 	all := Rules{NoSetuid: true, NoCapabilities: true, NoWorldWritable: true, NoDevices: true, ForbiddenPaths: []string{"/usr/bin/gcc*", "/opt/all/**"}}
@@ -117,7 +118,7 @@ func TestFiles(t *testing.T) {
 }
 
 func TestSizesLabelsPackages(t *testing.T) {
-	image := configured(t, withLayers(t, gzipped(t, archive(t, file{name: "zeros", text: strings.Repeat("0", 1<<20)}))), func(c *v1.ConfigFile) {
+	image := layertest.Configured(t, layertest.ImageOf(t, layertest.Gzip(t, layertest.Archive(t, layertest.File{Name: "zeros", Text: strings.Repeat("0", 1<<20)}))), func(c *v1.ConfigFile) {
 		c.Config.Labels = map[string]string{"org.opencontainers.image.source": "https://git.example.com/x", "empty": "", "team": "shop\nx"}
 	})
 	for _, c := range []struct {

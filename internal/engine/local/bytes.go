@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kiln/internal/engine"
+	"kiln/internal/layers"
 	"kiln/internal/model"
 )
 
@@ -218,27 +219,20 @@ func (x *comparison) archive(ctx context.Context, store content.Store, blob ocis
 	}
 }
 
-const (
-	whiteout   = ".wh."
-	opaqueMark = ".wh..wh..opq"
-)
-
 // entry compares one entry of the archive with what is on the disk.
 func (x *comparison) entry(h *tar.Header, from io.Reader) error {
-	name := path.Clean("/" + h.Name)
-	base := path.Base(name)
-	if base == opaqueMark {
-		x.leadTo(path.Dir(name))
-		x.hiding[path.Dir(name)] = true
+	name, kind, err := layers.Removed(path.Clean("/" + h.Name))
+	switch {
+	case err != nil:
+		return fmt.Errorf("cannot read layer %s: entry %q: %w", x.dir, h.Name, err)
+	case kind == layers.OfContents:
+		x.leadTo(name)
+		x.hiding[name] = true
 		return nil // an attribute of its directory
-	}
-	if name == "/" {
+	case name == "/":
 		return nil // containerd makes it, whatever the archive says
 	}
-	gone := strings.HasPrefix(base, whiteout)
-	if gone {
-		name = path.Join(path.Dir(name), strings.TrimPrefix(base, whiteout))
-	}
+	gone := kind == layers.OfPath
 	x.leadTo(path.Dir(name))
 	x.want(h, name, gone)
 	delete(x.wrong, name)
