@@ -125,11 +125,20 @@ func wrongPlatform(offered []string) error {
 		strings.Join(offered, ", "), platforms.Format(platforms.DefaultSpec()))
 }
 
+// maxIndexes is how many indexes may lead to a manifest, one through the other.
+const maxIndexes = 8
+
 // platformManifest returns the manifest for this machine that desc, a manifest
 // or an index, leads to.
 func (s *Store) platformManifest(ctx context.Context, desc ocispec.Descriptor) (ocispec.Descriptor, error) {
+	return s.leadTo(ctx, desc, maxIndexes)
+}
+
+func (s *Store) leadTo(ctx context.Context, desc ocispec.Descriptor, hops int) (ocispec.Descriptor, error) {
 	store := s.client.ContentStore()
 	switch {
+	case hops < 0:
+		return desc, model.Errorf(model.Invalid, "cannot use the image: more than %d indexes lead to one another, and to no manifest", maxIndexes)
 	case images.IsManifestType(desc.MediaType):
 		_, spec, err := s.config(ctx, desc)
 		if err != nil {
@@ -148,7 +157,7 @@ func (s *Store) platformManifest(ctx context.Context, desc ocispec.Descriptor) (
 		if err != nil {
 			return desc, err
 		}
-		return s.platformManifest(ctx, entry)
+		return s.leadTo(ctx, entry, hops-1)
 	}
 	return desc, model.Errorf(model.Invalid, "cannot use the image: %s is of the unknown kind %q", desc.Digest, desc.MediaType)
 }
@@ -163,6 +172,10 @@ func (s *Store) labelChildren(ctx context.Context, desc ocispec.Descriptor) erro
 	}
 	for _, child := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
 		info, err := store.Info(ctx, child.Digest)
+		if errdefs.IsNotFound(err) && len(child.URLs) > 0 {
+			return model.Errorf(model.Invalid, "cannot use the image: its layer %s is not in it, and is to be had elsewhere (%s)", child.Digest, child.URLs[0]).
+				WithHint("kiln gets layers only from where the image is; save the image with its foreign layers")
+		}
 		if err != nil {
 			return missing(err)
 		}

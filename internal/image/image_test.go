@@ -47,6 +47,9 @@ func TestStore(t *testing.T) {
 		"archives":  testArchives,
 		"wrong":     testWrong,
 		"cut off":   testCutOff,
+		"hostile":   testHostile,
+		"twisted":   testTwisted,
+		"inside":    testInside,
 		"cancelled": testCancelled,
 		"find":      testFind,
 		"delete":    testDelete,
@@ -350,6 +353,29 @@ func testCutOff(t *testing.T, s *image.Store) {
 			_, err := s.Import(t.Context(), bytes.NewReader(whole[:at]), "base/cut:1", quiet)
 			if err == nil || model.CodeOf(err) != model.Invalid {
 				t.Errorf("%s, cut off at %d of %d: %v", name, at, len(whole), err)
+			}
+		}
+	}
+	// A small one, at the end of each of its blocks, and around it.
+	small := tarOf(t, map[string]string{"./": "", "./a": "x", "./b": strings.Repeat("y", 600)})
+	for name, whole := range map[string][]byte{
+		"rootfs": small, "gzip": gzipped(small), "zstd": zstded(t, small), "docker archive": dockerTar(t, map[string]v1.Image{"a/b:1": sample(t)}),
+	} {
+		end, step := len(whole), 512
+		switch name {
+		case "gzip", "zstd":
+			step = max(1, end/16)
+		case "docker archive":
+			end = bytes.LastIndex(whole, []byte("ustar")) // behind the last file nothing is missing
+		}
+		for block := step; block <= end; block += step {
+			for _, at := range []int{block - 1, block, block + 1} {
+				if at >= end {
+					break
+				}
+				if _, err := s.Import(t.Context(), bytes.NewReader(whole[:at]), "base/cut:1", quiet); model.CodeOf(err) != model.Invalid {
+					t.Errorf("%s, cut off at %d of %d: %v", name, at, len(whole), err)
+				}
 			}
 		}
 	}

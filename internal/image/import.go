@@ -52,9 +52,12 @@ func (s *Store) Import(ctx context.Context, r io.Reader, name string, progress f
 	return img, err
 }
 
-// admit unpacks an image whose content is in the store, which verifies its
-// layers, and records it.
+// admit judges an image whose content is in the store, unpacks it, which verifies
+// its layers, and records it.
 func (s *Store) admit(ctx context.Context, desc ocispec.Descriptor, source string, names []string) (model.Image, error) {
+	if err := s.judge(ctx, desc); err != nil {
+		return model.Image{}, err
+	}
 	if err := s.unpack(ctx, desc); err != nil {
 		return model.Image{}, err
 	}

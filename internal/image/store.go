@@ -191,8 +191,19 @@ func (s *Store) Unname(ctx context.Context, name string) error {
 	return nil
 }
 
+// maxJSON is how large a manifest or a configuration may be: registries take a few
+// megabytes.
+const maxJSON = 16 << 20 // bytes
+
 // readJSON reads a blob of the content store, verified, into v.
-func readJSON(ctx context.Context, store content.Provider, desc ocispec.Descriptor, v any) error {
+func readJSON(ctx context.Context, store content.Store, desc ocispec.Descriptor, v any) error {
+	info, err := store.Info(ctx, desc.Digest)
+	if err != nil {
+		return err
+	}
+	if info.Size > maxJSON {
+		return model.Errorf(model.Invalid, "cannot read %s of an image: it has %d bytes, and a manifest or a configuration has at most %d", desc.Digest, info.Size, maxJSON)
+	}
 	b, err := content.ReadBlob(ctx, store, desc)
 	if err != nil {
 		return err

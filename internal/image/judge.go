@@ -1,0 +1,62 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/containerd/containerd/v2/core/content"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"kiln/internal/layers"
+	"kiln/internal/model"
+)
+
+// judge reads an image's layers before they are unpacked, and refuses what no image
+// should have: names and links that lead out of it, what is made to exhaust the
+// machine, layers that are none. Nothing of it is on the machine's disk then, but
+// the archives. Whether a layer unpacks to what the configuration says is compared
+// when it is.
+func (s *Store) judge(ctx context.Context, desc ocispec.Descriptor) error {
+	m, spec, err := s.config(ctx, desc)
+	if _, coded := errors.AsType[*model.Error](err); coded {
+		return err
+	}
+	if err != nil {
+		return unavailable("read the image", err)
+	}
+	all := make([]layers.Layer, len(m.Layers))
+	for i, d := range m.Layers {
+		all[i] = layers.Layer{Index: i, Digest: model.Digest(d.Digest), Size: d.Size, Open: func() (io.ReadCloser, error) { return s.open(ctx, d) }}
+		if err := all[i].OfType(d.MediaType); err != nil {
+			return err
+		}
+	}
+	diffIDs := make([]model.Digest, len(spec.RootFS.DiffIDs))
+	for i, d := range spec.RootFS.DiffIDs {
+		diffIDs[i] = model.Digest(d)
+	}
+	if err := layers.Name(all, diffIDs); err != nil {
+		return err
+	}
+	w := layers.NewWalker(layers.Limits{})
+	w.Unpacked = true // as said above
+	for _, l := range all {
+		if _, err := w.Walk(ctx, l, func(*layers.Entry) error { return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open returns the content of a blob.
+func (s *Store) open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+	r, err := s.client.ContentStore().ReaderAt(ctx, desc)
+	if err != nil {
+		return nil, err
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{content.NewReader(r), r}, nil
+}
