@@ -15,8 +15,8 @@ func defaults() layers.Limits {
 	return layers.Limits{Entries: 5_000_000, Bytes: 256 << 30}
 }
 
-// walker walks layers. What a build makes has no absolute names.
-func walker(l layers.Limits) layers.Walker {
+// ofBuild walks layers that a build has made: these have no absolute names.
+func ofBuild(l layers.Limits) layers.Walker {
 	w := layers.NewWalker(l)
 	w.Relative = true
 	return w

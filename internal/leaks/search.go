@@ -47,7 +47,7 @@ func SearchNew(ctx context.Context, image v1.Image, base []v1.Hash, read int, al
 
 func newSearch(allow Allowed) *search {
 	return &search{
-		walker: walker(defaults()), seeker: newSeeker(),
+		walker: ofBuild(defaults()), seeker: newSeeker(),
 		allow: allow.judging(), report: newReport(), byPath: map[string][]*Finding{}, above: map[string]bool{}, caches: map[string]*cacheFound{},
 	}
 }

@@ -57,7 +57,7 @@ func (r *Rules) readsLayers() bool {
 // now.
 func Structure(ctx context.Context, image v1.Image, rules Rules) (*Report, error) {
 	s := &structure{
-		walker: walker(defaults()), rules: rules, allow: rules.Allowed.judging(), report: newReport(),
+		walker: layers.NewWalker(defaults()), rules: rules, allow: rules.Allowed.judging(), report: newReport(),
 		files: map[string]map[string]Finding{}, above: map[string]bool{"/": true, "/etc": true}, texts: map[string]account{},
 	}
 	labels, err := s.labelForms()
