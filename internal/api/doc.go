@@ -39,6 +39,7 @@ const (
 	PathBuild      = "/v1/builds"                           // POST BuildRequest → stream of BuildEvent; the last has Result or Error
 	PathOutdated   = "/v1/images/outdated"                  // GET → Outdated
 	PathPin        = "/v1/images/{image}/pin"               // POST PinRequest → Image
+	PathReject     = "/v1/images/{image}/reject"            // POST RejectRequest → Rejected
 	PathBill       = "/v1/images/{image}/sbom"              // GET ?form=spdx|cyclonedx → the document
 	PathChecks     = "/v1/images/{image}/checks"            // GET ?service= → ImageChecks
 	PathDiff       = "/v1/images/diff"                      // GET ?from= &to= → ImageDiff

@@ -48,6 +48,8 @@ type ServiceStatus struct {
 	Message     string            `json:"message,omitempty"` // what a person should know: crash loop, all unhealthy, silent router
 	Routes      []model.Route     `json:"routes,omitempty"`
 	Destroying  bool              `json:"destroying,omitempty"`
+	// Rejected says why the image in service is bad; "": it is not.
+	Rejected string `json:"rejected,omitempty"`
 	// Queue are the deployments that wait for the running one, the next first.
 	Queue []DeploymentStatus `json:"queue"`
 	// Meltdown says why replacement is held back: many servers failed at once.
@@ -66,8 +68,9 @@ type ServerStatus struct {
 	Healthy   bool              `json:"healthy"`
 	InService bool              `json:"in_service"`
 	Parked    bool              `json:"parked"`
-	Tainted   bool              `json:"tainted"` // somebody had a terminal in it
-	Drifted   bool              `json:"drifted"` // it is not its template any more
+	Tainted   bool              `json:"tainted"`            // somebody had a terminal in it
+	Drifted   bool              `json:"drifted"`            // it is not its template any more
+	Rejected  bool              `json:"rejected,omitempty"` // its image is
 	Condemned *Condemned        `json:"condemned,omitempty"`
 	Address   string            `json:"address"`
 	StartedAt time.Time         `json:"started_at"`

@@ -46,6 +46,7 @@ func (a *app) imagesCommand() *cobra.Command {
 		},
 		a.importCommand(),
 		a.pinCommand(true), a.pinCommand(false), a.outdatedCommand(), a.verifyImageCommand(), a.diffImagesCommand(), a.billCommand(), a.historyCommand(), a.checkImageCommand(),
+		a.rejectCommand(), a.unrejectCommand(),
 		&cobra.Command{
 			Use: "pull REFERENCE", Short: "Fetch an image of a registry and record its digest",
 			Example: "  kiln images pull registry.example.com/shop:1.4",
@@ -72,7 +73,11 @@ func (a *app) listImages(ctx context.Context) error {
 	}
 	a.table("", "IMAGE\tSIZE\tCREATED\tSOURCE\tCOMMIT\tAUTHOR\tNAMES", func(w io.Writer) {
 		for _, i := range images.Images {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Digest.Short(), model.SizeText(i.Size), stamp(i.CreatedAt), i.Source,
+			short := i.Digest.Short()
+			if i.Rejected() {
+				short += " (rejected)"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short, model.SizeText(i.Size), stamp(i.CreatedAt), i.Source,
 				source(i.Provenance.Commit, i.Provenance.Dirty), orDash(printable(i.Author)), orDash(strings.Join(i.Names, " ")))
 		}
 	})
@@ -95,6 +100,7 @@ func (a *app) showImage(i *api.Image) {
 	if i.Pinned != nil {
 		field("pinned by", strings.TrimSuffix(i.Pinned.By+": "+i.Pinned.Reason, ": "))
 	}
+	field("rejected", strings.TrimPrefix(rejection(&i.Image), "rejected "))
 	field("source", i.Source)
 	field("author", i.Author)
 	field("reason", i.Reason)

@@ -99,6 +99,9 @@ func marksText(s api.ServerStatus) string {
 	if s.Drifted {
 		marks = append(marks, "drifted")
 	}
+	if s.Rejected {
+		marks = append(marks, "of a rejected image")
+	}
 	switch c := s.Condemned; {
 	case c == nil:
 	case c.Late:

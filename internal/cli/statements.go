@@ -92,6 +92,8 @@ func statementName(kind string) string {
 		return "signature"
 	case model.ProvenanceType:
 		return "provenance"
+	case model.RejectionType:
+		return "rejection"
 	case model.SPDXType:
 		return "SBOM (SPDX)"
 	case model.CycloneDXType:

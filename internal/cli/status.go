@@ -64,6 +64,9 @@ func (a *app) service(s api.ServiceStatus) {
 	for _, d := range s.Queue {
 		a.printf("  queue       %s to release %d, %s, since %s%s\n", d.ID, d.To, d.Strategy, stamp(d.Since), behind(d.WaitingFor))
 	}
+	if s.Rejected != "" {
+		a.printf("  rejected    %s\n", printable(s.Rejected))
+	}
 	if s.Meltdown != "" {
 		a.printf("  meltdown    %s\n", printable(s.Meltdown))
 	}

@@ -298,7 +298,7 @@ func (d *daemon) serve(ctx context.Context, ready func()) error {
 	}
 	httpServer := &http.Server{
 		Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return work },
-		ErrorLog: slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug),
+		ErrorLog: slog.NewLogLogger(d.cfg.Log.Handler(), slog.LevelDebug), ConnContext: withPeer,
 	}
 	d.running.Go(func() { d.cfg.Manager.watch(work, d.cfg.Log, d.answers) })
 	d.running.Go(func() { keeper.NewCopies(d.runDir, d.ensureKeeper, d.cfg.Log).Run(work) })

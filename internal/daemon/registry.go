@@ -38,6 +38,7 @@ func (d *daemon) openRegistry(ctx context.Context) (err error) {
 func (d *daemon) startRegistry(ctx context.Context) {
 	d.running.Go(func() { d.registry.Run(ctx) })
 	d.signer.signOld()
+	d.running.Go(func() { d.signer.rejectOld(d.signer.ctx) })
 	public := d.registry.Public()
 	if public == nil {
 		return

@@ -24,6 +24,8 @@ func (s *State) foldUpkeep(e Event) (known bool, err error) {
 		s.Fleet = dropFindings(s.Fleet, p.Keys)
 	case ImagePinned:
 		return true, s.pinImage(e, p)
+	case ImageRejected:
+		return true, s.rejectImage(e, p)
 	case ImageAttested:
 		return true, s.attestImage(e, p)
 	case KeyTrusted, KeyRotated, KeyRevoked, KeyDistrusted:
@@ -306,6 +308,18 @@ func (s *State) pinImage(e Event, p ImagePinned) error {
 	if p.Pinned {
 		img.Pinned = &Pin{By: p.By, Reason: p.Reason, At: e.At}
 	}
+	return nil
+}
+
+func (s *State) rejectImage(e Event, p ImageRejected) error {
+	img := s.Images[p.Digest]
+	if img == nil {
+		return fmt.Errorf("there is no image %s", p.Digest)
+	}
+	if p.Rejection.From == "" {
+		p.Rejection.At = e.At
+	}
+	img.Rejection = &p.Rejection
 	return nil
 }
 

@@ -124,6 +124,7 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	ExperimentAdvanced{}.Kind():    decode[ExperimentAdvanced],
 	ExperimentEnded{}.Kind():       decode[ExperimentEnded],
 	ImagePinned{}.Kind():           decode[ImagePinned],
+	ImageRejected{}.Kind():         decode[ImageRejected],
 	ImageAttested{}.Kind():         decode[ImageAttested],
 	ImageRemoved{}.Kind():          decode[ImageRemoved],
 	ObjectsRemoved{}.Kind():        decode[ObjectsRemoved],

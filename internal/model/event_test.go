@@ -32,6 +32,7 @@ func examples() []Payload {
 		ImageAdded{Image: Image{
 			Digest: "sha256:aa", Names: []string{"docker.io/library/shop:1"}, Services: []string{"shop"}, CreatedAt: at, Author: "ann", Reason: "faster",
 			Source: "build", Provenance: provenance, Size: 1000, Pinned: &Pin{By: "ann", Reason: "audit", At: at}, RemovedAt: at, LastUse: 3,
+			Rejection:  &Rejection{Lifted: true, By: "ann", Reason: "a mistake", From: "ghijkl", At: at},
 			Statements: []Statement{{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
 			Made: []Making{{
 				Service: "shop", At: at, Author: "ann", Reason: "faster", Commit: "c0ffee", Dirty: true, From: "sha256:dd", How: ByCommit,
@@ -117,6 +118,7 @@ func upkeepExamples() []Payload {
 		}},
 		ExperimentAdvanced{ID: "x-abcdef", Service: "shop", Armed: 1, Applied: 1, Detected: 2, Replaced: 3, Ending: ChaosStopped, Reason: "r"},
 		ExperimentEnded{ID: "x-abcdef", Service: "shop", Outcome: ChaosRecovered, Reason: "r", Failed: 2},
+		ImageRejected{Digest: "sha256:aa", Rejection: Rejection{Lifted: true, By: "ann", Reason: "a mistake", From: "ghijkl", At: at}},
 		ImagePinned{Digest: "sha256:aa", Pinned: true, By: "ann", Reason: "audit"},
 		ImageAttested{Digest: "sha256:aa", Statement: Statement{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
 		ImageRemoved{Digest: "sha256:aa", Bytes: 7, Reason: "no release needs it"},

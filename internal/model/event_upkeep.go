@@ -132,6 +132,12 @@ type ImageAttested struct {
 	Statement Statement `json:"statement"` // its time is the event's
 }
 
+// ImageRejected says that an image is bad, or (Lifted) is not bad after all.
+type ImageRejected struct {
+	Digest    Digest    `json:"digest"`
+	Rejection Rejection `json:"rejection"` // its time is the event's, for one of this instance's own
+}
+
 // ImageRemoved says that the content of an image is going to be removed. From
 // here on nothing may start from it until it is added again.
 type ImageRemoved struct {
@@ -245,6 +251,9 @@ func (ExperimentEnded) Kind() Kind { return "chaos.ended" }
 
 // Kind implements Payload.
 func (ImagePinned) Kind() Kind { return "image.pinned" }
+
+// Kind implements Payload.
+func (ImageRejected) Kind() Kind { return "image.rejected" }
 
 // Kind implements Payload.
 func (ImageAttested) Kind() Kind { return "image.attested" }

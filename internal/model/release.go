@@ -55,6 +55,8 @@ type Image struct {
 	Statements []Statement `json:"statements,omitempty"`
 	// Made is how it came to be, for each service that it was built for.
 	Made []Making `json:"made,omitempty"`
+	// Rejection is the last word about whether it is bad; nil: nobody has said anything.
+	Rejection *Rejection `json:"rejection,omitempty"`
 }
 
 // Making is how an image came to be, for one service: the first time, where it was
@@ -106,6 +108,8 @@ const (
 	// SignatureType is what cosign 3 writes for "cosign sign": the statement says
 	// nothing but which image it is of.
 	SignatureType = "https://sigstore.dev/cosign/sign/v1"
+	// RejectionType is that an image is bad, or is not bad after all: a Rejection.
+	RejectionType = "urn:kiln:rejection:1"
 	// ProvenanceType is how an image was built (https://slsa.dev/spec/v1.1/provenance).
 	ProvenanceType = "https://slsa.dev/provenance/v1"
 	// SPDXType and CycloneDXType are lists of what is inside

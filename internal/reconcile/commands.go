@@ -58,7 +58,7 @@ func Deploy(s *model.State, req DeployRequest, now model.Now) ([]model.Payload, 
 	if err := deployable(s, req); err != nil {
 		return nil, DeployResult{}, err
 	}
-	if err := removed(s, req.Template.Image, "deploy "+req.Service); err != nil {
+	if err := usable(s, req.Template.Image, "deploy "+req.Service); err != nil {
 		return nil, DeployResult{}, err
 	}
 	release := model.Release{

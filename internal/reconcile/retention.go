@@ -339,7 +339,7 @@ func rollbackWindow(s *model.State, svc *model.Service, now model.Now) []past {
 	}
 	policy := present.Policy.Retention.WithDefaults()
 	least, left := 0, leftAt(svc)
-	if n, err := rollbackFrom(svc, present); err == nil {
+	if n, err := rollbackFrom(s, svc, present); err == nil {
 		least = n
 	}
 	var list []past

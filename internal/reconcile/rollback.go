@@ -27,7 +27,7 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 	}
 	to := req.To
 	if to == 0 {
-		if to, err = rollbackFrom(s.Services[req.Service], present); err != nil {
+		if to, err = rollbackFrom(s, s.Services[req.Service], present); err != nil {
 			return nil, DeployResult{}, err
 		}
 	}
@@ -46,7 +46,7 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 		return nil, DeployResult{}, model.Errorf(model.Precondition, "cannot roll %s back: release %d has a volume that one server at a time may have, and the service has %d servers",
 			req.Service, to, present.Policy.Servers).WithHint("kiln scale %s 1, then roll back", req.Service)
 	}
-	if err := removed(s, old.Template.Image, fmt.Sprintf("roll %s back to release %d", req.Service, to)); err != nil {
+	if err := usable(s, old.Template.Image, fmt.Sprintf("roll %s back to release %d", req.Service, to)); err != nil {
 		return nil, DeployResult{}, err
 	}
 	release := *present
@@ -63,7 +63,7 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 
 // RollbackTarget returns the release that a rollback without a number goes to:
 // the newest one that came into service, has another template than the present
-// one, and was not itself rolled back from.
+// one, was not itself rolled back from, and whose image is not rejected.
 func RollbackTarget(s *model.State, service string) (int, error) {
 	svc := s.Services[service]
 	if svc == nil {
@@ -73,13 +73,13 @@ func RollbackTarget(s *model.State, service string) (int, error) {
 	if now == nil {
 		return 0, model.Errorf(model.Precondition, "cannot roll %s back: no release of it is in service", service)
 	}
-	return rollbackFrom(svc, now)
+	return rollbackFrom(s, svc, now)
 }
 
-func rollbackFrom(svc *model.Service, now *model.Release) (int, error) {
+func rollbackFrom(s *model.State, svc *model.Service, now *model.Release) (int, error) {
 	given := rolledBackFrom(svc)
 	for n := len(svc.Releases); n >= 1; n-- {
-		if served(svc, n) && !given[n] && svc.Release(n).TemplateHash != now.TemplateHash {
+		if served(svc, n) && !given[n] && svc.Release(n).TemplateHash != now.TemplateHash && !s.Images[svc.Release(n).Template.Image].Rejected() {
 			return n, nil
 		}
 	}
@@ -106,6 +106,8 @@ func RollbackPossible(s *model.State, service string, number int) (bool, string)
 		return false, "one server at a time may have its volume, and the service has more"
 	case removed(s, svc.Release(number).Template.Image, "") != nil:
 		return false, "its image was removed"
+	case rejected(s, svc.Release(number).Template.Image, "") != nil:
+		return false, "its image is rejected"
 	default:
 		return true, ""
 	}

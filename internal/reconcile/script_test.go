@@ -89,7 +89,7 @@ func (w *world) command(words []string) error {
 	switch words[0] {
 	case "deploy", "rollback", "scale", "abort", "destroy", "plan", "pause", "resume", "finish":
 		return w.order(words[0], plain, args)
-	case "recycle", "hotfix", "shell", "extend", "leave", "drift", "fleet", "clock":
+	case "recycle", "hotfix", "shell", "extend", "leave", "drift", "fleet", "clock", "reject", "unreject":
 		return w.upkeep(words[0], plain, args)
 	case "run":
 		w.run()

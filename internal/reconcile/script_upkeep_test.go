@@ -32,6 +32,12 @@ func (w *world) upkeep(verb string, plain []string, args map[string]string) erro
 			Server: w.nth(plain), Kind: model.SessionKind(verb), By: "ann", Reason: words("reason"),
 			OutOfRotation: args["aside"] == "true", TTL: span("ttl"),
 		}, w.observe(), w.now)
+	case "reject", "unreject": // reject image=1 reason=why
+		digest := model.Digest("sha256:" + strings.Repeat(args["image"], 64)[:64])
+		if w.s.Images[digest] == nil {
+			w.append("ann", model.ImageAdded{Image: model.Image{Digest: digest, Source: "build"}})
+		}
+		events, err = Reject(w.s, RejectRequest{Image: digest, Rejection: model.Rejection{Lifted: verb == "unreject", By: "ann", Reason: words("reason")}}, w.now)
 	case "extend": // extend shop 0 reason=why by=30m
 		events, err = ExtendSession(w.s, ExtendRequest{Server: w.nth(plain), By: "ann", Reason: words("reason"), For: span("by")}, w.now)
 	case "leave": // leave shop: the latest session ends
@@ -94,6 +100,10 @@ func (w *world) inspect(obs *Observation) {
 // describeUpkeep says the events of upkeep in words.
 func describeUpkeep(p model.Payload) string {
 	switch p := p.(type) {
+	case model.ImageAdded:
+		return fmt.Sprintf("image %s is known", p.Image.Digest.Short())
+	case model.ImageRejected:
+		return fmt.Sprintf("image %s rejected: %t", p.Digest.Short(), !p.Rejection.Lifted)
 	case model.ServerCondemned:
 		return fmt.Sprintf("  %s condemned (%s), from %s until %s: %s", p.ID, p.Cause, since(p.From), since(p.Until), p.Reason)
 	case model.ServerOverdue:

@@ -55,6 +55,10 @@ func (s *Server) images(context.Context, *struct{}) (*reply[api.Images], error) 
 
 func copyOf(img *model.Image) model.Image {
 	c := *img
+	if img.Rejection != nil {
+		said := *img.Rejection
+		c.Rejection = &said
+	}
 	c.Names, c.Services, c.Statements, c.Made = slices.Clone(img.Names), slices.Clone(img.Services), slices.Clone(img.Statements), slices.Clone(img.Made)
 	return c
 }

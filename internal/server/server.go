@@ -150,6 +150,7 @@ func New(cfg Config) *Server {
 	s.registerEvidence(h)
 	s.registerAccount(h)
 	s.registerAlerts(h)
+	s.registerPromotion(h)
 	if cfg.Registry != nil {
 		s.mux.Handle(api.PathRegistry, cfg.Registry)
 	}

@@ -20,6 +20,8 @@ type Signer interface {
 	Sign(img model.Image, req api.BuildRequest, began time.Time)
 	// Check reads and checks all that is attached to the image.
 	Check(ctx context.Context, img model.Image) ([]api.Statement, error)
+	// Rejected signs what is said of the image: that it is bad, or not after all.
+	Rejected(ctx context.Context, d model.Digest) error
 }
 
 func (s *Server) registerStatements(h huma.API) {

@@ -24,7 +24,9 @@ func statusView(s *model.State, now model.Now, only []string) api.Status {
 		if hidden(svc) || (len(only) > 0 && !slices.Contains(only, name)) {
 			continue
 		}
-		out.Services = append(out.Services, serviceView(svc, now))
+		v := serviceView(svc, now)
+		markRejected(s, &v)
+		out.Services = append(out.Services, v)
 	}
 	return out
 }

@@ -28,6 +28,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", fmt.Sprintf("%s of image %s is signed with key %s", statementInWords(p.Statement.Type), p.Digest.Short(), shortKey(p.Statement.Key))
 	case model.KeyTrusted, model.KeyRotated, model.KeyRevoked, model.KeyDistrusted:
 		return "", keyInWords(p)
+	case model.ImageRejected:
+		return "", rejectionInWords(p)
 	case model.ImagePinned, model.ImageRemoved, model.ObjectsRemoved, model.DiskChanged:
 		return "", retentionInWords(p)
 	case model.VolumeCreated, model.VolumeSnapshotted, model.VolumeSnapshotRemoved, model.VolumeRestored, model.VolumeRemoved:
@@ -64,6 +66,8 @@ func statementInWords(kind string) string {
 		return "the digest"
 	case model.ProvenanceType:
 		return "the provenance"
+	case model.RejectionType:
+		return "what is said against it"
 	case model.SPDXType:
 		return "the SBOM (SPDX)"
 	case model.CycloneDXType:
@@ -71,6 +75,17 @@ func statementInWords(kind string) string {
 	default:
 		return "a statement (" + kind + ")"
 	}
+}
+
+func rejectionInWords(p model.ImageRejected) string {
+	by, what := p.Rejection.By, "is rejected by"
+	if p.Rejection.Lifted {
+		what = "is not rejected any more, by"
+	}
+	if p.Rejection.From != "" {
+		by += " on kiln " + p.Rejection.From
+	}
+	return because(fmt.Sprintf("image %s %s %s", p.Digest.Short(), what, by), p.Rejection.Reason)
 }
 
 // shortKey is enough of a key's id for people.
