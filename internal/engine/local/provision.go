@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,9 +44,6 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 		return e.touch(s, ref)
 	}
 	p, err := e.plan(ctx, t)
-	if err == nil {
-		err = e.wholeRoot(ctx, ref.ID, t, p, p.lowers)
-	}
 	if err != nil {
 		return startError(ref.ID, err)
 	}
@@ -60,7 +58,12 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 	e.servers[ref.ID] = s
 	e.mu.Unlock()
 	e.hints.give()
-	if err := e.start(ctx, s, p); err != nil {
+	// What it is going to stand on is looked at while the rest of it is made.
+	var looking errgroup.Group
+	looking.Go(func() error { return e.wholeRoot(ctx, ref.ID, t, p, p.lowers) })
+	err = e.start(ctx, s, p, looking.Wait)
+	if looked := looking.Wait(); err != nil {
+		err = cmp.Or(looked, err) // what is not whole is why the rest failed
 		// What fails leaves nothing behind, whatever became of the context.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
 		defer cancel()
@@ -91,9 +94,9 @@ func (e *Engine) touch(s *server, ref engine.Ref) error {
 	return nil
 }
 
-// start makes everything that the server needs, and its process, when it is its
-// turn.
-func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
+// start makes everything that the server needs, when it is its turn, and its
+// process, once what it stands on is found to be whole.
+func (e *Engine) start(ctx context.Context, s *server, p *plan, whole func() error) error {
 	select {
 	case e.starts <- struct{}{}:
 		defer func() { <-e.starts }()
@@ -128,9 +131,7 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 	upper, lowers := overlayDirs(mounts)
 	if !slices.Equal(lowers, p.lowers) { // the snapshots were made anew meanwhile
 		e.plans.forget(r.Hash)
-		if err := e.wholeRoot(ctx, r.ID, r.Template, p, lowers); err != nil {
-			return err
-		}
+		whole = func() error { return e.wholeRoot(ctx, r.ID, r.Template, p, lowers) }
 	}
 	r = e.change(s, func(r *record) {
 		r.Address, r.Upper, r.Lowers = address.String(), upper, lowers
@@ -149,7 +150,7 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan) error {
 		return err
 	}
 	defer releaseVolumes()
-	return e.startTask(ctx, s, r, mounts)
+	return e.startTask(ctx, s, r, mounts, whole)
 }
 
 // makeDirs makes the server's directories, and a record in it, before anything
@@ -251,8 +252,9 @@ func resolvConf() string {
 	return "# the machine has no name server that servers can reach\n"
 }
 
-// startTask starts the server's process under a shim of its own.
-func (e *Engine) startTask(ctx context.Context, s *server, r *record, mounts []mount.Mount) error {
+// startTask starts the server's process under a shim of its own: it is made, and runs
+// nothing of the image before that is whole.
+func (e *Engine) startTask(ctx context.Context, s *server, r *record, mounts []mount.Mount, whole func() error) error {
 	logger := "binary://" + e.binaries.logger + "?" + loggerQuery(logfile.Args(e.logDir(r.ID), r.IDs+r.User.UID, r.IDs+r.User.GID))
 	request := &tasks.CreateTaskRequest{ContainerID: string(r.ID), Stdout: logger, Stderr: logger}
 	for _, m := range mounts {
@@ -277,6 +279,9 @@ func (e *Engine) startTask(ctx context.Context, s *server, r *record, mounts []m
 	shim, err := identify(parent, e.boot)
 	if err != nil {
 		return fmt.Errorf("cannot find the server's shim: %w", err)
+	}
+	if err := whole(); err != nil {
+		return err
 	}
 	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: string(r.ID)}); err != nil {
 		return runtimeError(err)
