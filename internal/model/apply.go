@@ -171,6 +171,9 @@ func (s *State) addRelease(r Release) error {
 	if r.ChecksHash == "" {
 		r.ChecksHash = r.Policy.ChecksHash()
 	}
+	for _, digest := range r.Template.Values() {
+		delete(s.Forgotten, digest) // it was given anew
+	}
 	svc.Releases = append(svc.Releases, &r)
 	svc.Destroyed = false
 	return nil

@@ -40,7 +40,9 @@ func (s *State) foldUpkeep(e Event) (known bool, err error) {
 		d := p.Disk
 		d.Since = e.Elapsed
 		s.Disk = &d
-	case ObjectsRemoved, AlertFailed:
+	case ObjectsRemoved:
+		s.forget(p)
+	case AlertFailed:
 	default:
 		return false, nil
 	}
@@ -412,5 +414,18 @@ func volumeOf(p Payload) (service, name string) {
 		return p.Service, p.Name
 	default:
 		return "", ""
+	}
+}
+
+// forget notes which values are not kept any more.
+func (s *State) forget(p ObjectsRemoved) {
+	if p.Object != ObjectSecret && p.Object != ObjectConfig {
+		return
+	}
+	if s.Forgotten == nil {
+		s.Forgotten = map[string]bool{}
+	}
+	for _, id := range p.IDs {
+		s.Forgotten[id] = true
 	}
 }

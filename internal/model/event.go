@@ -28,10 +28,11 @@ type Payload interface {
 }
 
 // JournalFormat is what this program writes and can fold: 1 for the journals of
-// kilns that deployed all at once, 2 since there are stages. It is raised when
+// kilns that deployed all at once, 2 since there are stages, 3 since templates
+// name secrets and configuration files. It is raised when
 // an older program would fold new events to another state; until then fields
 // and kinds are only added.
-const JournalFormat = 2
+const JournalFormat = 3
 
 // Version is the version of an event kind's data as this program writes it.
 const eventVersion = 1

@@ -141,6 +141,8 @@ func exampleTemplate() Template {
 		Resources: Resources{Memory: 1 << 28, CPU: 500, PIDs: 64}, Ephemeral: []Ephemeral{{Path: "/var/cache", Size: 1 << 20}},
 		Connects: []string{"db"}, ProxyProtocol: 2, UserNamespace: true, Environment: "staging",
 		Volumes: []Mount{{Volume: "data", Path: "/var/lib/x", Access: SingleWriter, Size: 1 << 30}},
+		Secrets: []SecretRef{{Name: "DB_PASSWORD", As: SecretFile, Version: 2, Digest: "d1"}},
+		Config:  []ConfigRef{{Path: "/etc/shop.toml", Digest: "sha256:dd", Size: 12}},
 	}
 }
 

@@ -153,7 +153,7 @@ type ObjectsRemoved struct {
 	Count  int        `json:"count"`
 	Bytes  int64      `json:"bytes"`
 	Reason string     `json:"reason"`
-	IDs    []string   `json:"ids,omitempty"` // at most 20 of them
+	IDs    []string   `json:"ids,omitempty"` // at most 20 of them; all of secrets and configuration files
 }
 
 // VolumeCreated says that a volume is made.

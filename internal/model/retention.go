@@ -13,6 +13,8 @@ const (
 	ObjectLog        ObjectKind = "log"         // of a server that is gone
 	ObjectEvidence   ObjectKind = "evidence"    // a death record's or session's archive
 	ObjectVolumeCopy ObjectKind = "volume-snapshot"
+	ObjectSecret     ObjectKind = "secret" // a value, by its keyed digest
+	ObjectConfig     ObjectKind = "config" // the content of a configuration file
 )
 
 // Object is one thing that takes room on the disk.

@@ -23,6 +23,7 @@ type State struct {
 	Disk        *Disk               `json:"disk,omitempty"`         // nil: nothing is short
 	ClockJumped Instant             `json:"clock_jumped,omitempty"` // when the wall clock was last seen to jump
 	Wall        time.Time           `json:"wall,omitzero"`          // the wall clock at the last event
+	Forgotten   map[string]bool     `json:"forgotten,omitempty"`    // values of secrets and configuration files that retention has removed, by digest
 }
 
 // TableState is what the journal knows of the routing table.

@@ -41,6 +41,10 @@ type Template struct {
 	UserNamespace bool `json:"user_namespace,omitempty"`
 	// Volumes are what its servers keep beyond their end.
 	Volumes []Mount `json:"volumes,omitempty"`
+	// Secrets and Config are what its servers are given beside the image, by
+	// version and by content: by name, and by path.
+	Secrets []SecretRef `json:"secrets,omitempty"`
+	Config  []ConfigRef `json:"config,omitempty"`
 }
 
 // Resources bound what one server may use. Zero means no bound.

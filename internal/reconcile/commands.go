@@ -62,7 +62,7 @@ func Deploy(s *model.State, req DeployRequest, now model.Now) ([]model.Payload, 
 		return nil, DeployResult{}, err
 	}
 	release := model.Release{
-		Service: req.Service, Number: 1, Template: req.Template, Policy: req.Policy,
+		Service: req.Service, Number: 1, Template: numbered(s.Services[req.Service], req.Template), Policy: req.Policy,
 		CreatedAt: now.Wall, Author: req.Author, Reason: req.Reason, Provenance: req.Provenance,
 		Environment: req.Environment, Declared: req.Declared,
 	}
@@ -189,6 +189,9 @@ func deployable(s *model.State, req DeployRequest) error {
 		return model.Errorf(model.Invalid, "cannot deploy %s: it has a route, but no port", req.Service)
 	}
 	if err := countable("deploy", req.Service, req.Policy.Servers); err != nil {
+		return err
+	}
+	if err := valued(req.Service, req.Template); err != nil {
 		return err
 	}
 	if err := stageable(req); err != nil {

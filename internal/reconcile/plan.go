@@ -59,6 +59,7 @@ func PlanDeploy(s *model.State, snap *model.Snapshot, req DeployRequest, now mod
 		svc = &model.Service{Name: req.Service}
 	}
 	from := current(svc)
+	req.Template = numbered(svc, req.Template)
 	to := &model.Release{
 		Service: req.Service, Number: len(svc.Releases) + 1, Template: req.Template, Policy: req.Policy,
 		TemplateHash: req.Template.Hash(), ChecksHash: req.Policy.ChecksHash(),

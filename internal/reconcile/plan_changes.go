@@ -42,7 +42,8 @@ func templateChanges(a, b model.Template) []string {
 	lines = change(lines, "user_namespace", a.UserNamespace, b.UserNamespace)
 	lines = change(lines, "resources", resourcesText(a.Resources), resourcesText(b.Resources))
 	lines = change(lines, "ephemeral", ephemeralText(a.Ephemeral), ephemeralText(b.Ephemeral))
-	return change(lines, "volumes", volumesText(a.Volumes), volumesText(b.Volumes))
+	lines = change(lines, "volumes", volumesText(a.Volumes), volumesText(b.Volumes))
+	return append(lines, secretChanges(a, b)...)
 }
 
 func merged(a, b map[string]string) map[string]string {
@@ -83,6 +84,12 @@ func applies(r *model.Release) []string {
 	}
 	if v := volumesText(r.Template.Volumes); v != "" {
 		lines = append(lines, "volumes "+v)
+	}
+	if v := secretsText(r.Template.Secrets); v != "" {
+		lines = append(lines, "secrets "+v)
+	}
+	if v := configText(r.Template.Config); v != "" {
+		lines = append(lines, "config "+v)
 	}
 	lines = append(lines, policyLines(r.Policy)...)
 	if text := imagePolicyText(r.Policy.Image); text != "" {

@@ -34,7 +34,7 @@ func Removal(s *model.State, kept []model.Kept) []model.Payload {
 		}
 		sum.Count++
 		sum.Bytes += k.Bytes
-		if len(sum.IDs) < idsNamed {
+		if len(sum.IDs) < idsNamed || k.Kind == model.ObjectSecret || k.Kind == model.ObjectConfig {
 			sum.IDs = append(sum.IDs, k.ID)
 		}
 	}

@@ -30,7 +30,7 @@ const jumpPause = time.Hour
 // pinned, and what all these stand on stays, and after that whatever is young
 // enough. It never judges by size: a full disk makes nothing go that is held.
 func Retain(s *model.State, objects []model.Object, now model.Now) []model.Kept {
-	r := retention{s: s, now: now, images: map[model.Digest]held{}}
+	r := retention{s: s, now: now, images: map[model.Digest]held{}, values: map[string]held{}}
 	r.markServing()
 	r.markWindows()
 	r.markPinned()
@@ -54,6 +54,7 @@ type retention struct {
 	s      *model.State
 	now    model.Now
 	images map[model.Digest]held
+	values map[string]held   // of secrets and configuration files
 	cache  map[string]string // records of the build cache that stay, and why
 }
 
@@ -64,13 +65,23 @@ func (r *retention) hold(d model.Digest, serves bool, format string, args ...any
 	}
 }
 
+// holdRelease marks what servers of the release stand on.
+func (r *retention) holdRelease(rel *model.Release, serves bool, format string, args ...any) {
+	r.hold(rel.Template.Image, serves, format, args...)
+	for _, digest := range rel.Template.Values() {
+		if _, known := r.values[digest]; !known {
+			r.values[digest] = held{reason: fmt.Sprintf(format, args...), serves: serves}
+		}
+	}
+}
+
 // markServing holds what runs, is parked, or is about to run.
 func (r *retention) markServing() {
 	for _, name := range sortedNames(r.s) {
 		svc := r.s.Services[name]
 		about := func(number int, what string) {
 			if rel := svc.Release(number); rel != nil {
-				r.hold(rel.Template.Image, true, "release %d of %s %s", number, name, what)
+				r.holdRelease(rel, true, "release %d of %s %s", number, name, what)
 			}
 		}
 		about(svc.InService, "is in service")
@@ -86,7 +97,7 @@ func (r *retention) markServing() {
 		}
 		for _, srv := range serversOf(svc) {
 			if rel := svc.Release(srv.Release); rel != nil {
-				r.hold(rel.Template.Image, true, "server %s is of it, and %s", srv.ID, srv.Phase)
+				r.holdRelease(rel, true, "server %s is of it, and %s", srv.ID, srv.Phase)
 			}
 		}
 	}
@@ -97,7 +108,7 @@ func (r *retention) markWindows() {
 	for _, name := range sortedNames(r.s) {
 		for _, w := range rollbackWindow(r.s, r.s.Services[name], r.now) {
 			if w.in {
-				r.hold(w.release.Template.Image, false, "%s can be rolled back to release %d: %s", name, w.release.Number, w.why)
+				r.holdRelease(w.release, false, "%s can be rolled back to release %d: %s", name, w.release.Number, w.why)
 			}
 		}
 	}
@@ -244,6 +255,8 @@ func (r *retention) verdict(o model.Object) model.Kept {
 		return goes("server %s is gone; what it wrote last is in its death record", o.Server)
 	case model.ObjectEvidence:
 		return stays("evidence has a retention of its own, by age and by size")
+	case model.ObjectSecret, model.ObjectConfig:
+		return r.value(o)
 	case model.ObjectVolumeCopy:
 		return stays("only a person removes what a volume held")
 	default:

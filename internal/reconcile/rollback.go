@@ -49,6 +49,9 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 	if err := usable(s, old.Template.Image, fmt.Sprintf("roll %s back to release %d", req.Service, to)); err != nil {
 		return nil, DeployResult{}, err
 	}
+	if err := forgotten(s, old.Template, fmt.Sprintf("roll %s back to release %d", req.Service, to)); err != nil {
+		return nil, DeployResult{}, err
+	}
 	release := *present
 	release.Template, release.Provenance = old.Template, old.Provenance
 	release.Policy.Health, release.Policy.Validations = old.Policy.Health, old.Policy.Validations
@@ -108,6 +111,8 @@ func RollbackPossible(s *model.State, service string, number int) (bool, string)
 		return false, "its image was removed"
 	case rejected(s, svc.Release(number).Template.Image, "") != nil:
 		return false, "its image is rejected"
+	case forgotten(s, svc.Release(number).Template, "") != nil:
+		return false, "a secret's version or a configuration file of it was removed"
 	default:
 		return true, ""
 	}
