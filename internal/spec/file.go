@@ -37,7 +37,11 @@ type Service struct {
 	RefAt    Position       // of Ref
 	Template model.Template // Image is empty: the build or the reference gives it
 	Policy   model.Policy
-	routes   []declaredRoute
+	// Secrets and Config are what its servers are given beside the image. The
+	// template has their names and paths; digests and versions come with values.
+	Secrets []Secret
+	Config  []Config
+	routes  []declaredRoute
 
 	// Environment and Declared are where it runs, and what the declaration calls
 	// it; "": the declaration has no environments.

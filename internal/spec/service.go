@@ -47,6 +47,8 @@ func (b *body) service(block *hclsyntax.Block) *Service {
 	in.surroundings(&s.Template)
 	s.connectsAt = in.at("connects")
 	in.resources(&s.Template.Resources)
+	in.secrets(s)
+	in.configs(s)
 	in.ephemeral(&s.Template)
 	in.volumes(&s.Template)
 	in.policy(s)

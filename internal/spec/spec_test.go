@@ -55,18 +55,20 @@ func TestGoodDeclarations(t *testing.T) {
 			type shown struct {
 				Environment, Declared, Kiln string `json:",omitempty"`
 
-				Build    *Build `json:",omitempty"`
-				Ref      string `json:",omitempty"`
+				Build    *Build   `json:",omitempty"`
+				Ref      string   `json:",omitempty"`
+				Secrets  []Secret `json:",omitempty"`
+				Config   []Config `json:",omitempty"`
 				Template model.Template
 				Policy   model.Policy
 			}
 			var all []shown
 			for _, s := range f.Services {
-				all = append(all, shown{Build: s.Build, Ref: s.Ref, Template: s.Template, Policy: s.Policy})
+				all = append(all, shown{Build: s.Build, Ref: s.Ref, Secrets: s.Secrets, Config: s.Config, Template: s.Template, Policy: s.Policy})
 			}
 			for _, e := range f.Environments {
 				for _, s := range f.In(e.Name).Services {
-					all = append(all, shown{s.Environment, s.Declared, e.Kiln, s.Build, s.Ref, s.Template, s.Policy})
+					all = append(all, shown{s.Environment, s.Declared, e.Kiln, s.Build, s.Ref, s.Secrets, s.Config, s.Template, s.Policy})
 				}
 			}
 			out, err := json.MarshalIndent(all, "", "  ")

@@ -67,7 +67,7 @@ func otherName(key string) string {
 
 // notYet tells what a key of a later version is for.
 func notYet(key string) string {
-	return map[string]string{"secret": "secrets", "secrets": "secrets", "schedule": "schedules"}[key]
+	return map[string]string{"schedule": "schedules"}[key]
 }
 
 // elsewhere tells how to write a key that was put into the wrong block.

@@ -18,6 +18,12 @@ type mountPoint struct {
 
 func mountPoints(t *model.Template) []mountPoint {
 	var all []mountPoint
+	if t.HasSecretFiles() {
+		all = append(all, mountPoint{"the service's secrets", model.SecretsDir})
+	}
+	for _, c := range t.Config {
+		all = append(all, mountPoint{"config \"" + c.Path + "\"", c.Path})
+	}
 	for _, e := range t.Ephemeral {
 		all = append(all, mountPoint{"ephemeral \"" + e.Path + "\"", e.Path})
 	}
