@@ -3,6 +3,7 @@ module kiln
 go 1.26.6
 
 require (
+	filippo.io/age v1.2.1
 	github.com/CycloneDX/cyclonedx-go v0.9.3
 	github.com/caddyserver/certmagic v0.25.6
 	github.com/containerd/containerd/api v1.10.0

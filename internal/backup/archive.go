@@ -12,6 +12,7 @@
 //	journal/events/NNNNNNNNNNNN      the stored events from that number on, one a line
 //	certificates/…                   as in the data directory
 //	alerts.hcl, registry.yml, signing.key  likewise, since version 2
+//	vault/secrets/…, vault/config/…  likewise, since version 3: values, of secrets encrypted; not their key
 //	evidence/…                       if asked for
 //	images/…                         an OCI layout of the images that releases need
 //	manifest.json                    what is in it: each file with its digest, the journal's head
@@ -31,6 +32,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"kiln/internal/api"
@@ -40,7 +42,7 @@ import (
 
 const (
 	format        = "kiln backup"
-	formatVersion = 2 // 1 had no declared files
+	formatVersion = 3 // 1 had no declared files, 2 no values
 
 	markName     = "kiln-backup"
 	instanceName = "instance"
@@ -64,6 +66,12 @@ const (
 )
 
 var declaredFiles = []string{AlertsFile, RegistryFile, SigningKey}
+
+// Where in a data directory the values are that releases only name. Beside them
+// lies the key of those that are secret, which is not to be where they are.
+var valueDirs = []string{"vault/secrets/", "vault/config/"}
+
+var valueFile = regexp.MustCompile(`^vault/(secrets/[0-9a-f]{64}\.age|config/[0-9a-f]{64})$`)
 
 // mark is the first entry. It is read before anything else, so that a newer
 // format is told from a damaged archive.

@@ -93,7 +93,10 @@ func source(t *testing.T) (backup.Source, model.Digest) {
 	if err := j.Append(t.Context(), 3, 0, events); err != nil {
 		t.Fatal(err)
 	}
-	for name, content := range map[string]string{"certificates/ca/site.pem": "certificate", "certificates/.new-1": "half", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers", "registry.yml": "who else is served"} {
+	for name, content := range map[string]string{
+		"certificates/ca/site.pem": "certificate", "certificates/.new-1": "half", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers", "registry.yml": "who else is served",
+		"vault/key": "of the secrets", "vault/secrets/" + value + ".age": "a secret", "vault/config/" + value: "a file", "vault/secrets/" + value + ".age.new": "half",
+	} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
@@ -101,6 +104,9 @@ func source(t *testing.T) (backup.Source, model.Digest) {
 	}
 	return backup.Source{Journal: j, Images: images, DataDir: dir, Version: "1", Daemon: []string{"daemon"}}, here
 }
+
+// value is the name of a value of a release.
+const value = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func write(t *testing.T, req api.BackupRequest) ([]byte, model.Digest) {
 	t.Helper()
@@ -131,7 +137,10 @@ func TestBackupIsRestored(t *testing.T) {
 	if restored.Epoch <= 3 || restored.Epoch < uint64(now.Unix()) {
 		t.Errorf("the epoch is %d", restored.Epoch)
 	}
-	for name, want := range map[string]string{"instance": "abcdef\n", "certificates/ca/site.pem": "certificate", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers", "registry.yml": "who else is served"} {
+	for name, want := range map[string]string{
+		"instance": "abcdef\n", "certificates/ca/site.pem": "certificate", "evidence/aa.zst": "evidence", "alerts.hcl": "receivers", "registry.yml": "who else is served",
+		"vault/secrets/" + value + ".age": "a secret", "vault/config/" + value: "a file",
+	} {
 		if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
 			t.Errorf("%s is %q (%v), want %q", name, got, err, want)
 		}
@@ -139,7 +148,7 @@ func TestBackupIsRestored(t *testing.T) {
 			t.Errorf("%s has mode %s", name, st.Mode())
 		}
 	}
-	for _, name := range []string{"certificates/.new-1", ".restoring"} {
+	for _, name := range []string{"certificates/.new-1", ".restoring", "vault/key", "vault/secrets/" + value + ".age.new"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
 			t.Errorf("there is %s", name)
 		}

@@ -178,7 +178,7 @@ func (in *reader) entry(h *tar.Header, t io.Reader) error {
 		if in.texts[h.Name], err = text(h, content); err == nil {
 			err = in.to.file(h.Name, bytes.NewReader(in.texts[h.Name]))
 		}
-	case strings.HasPrefix(h.Name, blobsDir), strings.HasPrefix(h.Name, certsDir), strings.HasPrefix(h.Name, evidenceDir), slices.Contains(declaredFiles, h.Name):
+	case strings.HasPrefix(h.Name, blobsDir), strings.HasPrefix(h.Name, certsDir), strings.HasPrefix(h.Name, evidenceDir), valueFile.MatchString(h.Name), slices.Contains(declaredFiles, h.Name):
 		err = in.blob(h, content, digest)
 	default:
 		err = fmt.Errorf("it has an entry %q", h.Name)

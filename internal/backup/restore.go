@@ -160,7 +160,7 @@ func settle(req api.RestoreRequest, tmp string, m *manifest, now time.Time) (kep
 			return "", cannotWrite(err)
 		}
 	}
-	moves := [][2]string{{"images", PendingDir}, {"certificates", "certificates"}, {"evidence", "evidence"}, {AlertsFile, AlertsFile}, {RegistryFile, RegistryFile}, {SigningKey, SigningKey}, {"journal", "journal"}, {"instance", "instance"}}
+	moves := [][2]string{{"images", PendingDir}, {"certificates", "certificates"}, {"evidence", "evidence"}, {"vault", "vault"}, {AlertsFile, AlertsFile}, {RegistryFile, RegistryFile}, {SigningKey, SigningKey}, {"journal", "journal"}, {"instance", "instance"}}
 	for _, move := range moves {
 		from, to := filepath.Join(tmp, move[0]), filepath.Join(req.DataDir, move[1])
 		if _, err := os.Lstat(from); errors.Is(err, fs.ErrNotExist) {

@@ -98,6 +98,12 @@ func (w *writer) write(req api.BackupRequest) (*api.BackupReport, error) {
 	if err := w.tree("certificates", certsDir); err != nil {
 		return nil, err
 	}
+	// Without the key, which is to be kept apart.
+	for _, part := range valueDirs {
+		if err := w.tree(strings.TrimSuffix(part, "/"), part); err != nil {
+			return nil, err
+		}
+	}
 	if err := w.declared(); err != nil {
 		return nil, err
 	}
