@@ -51,9 +51,11 @@ type Engine interface {
 	// root, and starts it. It returns when the start was accepted; Observe
 	// shows it Starting, then Running, then Exited. The same id with the same
 	// template again is a no-op, also when it has exited; with a different
-	// template it is a Conflict. Invalid: the image has no such user or
-	// command. Precondition: the image was not prepared, or its bytes are not
-	// those of its digest any more. What fails leaves nothing behind.
+	// template it is a Conflict. The values that the template only names come
+	// from the engine's Vault. Invalid: the image has no such user or command.
+	// Precondition: the image was not prepared, or its bytes are not those of its
+	// digest any more, or a value is not to be had. What fails leaves nothing
+	// behind.
 	Provision(ctx context.Context, ref Ref, t model.Template) error
 
 	// Stop sends the signal ("" is the image's, else SIGTERM), waits for at
@@ -83,6 +85,16 @@ type Ref struct {
 	ID    model.ServerID
 }
 
+// Vault is where an engine has the values from that templates only name. They are
+// asked for at each start, and kept by the engine as long as the server is
+// there, in memory alone.
+type Vault interface {
+	// Secret returns the value of a service's secret. Precondition: it is not kept.
+	Secret(ctx context.Context, service string, ref model.SecretRef) ([]byte, error)
+	// Config returns the content of a configuration file, likewise.
+	Config(ctx context.Context, ref model.ConfigRef) ([]byte, error)
+}
+
 // Exec is a command to run in a server.
 type Exec struct {
 	Command []string // its first word is looked up in the server's PATH
@@ -108,7 +120,10 @@ type Evidence struct {
 	// Environment is that of its processes, NAME=VALUE, secrets included: it is
 	// for whoever redacts the rest, and is itself kept redacted only.
 	Environment []string `json:"environment,omitempty"`
-	Missing     []string `json:"missing,omitempty"`
+	// Secrets are the values that the server was given: they are to be found in
+	// the rest, and are themselves kept nowhere.
+	Secrets []string `json:"-"`
+	Missing []string `json:"missing,omitempty"`
 }
 
 // Stats is a sample of what a server uses.
@@ -185,6 +200,13 @@ type LogOptions struct {
 	Since  time.Time
 	Tail   int
 	Follow bool
+}
+
+// Confidant is implemented by engines that know which secrets a server was
+// given, so that they can be found in what is kept of it.
+type Confidant interface {
+	// Secrets returns the values, as far as they are to be had.
+	Secrets(ctx context.Context, id model.ServerID) []string
 }
 
 // Closer is implemented by engines that hold something of the machine.

@@ -92,6 +92,7 @@ func merge(record model.DeathRecord, alive, dead *engine.Evidence) Content {
 		c.Changes = longer(dead.Changes, c.Changes)
 		c.Kernel = joined(c.Kernel, dead.Kernel)
 		c.Environment = longer(dead.Environment, c.Environment)
+		c.Secrets = append(slices.Clone(c.Secrets), dead.Secrets...)
 		c.Processes = longer(c.Processes, dead.Processes)
 		c.Listening = longer(c.Listening, dead.Listening)
 		c.Sockets = longer(c.Sockets, dead.Sockets)
@@ -151,7 +152,7 @@ func (s *Store) Write(ctx context.Context, record model.DeathRecord, alive, dead
 		}
 		return record, nil
 	}
-	secrets := NewRedactor(content.Environment)
+	secrets := NewRedactor(content.Environment, content.Secrets...)
 	s.ask(ctx, &content)
 	content.redact(secrets)
 	digest, missing, err := s.keep(ctx, content, secrets)

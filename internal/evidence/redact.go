@@ -2,26 +2,33 @@ package evidence
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
 )
 
-// redacted stands for what was taken out.
-const redacted = "[redacted]"
+// Redacted stands for what was taken out.
+const Redacted = "[redacted]"
+
+const redacted = Redacted
 
 const (
 	// shortestSecret is how long a value has to be to be looked for: a shorter
 	// one is found in everything.
 	shortestSecret = 8
+	// shortestKnown is the same for values that are known to be secrets.
+	shortestKnown = 4
 	// longestKey bounds how many lines a private key may have. A beginning
 	// without an end does not take the rest of the log with it.
 	longestKey = 200
 )
 
-// Redactor takes secrets out of text, as well as can be done without knowing
-// them: the values of environment variables whose names look like those of
+// Redactor takes secrets out of text: those that it knows, and as well as can be
+// done those that it does not know: the values of environment variables whose names look like those of
 // secrets, wherever they occur; values that are given such names in the text
 // itself (NAME=VALUE, "name": "value"); passwords in URLs; Authorization headers
 // and bearer tokens; private keys in PEM.
@@ -30,8 +37,8 @@ type Redactor struct {
 }
 
 // NewRedactor returns a Redactor for what is written where this environment
-// (NAME=VALUE) holds.
-func NewRedactor(environment []string) *Redactor {
+// (NAME=VALUE) holds, and where these are known to be secrets.
+func NewRedactor(environment []string, known ...string) *Redactor {
 	var secrets []string
 	for _, v := range environment {
 		name, value, _ := strings.Cut(v, "=")
@@ -43,6 +50,7 @@ func NewRedactor(environment []string) *Redactor {
 		}
 	}
 	secrets = slices.DeleteFunc(secrets, func(s string) bool { return len(strings.TrimSpace(s)) < shortestSecret })
+	secrets = append(secrets, Forms(known)...)
 	if len(secrets) == 0 {
 		return &Redactor{}
 	}
@@ -56,6 +64,22 @@ func NewRedactor(environment []string) *Redactor {
 		}
 	}
 	return &Redactor{values: strings.NewReplacer(pairs...)}
+}
+
+// Forms are the forms in which values occur: whole, without the white space
+// around them, line by line, and as programs like to encode them. What is too
+// short to be told from other text is none.
+func Forms(values []string) []string {
+	var forms []string
+	for _, v := range values {
+		raw := []byte(v)
+		forms = append(forms, v, strings.TrimSpace(v),
+			base64.StdEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw), hex.EncodeToString(raw), url.QueryEscape(v))
+		for line := range strings.Lines(v) {
+			forms = append(forms, strings.TrimSpace(line))
+		}
+	}
+	return slices.DeleteFunc(forms, func(s string) bool { return len(strings.TrimSpace(s)) < shortestKnown })
 }
 
 // secretWords are the words of a name that make what it names a secret.

@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
+
+	"kiln/internal/evidence"
 )
 
 // castHeader is the first line of a recording.
@@ -34,6 +38,8 @@ type cast struct {
 	size    int64
 	rest    map[string][]byte // of each stream: the beginning of a character
 	missing string            // why it is not whole
+	secrets []string          // what is not recorded
+	hide    *strings.Replacer // takes that out
 }
 
 // newCast begins a recording in the file.
@@ -42,10 +48,20 @@ func newCast(path string, header castHeader, limit int64, now func() time.Time) 
 	if err != nil {
 		return nil, err
 	}
-	c := &cast{now: now, began: now(), limit: limit, f: f, rest: map[string][]byte{}}
+	c := &cast{now: now, began: now(), limit: limit, f: f, rest: map[string][]byte{}, hide: strings.NewReplacer()}
 	header.Version, header.Timestamp = 2, c.began.Unix()
 	c.line(header)
 	return c, nil
+}
+
+// conceal has the recording leave out what is known to be secret.
+func (c *cast) conceal(secrets []string) {
+	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) }) // of two that begin alike the longer is found
+	var pairs []string
+	for _, s := range secrets {
+		pairs = append(pairs, s, evidence.Redacted)
+	}
+	c.secrets, c.hide = secrets, strings.NewReplacer(pairs...)
 }
 
 // line writes one line, whole or not at all as far as the bound goes.
@@ -104,18 +120,32 @@ type recorded struct {
 	to   io.Writer
 }
 
-// Write implements io.Writer. Characters are recorded whole.
+// Write implements io.Writer. Characters are recorded whole, and secrets not at
+// all: what may be the beginning of one waits for what follows.
 func (r *recorded) Write(b []byte) (int, error) {
 	c := r.cast
 	c.mu.Lock()
-	text := append(c.rest[r.name], b...)
-	whole := len(text) - incomplete(text)
+	text := []byte(c.hide.Replace(string(append(c.rest[r.name], b...))))
+	whole := len(text) - max(incomplete(text), begun(text, c.secrets))
 	c.rest[r.name] = append([]byte(nil), text[whole:]...)
 	if whole > 0 {
 		c.event("o", string(text[:whole]))
 	}
 	c.mu.Unlock()
 	return r.to.Write(b)
+}
+
+// begun returns how many bytes at the end may be the beginning of a secret.
+func begun(b []byte, secrets []string) int {
+	most := 0
+	for _, s := range secrets {
+		for n := min(len(b), len(s)-1); n > most; n-- {
+			if string(b[len(b)-n:]) == s[:n] {
+				most = n
+			}
+		}
+	}
+	return most
 }
 
 // incomplete returns how many bytes at the end begin a character that is not

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"kiln/internal/engine"
@@ -90,6 +91,7 @@ type collection struct {
 	changes     []Change
 	patch       strings.Builder
 	kept        int64 // bytes of contents
+	secrets     []string
 	missing     []string
 }
 
@@ -128,6 +130,10 @@ func (c *collection) add(w *evidence.Writer, d engine.Difference, change *Change
 			return nil
 		}
 		if now, nowText = c.read(d.Open, d.Path, maxFile); now == nil {
+			return nil
+		}
+		if slices.ContainsFunc(c.secrets, func(s string) bool { return bytes.Contains(now, []byte(s)) }) {
+			c.miss("the content of %s: it holds a secret of the server", d.Path)
 			return nil
 		}
 		c.kept += int64(len(now))

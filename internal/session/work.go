@@ -62,6 +62,9 @@ func (w *work) begin(ctx context.Context, t Terminal) {
 	if w.cast, err = newCast(w.path(".cast"), header, castLimit, func() time.Time { return r.cfg.Clock.Now().Wall }); err != nil {
 		w.miss("the recording: %v", err)
 	}
+	if w.cast != nil {
+		w.cast.conceal(evidence.Forms(w.secrets(ctx)))
+	}
 	if err := writeJSON(w.path(".json"), w.before); err != nil {
 		r.cfg.Log.Warn("cannot note how a server was before a session", "session", string(w.session.ID), "error", err)
 	}
@@ -93,6 +96,15 @@ func (w *work) differences(ctx context.Context) ([]engine.Difference, int, error
 		return nil, 0, errors.New("the engine does not tell")
 	}
 	return w.runner.differ.Differences(ctx, w.session.Server, maxChanges)
+}
+
+// secrets are the values that the server was given, as far as the engine tells.
+func (w *work) secrets(ctx context.Context) []string {
+	confidant, ok := w.runner.cfg.Engine.(engine.Confidant)
+	if !ok {
+		return nil
+	}
+	return confidant.Secrets(ctx, w.session.Server)
 }
 
 // shell is what the engine is asked for.
@@ -137,7 +149,7 @@ func (w *work) finish(ctx context.Context, end model.SessionEnd) model.SessionEn
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishLimit)
 	defer cancel()
 	r := w.runner
-	c := &collection{missing: w.before.Missing}
+	c := &collection{missing: w.before.Missing, secrets: evidence.Forms(w.secrets(ctx))}
 	now, more, err := w.differences(ctx)
 	switch {
 	case err != nil:

@@ -59,7 +59,7 @@ func (e *Engine) stackOf(ctx context.Context, r *record) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, place := range slices.Concat(ownDirs, ownFiles, places, []string{r.Cwd}) {
+	for _, place := range slices.Concat(ownDirs, ownFiles, places, configPaths(r.Template), []string{r.Cwd}) {
 		s.places = append(s.places, place, resolvedIn(r.Lowers, place))
 	}
 	return s, nil

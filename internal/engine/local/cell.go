@@ -66,7 +66,7 @@ func (e *Engine) openCell(ctx context.Context, r *record, sh engine.Shell) (*cel
 	name := execGroup + string(sh.Session)
 	c := &cell{
 		e: e, server: r, name: name, group: filepath.Join(e.cgroupDir(execController(), r.ID), name),
-		dir: filepath.Join(e.execDir(), name), waited: make(chan struct{}),
+		dir: filepath.Join(e.execPlace(r), name), waited: make(chan struct{}),
 		session: string(sh.Session), writes: sh.Writable,
 	}
 	if err := os.Mkdir(c.group, 0o755); err != nil {

@@ -89,7 +89,7 @@ func (e *Engine) Purge(ctx context.Context) error {
 	if err := e.removeImages(ctx); err != nil {
 		return err
 	}
-	errs := []error{removeGroup(e.cgroup()), removeFirewall(e.Config), removeLosses(e.Config)}
+	errs := []error{removeGroup(e.cgroup()), removeFirewall(e.Config), removeLosses(e.Config), e.dropMemory()}
 	for _, dir := range []string{e.netnsDir(), e.usernsDir(), e.mountsDir(), e.execDir(), e.runcRoot(), e.serversDir(), e.logsDir()} {
 		errs = append(errs, os.RemoveAll(dir))
 	}

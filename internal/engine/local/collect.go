@@ -43,7 +43,12 @@ func (e *Engine) Collect(ctx context.Context, ref engine.Ref) (*engine.Evidence,
 	if evidence.Changes, err = changes(r); err != nil {
 		evidence.Missing = append(evidence.Missing, fmt.Sprintf("changes: %v", err))
 	}
-	evidence.Environment = r.Env
+	evidence.Environment, evidence.Secrets = r.Env, e.Secrets(ctx, ref.ID)
+	for _, ref := range r.Template.Secrets {
+		if ref.As == model.SecretEnv {
+			evidence.Environment = append(slices.Clip(evidence.Environment), fmt.Sprintf("%s=(secret, version %d)", ref.Name, ref.Version))
+		}
+	}
 	pids := []int{r.Process.PID}
 	if r.state() == model.Running {
 		group := e.cgroupDir(execController(), r.ID)

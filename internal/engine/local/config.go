@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"kiln/internal/engine"
 	"kiln/internal/model"
 )
 
@@ -27,6 +28,7 @@ type Config struct {
 	ServiceNet netip.Prefix  // addresses of services' names
 	Runtime    string        // path of another OCI runtime than the embedded runc, as crun
 	Connect    time.Duration // how long New waits for containerd; 30 s: after a reboot nothing is in memory
+	Vault      engine.Vault  // has the values that templates name; nil: none
 	Log        *slog.Logger
 }
 

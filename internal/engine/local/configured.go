@@ -66,7 +66,7 @@ func (e *Engine) baselineNow(id model.ServerID, pid int) (*baseline, error) {
 	if err != nil {
 		return nil, err
 	}
-	b.Spec = digestOf(spec)
+	b.Spec = e.specDigest(id, spec)
 	if b.Limits, err = hardLimits(pid); err != nil {
 		return nil, err
 	}
@@ -234,7 +234,8 @@ func (c *configuration) spec() error {
 	if err != nil {
 		return err
 	}
-	if digestOf(b) == c.base.Spec {
+	digest := c.e.specDigest(c.r.ID, b)
+	if digest == c.base.Spec {
 		return nil
 	}
 	var spec specs.Spec
@@ -244,7 +245,7 @@ func (c *configuration) spec() error {
 	}
 	before := len(c.found)
 	if len(c.r.Env) > 0 {
-		was, now := slices.Sorted(slices.Values(c.r.Env)), slices.Sorted(slices.Values(spec.Process.Env))
+		was, now := slices.Sorted(slices.Values(c.e.environment(c.r))), slices.Sorted(slices.Values(spec.Process.Env))
 		for _, v := range subtract(now, was) {
 			name, _, _ := strings.Cut(v, "=") // not the value: it may be a secret
 			c.add("environment changed", name, "it is set to something else than the template says", how)
@@ -257,7 +258,7 @@ func (c *configuration) spec() error {
 		}
 	}
 	if len(c.found) == before {
-		c.add("configuration changed", c.e.bundleFile(c.r.ID), "wanted digest "+c.base.Spec[:12]+", seen "+digestOf(b)[:12], how)
+		c.add("configuration changed", c.e.bundleFile(c.r.ID), "wanted digest "+c.base.Spec[:12]+", seen "+digest[:12], how)
 	}
 	return nil
 }

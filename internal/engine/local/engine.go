@@ -58,6 +58,8 @@ type Engine struct {
 
 	disturbances disturbances
 
+	mounting sync.Mutex // held while the file system of secrets is mounted
+
 	mu      sync.Mutex
 	epoch   uint64
 	servers map[model.ServerID]*server

@@ -68,8 +68,8 @@ func (e *Engine) exec(ctx context.Context, r *record, x engine.Exec) (engine.Exe
 		return engine.ExecResult{}, err
 	}
 	defer func() { _ = removeEmptyGroup(group) }()
-	file := filepath.Join(e.execDir(), name+".json")
-	if err := writeProcess(file, r, x.Command); err != nil {
+	file := filepath.Join(e.execPlace(r), name+".json")
+	if err := writeProcess(file, r, e.environment(r), x.Command); err != nil {
 		return engine.ExecResult{}, err
 	}
 	defer func() { _ = os.Remove(file) }()
@@ -139,8 +139,8 @@ func ignoreExit(err error) error {
 }
 
 // writeProcess writes down the command as the runtime wants it.
-func writeProcess(path string, r *record, command []string) error {
-	p := serverProcess(&plan{args: command, env: r.Env, cwd: r.Cwd, user: r.User})
+func writeProcess(path string, r *record, env, command []string) error {
+	p := serverProcess(&plan{args: command, env: env, cwd: r.Cwd, user: r.User})
 	b, err := json.Marshal(p)
 	if err != nil {
 		return err
@@ -176,7 +176,8 @@ func (e *Engine) killLeftoverExecs() {
 		_ = removeEmptyGroup(group)
 	}
 	files, _ := filepath.Glob(filepath.Join(e.execDir(), execGroup+"*"))
-	for _, file := range files {
+	private, _ := filepath.Glob(filepath.Join(e.secretsDir(), "*", secretExecs, execGroup+"*"))
+	for _, file := range append(files, private...) {
 		_ = os.RemoveAll(file) // of a session it is a directory
 	}
 }

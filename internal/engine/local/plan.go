@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -85,7 +86,7 @@ func (e *Engine) plan(ctx context.Context, t model.Template) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.parent, err = e.mountPoints(ctx, image, chain, append(places, p.cwd)); err != nil {
+	if p.parent, err = e.mountPoints(ctx, image, chain, append(places, p.cwd), configPaths(t)); err != nil {
 		return nil, err
 	}
 	err = e.withView(ctx, p.parent, func(root string) error { return p.resolve(t, config, root, places) })
@@ -239,9 +240,13 @@ func writablePlaces(t model.Template) ([]string, error) {
 // mountPoints returns a snapshot that is the image's file system with all places
 // that something is mounted on: with them below, a server's own layer begins
 // empty, and the first change in it shows.
-func (e *Engine) mountPoints(ctx context.Context, image imageRecord, chain string, dirs []string) (string, error) {
+func (e *Engine) mountPoints(ctx context.Context, image imageRecord, chain string, dirs, files []string) (string, error) {
 	dirs = slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(ownDirs), dirs...))))
-	hash := shortHash(append([]string{chain}, dirs...)...)
+	named := append([]string{chain}, dirs...)
+	for _, file := range files {
+		named = append(named, "file "+file)
+	}
+	hash := shortHash(named...)
 	key := "kiln-base/" + hash
 	snapshots := e.client.SnapshotService(snapshotter)
 	// The image's record keeps the snapshot from being collected, from before
@@ -269,7 +274,9 @@ func (e *Engine) mountPoints(ctx context.Context, image imageRecord, chain strin
 	if err != nil {
 		return "", containerdError(err, "make a snapshot of image %s", image.Name)
 	}
-	if err := e.withMount(mounts, func(root string) error { return makeMountPoints(root, dirs) }); err != nil {
+	if err := e.withMount(mounts, func(root string) error {
+		return errors.Join(makeMountPoints(root, dirs), makeConfigPoints(root, files))
+	}); err != nil {
 		return "", err
 	}
 	if err := snapshots.Commit(ctx, key, draft); err != nil && !errdefs.IsAlreadyExists(err) {
@@ -311,6 +318,31 @@ func makeMountPoints(root string, dirs []string) error {
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 		if err != nil {
 			return fmt.Errorf("cannot make %s in the image's file system: %w", file, err)
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeConfigPoints makes files that configuration files are mounted on, where the
+// image has none.
+func makeConfigPoints(root string, files []string) error {
+	for _, file := range files {
+		name, err := securejoin.SecureJoin(root, file)
+		if err != nil {
+			return err
+		}
+		if info, err := os.Stat(name); err == nil && !info.Mode().IsRegular() {
+			return model.Errorf(model.Invalid, "%s is to be a configuration file, and is a directory or a device in the image", file)
+		}
+		if err := os.MkdirAll(path.Dir(name), 0o755); err != nil {
+			return model.Errorf(model.Invalid, "the image has no room for a file at %s: %w", file, err)
+		}
+		f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY, 0o444)
+		if err != nil {
+			return model.Errorf(model.Invalid, "the image has no room for a file at %s: %w", file, err)
 		}
 		if err := f.Close(); err != nil {
 			return err

@@ -125,6 +125,7 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan, whole func() err
 		mounts, err = e.makeContainer(bothCtx, r, p)
 		return err
 	})
+	both.Go(func() error { return e.giveValues(bothCtx, r, p) })
 	if err := both.Wait(); err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (e *Engine) Shell(ctx context.Context, ref engine.Ref, sh engine.Shell) (in
 		return 0, fmt.Errorf("cannot open a session in %s: %w", ref.ID, err)
 	}
 	context.AfterFunc(c.gone, cancel) //nolint:contextcheck // of the cell
-	process := sessionProcess(r, command, sh)
+	process := sessionProcess(r, e.environment(r), command, sh)
 	code, err := c.run(ctx, process, sh)
 	if closing := c.close(); err == nil && closing != nil {
 		err = closing
@@ -93,8 +93,8 @@ func (e *Engine) shellCommand(r *record, command []string) ([]string, error) {
 
 // sessionProcess is what the session runs: as a process of the server, or as
 // the server's root.
-func sessionProcess(r *record, command []string, sh engine.Shell) *specs.Process {
-	env, u := r.Env, r.User
+func sessionProcess(r *record, env, command []string, sh engine.Shell) *specs.Process {
+	u := r.User
 	if sh.Root && u.UID != 0 {
 		u = execUser{}
 		env = withVariable(env, "HOME", "/root")

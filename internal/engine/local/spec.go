@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"kiln/internal/engine/local/exitfile"
+	"kiln/internal/engine/local/privateenv"
 	"kiln/internal/model"
 )
 
@@ -39,6 +40,9 @@ func (e *Engine) spec(ctx context.Context, r *record, p *plan) (*oci.Spec, error
 	s.Root.Readonly = true
 	s.Hostname = string(r.ID)
 	s.Annotations = map[string]string{exitfile.Annotation: e.exitFile(r.ID)}
+	if r.Template.HasSecretEnv() {
+		s.Annotations[privateenv.Annotation] = e.secretDir(r.ID)
+	}
 	s.Process = serverProcess(p)
 	s.Mounts = e.mounts(r, p)
 	s.Linux.CgroupsPath = filepath.Join(e.cgroup(), string(r.ID))
@@ -135,7 +139,7 @@ func (e *Engine) mounts(r *record, p *plan) []specs.Mount {
 			Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"},
 		})
 	}
-	return mounts
+	return append(mounts, e.valueMounts(r)...)
 }
 
 func tmpfs(at string, size int64, mode uint32, owner execUser) specs.Mount {

@@ -187,6 +187,7 @@ func (e *Engine) remove(ctx context.Context, id model.ServerID) error {
 	try("network", e.network.detach(id))
 	try("control group", removeGroup(e.cgroup()+"/"+string(id)))
 	try("log", os.RemoveAll(e.logDir(id)))
+	try("secrets", os.RemoveAll(e.secretDir(id)))
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}

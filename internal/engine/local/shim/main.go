@@ -6,16 +6,26 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"slices"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	_ "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task/plugin" // the task service registers itself
 	"github.com/containerd/containerd/v2/pkg/shim"
 
 	"kiln/internal/engine/local/exitfile"
+	"kiln/internal/engine/local/privateenv"
 )
 
 func main() {
+	if slices.Contains(os.Args[1:], "start") {
+		// The runtime reads the configuration later, from where this leaves it.
+		if err := privateenv.Inject("."); err != nil {
+			fmt.Fprintln(os.Stderr, "cannot give the server its environment:", err)
+			os.Exit(1)
+		}
+	}
 	recordExit()
 	shim.Run(context.Background(), manager.NewShimManager("io.containerd.runc.v2"))
 }
