@@ -11,7 +11,7 @@ import (
 
 // TestDeclarationExample parses the example that the reference shows.
 func TestDeclarationExample(t *testing.T) {
-	for _, file := range []string{"docs/declaration.md", "docs/first-steps.md", "docs/volumes.md", "README.md"} {
+	for _, file := range []string{"docs/declaration.md", "docs/first-steps.md", "docs/volumes.md", "docs/secrets.md", "README.md"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -133,6 +133,9 @@ type DeployRequest struct {
 	// the service; "": the declaration has no environments.
 	Environment string `json:"environment,omitempty"`
 	Declared    string `json:"declared,omitempty"`
+	// Values are what the template names: its secrets have no version here, and
+	// its configuration files no digest.
+	Values Values `json:"values,omitzero"`
 }
 
 // RollbackRequest goes back to a release; 0: the last that served well.

@@ -66,6 +66,7 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&o.SigningKey, "signing-key", "", "what images are signed with (default signing.key in the data directory, which is made where it is missing)")
 	cmd.Flags().StringVar(&o.SigningPassphrase, "signing-passphrase", "", "the file with the passphrase of that key")
 	cmd.Flags().BoolVar(&o.RequireSignature, "require-signature", false, "start images from elsewhere only if a trusted key has signed them (those built here always have to be)")
+	cmd.Flags().StringVar(&o.AgeIdentity, "age-identity", "", "the file with the age identity that secrets in repositories are encrypted for")
 	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
 	cmd.Flags().StringVar(&retention, "metrics-retention", defaultMetricsRetention, "how long metrics are kept")
 	cmd.Flags().StringVar(&metricsSize, "metrics-size", defaultMetricsSize, "how much room metrics may take")
@@ -77,7 +78,7 @@ instance and leaves nothing behind. It has to run as root.`,
 
 // placeFiles makes the names of files independent of the working directory.
 func (o *DaemonOptions) placeFiles() (err error) {
-	for _, file := range []*string{&o.AlertsFile, &o.RegistryFile, &o.SigningKey, &o.SigningPassphrase} {
+	for _, file := range []*string{&o.AlertsFile, &o.RegistryFile, &o.SigningKey, &o.SigningPassphrase, &o.AgeIdentity} {
 		if *file == "" {
 			continue
 		}

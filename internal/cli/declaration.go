@@ -40,6 +40,7 @@ func (a *app) buildable(file *spec.File, names []string) ([]*spec.Service, error
 		if s.Build != nil {
 			diags = append(diags, a.checkBuild(file, s.Build)...)
 		}
+		diags = append(diags, a.checkSources(s)...)
 	}
 	if len(diags) > 0 {
 		return nil, diags

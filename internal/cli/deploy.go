@@ -95,17 +95,22 @@ func (a *app) deploy(ctx context.Context, s *spec.Service, image string, mode ap
 
 // request makes the image of a service and with it what the daemon is asked.
 func (a *app) request(ctx context.Context, s *spec.Service) (*api.DeployRequest, error) {
+	values, err := a.values(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	made, err := a.image(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	return a.complete(ctx, s, made), nil
+	return a.complete(ctx, s, made, values), nil
 }
 
-// complete is what the daemon is asked for a declared service with its image.
-func (a *app) complete(ctx context.Context, s *spec.Service, m *made) *api.DeployRequest {
+// complete is what the daemon is asked for a declared service with its image and
+// the values that its template names.
+func (a *app) complete(ctx context.Context, s *spec.Service, m *made, values api.Values) *api.DeployRequest {
 	req := &api.DeployRequest{
-		Template: s.Template, Policy: s.Policy,
+		Template: s.Template, Policy: s.Policy, Values: values,
 		Author: a.author(ctx), Reason: a.opts.message, Provenance: m.provenance,
 		Environment: s.Environment, Declared: s.Declared,
 	}
@@ -137,8 +142,12 @@ func (a *app) toDeploy(names []string, image string) ([]*spec.Service, error) {
 
 // withImage makes what the daemon is asked of an image that is here.
 func (a *app) withImage(ctx context.Context, s *spec.Service, image string) (*api.DeployRequest, error) {
+	values, err := a.values(ctx, s)
+	if err != nil {
+		return nil, err
+	}
 	var known *api.Image
-	err := a.steady(ctx, func() (err error) {
+	err = a.steady(ctx, func() (err error) {
 		known, err = a.api().Image(ctx, image)
 		return err
 	})
@@ -149,7 +158,7 @@ func (a *app) withImage(ctx context.Context, s *spec.Service, image string) (*ap
 	if err != nil {
 		return nil, err
 	}
-	return a.complete(ctx, s, &made{digest: known.Digest, provenance: known.Provenance}), nil
+	return a.complete(ctx, s, &made{digest: known.Digest, provenance: known.Provenance}, values), nil
 }
 
 func (a *app) rollbackCommand() *cobra.Command {

@@ -68,6 +68,7 @@ type DaemonOptions struct {
 	RequireSignature  bool   // images from elsewhere start only if a key that is trusted has signed them
 	SigningKey        string // what images are signed with; "": signing.key in DataDir
 	SigningPassphrase string // the file with that key's passphrase; "": it has none
+	AgeIdentity       string // what secrets in repositories are encrypted for; "": none
 	AlertsFile        string // declares who is told what; "": alerts.hcl in DataDir
 	// MetricsListen is an address on which metrics are served; "": none.
 	MetricsListen    string
@@ -177,7 +178,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
 		a.rollbackCommand(), a.scaleCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
 		a.chaosCommand(),
-		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.keyCommand(), a.gcCommand(), a.recycleCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
+		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.keyCommand(), a.gcCommand(), a.secretsCommand(), a.recycleCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
 		a.volumesCommand(),
 		manCommand(),

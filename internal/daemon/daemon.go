@@ -32,6 +32,7 @@ import (
 	"kiln/internal/server"
 	"kiln/internal/session"
 	"kiln/internal/telemetry"
+	"kiln/internal/vault"
 )
 
 // Config says where a daemon lives.
@@ -56,6 +57,7 @@ type Config struct {
 	SigningPassphrase string        // the file with the key's passphrase; "": it has none
 	RequireSignature  bool          // images from elsewhere start only if a key that is trusted has signed them
 	RegistryFile      string        // how the registry is kept, and who else is served; "": registry.yml in DataDir
+	AgeIdentity       string        // the file with what secrets in repositories are encrypted for; "": none
 	AlertsFile        string        // declares who is told what; "": alerts.hcl in DataDir
 	MetricsSize       int64         // bytes; 0: telemetry's default
 	Manager           Manager       // that hears when the daemon is ready
@@ -94,6 +96,8 @@ type daemon struct {
 	alerts   *alert.Alerts
 	registry *registry.Registry
 	signer   *signer
+	vault    *vault.Vault
+	values   values
 	inside   inside
 	checks   *checks
 
@@ -117,6 +121,9 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 	}
 	d := &daemon{cfg: cfg}
 	if err := d.readRegistryFile(); err != nil {
+		return err
+	}
+	if err := d.openVault(); err != nil {
 		return err
 	}
 	if err := d.open(ctx); err != nil {
@@ -194,7 +201,7 @@ func (d *daemon) identify() error {
 func (d *daemon) connect(ctx context.Context) (err error) {
 	ec := local.Config{
 		Instance: d.instance, DataDir: d.cfg.DataDir, RunDir: d.runDir,
-		ServerNet: d.cfg.ServerNet, ServiceNet: d.cfg.ServiceNet, Runtime: d.cfg.Runtime, Log: d.cfg.Log,
+		ServerNet: d.cfg.ServerNet, ServiceNet: d.cfg.ServiceNet, Runtime: d.cfg.Runtime, Vault: d.vault, Log: d.cfg.Log,
 	}
 	if err := d.ensureKeeper(ctx); err != nil {
 		return err
@@ -211,6 +218,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	d.checks = &checks{d: d}
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
+	d.tidyVault(ctx)
 	if d.evidence, err = evidence.Open(filepath.Join(d.cfg.DataDir, "evidence"), evidence.Options{
 		Announce: d.announce, Logs: d.engine, History: chain{d.journal}, Metrics: hour{d}, Log: d.cfg.Log, Quota: d.cfg.EvidenceBound,
 	}); err != nil {
@@ -351,7 +359,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Registry: d.registry.Handler(), Signer: d.signer, Keys: d.signer, Contents: d.inside, Checks: d.checks,
+		Registry: d.registry.Handler(), Signer: d.signer, Keys: d.signer, Values: d.values, Contents: d.inside, Checks: d.checks,
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }

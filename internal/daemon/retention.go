@@ -14,6 +14,7 @@ import (
 	"kiln/internal/engine/local"
 	"kiln/internal/image"
 	"kiln/internal/model"
+	"kiln/internal/vault"
 )
 
 // newRetention gathers what keeps objects that may go.
@@ -25,6 +26,8 @@ func (d *daemon) newRetention() *control.Retention {
 			{Kind: model.ObjectSnapshot, Inventory: image.Strays{Store: d.images}},
 			{Kind: model.ObjectBuildCache, Inventory: buildCache{d.builds}, Ready: d.builds.up},
 			{Kind: model.ObjectLog, Inventory: local.LogInventory{Engine: d.engine}},
+			{Kind: model.ObjectSecret, Inventory: vault.Inventory{Vault: d.vault, Kind: model.ObjectSecret}},
+			{Kind: model.ObjectConfig, Inventory: vault.Inventory{Vault: d.vault, Kind: model.ObjectConfig}},
 			{Kind: model.ObjectEvidence, Inventory: d.evidence},
 		},
 	})

@@ -15,8 +15,8 @@ import (
 )
 
 func (s *Server) registerCommands(h huma.API) {
-	huma.Register(h, operation("deploy", http.MethodPost, api.PathDeploy, "Make a release the one in service"), s.deploy)
-	huma.Register(h, operation("plan", http.MethodPost, api.PathPlan, "Say what a deploy would do"), s.plan)
+	huma.Register(h, large(operation("deploy", http.MethodPost, api.PathDeploy, "Make a release the one in service")), s.deploy)
+	huma.Register(h, large(operation("plan", http.MethodPost, api.PathPlan, "Say what a deploy would do")), s.plan)
 	huma.Register(h, operation("rollback", http.MethodPost, api.PathRollback, "Go back to a release"), s.rollback)
 	huma.Register(h, operation("scale", http.MethodPost, api.PathScale, "Change the number of servers"), s.scale)
 	huma.Register(h, operation("abort", http.MethodPost, api.PathAbort, "End the running deployment"), s.abort)
@@ -60,6 +60,12 @@ func (s *Server) deploy(ctx context.Context, in *deployInput) (*reply[api.Deploy
 	if err != nil {
 		return nil, s.refuse(err)
 	}
+	template, release, err := s.cfg.Values.Settle(ctx, in.Body, true)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	defer release()
+	in.Body.Template = template
 	return s.judged(ctx, in.Service, in.Body.Author, nil, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		if st.Images[in.Body.Template.Image] == nil {
 			return nil, reconcile.DeployResult{}, model.Errorf(model.NotFound, "cannot deploy %s: no image %s is here", in.Service, in.Body.Template.Image).
@@ -104,6 +110,11 @@ func (s *Server) deployed(ctx context.Context, service, author string,
 
 func (s *Server) plan(ctx context.Context, in *deployInput) (*reply[reconcile.Plan], error) {
 	out := &reply[reconcile.Plan]{}
+	template, _, err := s.cfg.Values.Settle(ctx, in.Body, false)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	in.Body.Template = template
 	now := s.cfg.Clock.Now()
 	s.cfg.Control.View(func(st *model.State, snap *model.Snapshot) {
 		out.Body = reconcile.PlanDeploy(st, snap, in.request(snap), now)
@@ -121,6 +132,9 @@ type rollbackInput struct {
 }
 
 func (s *Server) rollback(ctx context.Context, in *rollbackInput) (*reply[api.DeployAccepted], error) {
+	if err := s.whole(ctx, in.Service, in.Body.To); err != nil {
+		return nil, s.refuse(err)
+	}
 	if in.Body.Despite && strings.TrimSpace(in.Body.Reason) == "" {
 		return nil, s.refuse(model.Errorf(model.Invalid, "cannot roll %s back despite its policy without a reason", in.Service).WithHint("-m says why"))
 	}

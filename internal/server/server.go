@@ -105,6 +105,7 @@ type Config struct {
 	Troubles  func() []string // what kiln cannot write down beside its work; nil: nothing
 	Signer    Signer
 	Keys      Keys
+	Values    Values
 	Contents  Contents
 	Checks    Checks
 	Registry  http.Handler // of what is below api.PathRegistry; nil: there is none
@@ -144,6 +145,7 @@ func New(cfg Config) *Server {
 	s.registerKeys(h)
 	s.registerContents(h)
 	s.registerChecks(h)
+	s.registerValues(h)
 	s.registerVolumes(h)
 	s.registerRetention(h)
 	s.registerSessions(h)

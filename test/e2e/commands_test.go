@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -104,10 +105,14 @@ func want(ts *testscript.TestScript, ok bool, usage string) {
 // daemon starts, stops (SIGTERM) or kills (SIGKILL) the daemon; "restart" is
 // kill and start.
 func daemon(ts *testscript.TestScript, _ bool, args []string) {
-	want(ts, len(args) >= 1, "daemon start|stop|kill|restart [FLAG…]")
+	want(ts, len(args) >= 1, "daemon start|stop|kill|restart [NAME=VALUE…] [FLAG…]")
 	w := of(ts)
-	if len(args) > 1 {
-		w.Flags = args[1:]
+	if more := slices.Clone(args[1:]); len(more) > 0 {
+		w.Variables = nil
+		for len(more) > 0 && !strings.HasPrefix(more[0], "-") && strings.Contains(more[0], "=") {
+			w.Variables, more = append(w.Variables, more[0]), more[1:]
+		}
+		w.Flags = more
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()

@@ -25,8 +25,9 @@ type Instance struct {
 	Log  string // what its daemons write to standard error
 	Boot string // a file that names the boot of the machine, as the instance's daemons see it
 
-	Flags []string // of the daemon, beside its data directory
-	Disks []string // mount points of a test's own, which count as no leftovers
+	Flags     []string // of the daemon, beside its data directory
+	Variables []string // of the daemon's environment, NAME=VALUE, beside the test's own
+	Disks     []string // mount points of a test's own, which count as no leftovers
 
 	mu     sync.Mutex
 	id     string // as it was last read
@@ -71,7 +72,7 @@ func (i *Instance) Start(ctx context.Context) error {
 	// Not CommandContext: the daemon outlives whoever starts it.
 	cmd := exec.Command(i.Bin, append([]string{"daemon", "--data-dir", i.Data}, i.Flags...)...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Env = os.Environ()
+	cmd.Env = append(os.Environ(), i.Variables...)
 	if _, err := os.Stat(i.Boot); err == nil {
 		cmd.Env = append(cmd.Env, "KILN_BOOT_ID_FILE="+i.Boot)
 	}
