@@ -44,12 +44,37 @@ func referrerPath(name string, subject, manifest digest.Digest) string {
 
 // manifest is what matters here of an image's or an index's manifest.
 type manifest struct {
+	Version      int                  `json:"schemaVersion"`
 	MediaType    string               `json:"mediaType"`
 	ArtifactType string               `json:"artifactType"`
 	Config       *ocispec.Descriptor  `json:"config"`
 	Layers       []ocispec.Descriptor `json:"layers"`
+	Manifests    []ocispec.Descriptor `json:"manifests"`
 	Subject      *ocispec.Descriptor  `json:"subject"`
 	Annotations  map[string]string    `json:"annotations"`
+}
+
+// flaw says why it cannot be a manifest, or nil: distribution takes some of that for
+// a failure of its own.
+func (m manifest) flaw() error {
+	if m.Version != 2 {
+		return fmt.Errorf("its schemaVersion is %d, and has to be 2", m.Version)
+	}
+	named := slices.Concat(m.Layers, m.Manifests)
+	for _, d := range []*ocispec.Descriptor{m.Config, m.Subject} {
+		if d != nil {
+			named = append(named, *d)
+		}
+	}
+	for _, d := range named {
+		if d.Digest.Validate() != nil {
+			return fmt.Errorf("it names %q, which is no digest", d.Digest)
+		}
+		if d.Size < 0 {
+			return fmt.Errorf("it says that %s has %d bytes", d.Digest, d.Size)
+		}
+	}
+	return nil
 }
 
 // descriptor describes the manifest as an entry of a list of referrers.
@@ -81,13 +106,18 @@ func (f *front) putManifest(w http.ResponseWriter, req *http.Request, name, ref 
 	}
 	req.Body = io.NopCloser(bytes.NewReader(raw))
 	var m manifest
-	err = json.Unmarshal(raw, &m)
+	if err = json.Unmarshal(raw, &m); err == nil {
+		err = m.flaw()
+	}
+	if err != nil {
+		if f.mayWrite(w, req, name, ref) {
+			fail(w, http.StatusBadRequest, "MANIFEST_INVALID", "this is no manifest: "+err.Error())
+		}
+		return
+	}
 	if f.registry.own.has(name) {
 		switch {
 		case !f.mayWrite(w, req, name, ref):
-			return
-		case err != nil:
-			fail(w, http.StatusBadRequest, "MANIFEST_INVALID", "this is no manifest: "+err.Error())
 			return
 		case len(m.Layers) > maxLayers:
 			fail(w, http.StatusBadRequest, "MANIFEST_INVALID", fmt.Sprintf("an image has at most %d layers", maxLayers))
@@ -101,7 +131,7 @@ func (f *front) putManifest(w http.ResponseWriter, req *http.Request, name, ref 
 			return
 		}
 	}
-	if err != nil || m.Subject == nil || m.Subject.Digest.Validate() != nil || !validName(name) {
+	if m.Subject == nil || !validName(name) {
 		f.app.ServeHTTP(w, req) // it refers to nothing, or is refused there
 		return
 	}
