@@ -363,6 +363,8 @@ type BuildRequest struct {
 	Commit        string            `json:"commit,omitempty"`
 	Dirty         bool              `json:"dirty,omitempty"`
 	NoCache       bool              `json:"no_cache,omitempty"`
+	Fresh         bool              `json:"fresh,omitempty"`    // from nothing: in a place of its own, where no earlier build has left anything
+	Same          model.Digest      `json:"same,omitempty"`     // the result is compared with this image, and forgotten unless it is that
 	Origin        model.Digest      `json:"origin,omitempty"`   // the image that the context was taken out of
 	Ancestry      []string          `json:"ancestry,omitempty"` // the commit and those before it, the nearest first
 	Allow         string            `json:"allow,omitempty"`    // the text of kiln.allow: what may be in the image though it looks like a secret
@@ -381,6 +383,7 @@ type BuildEvent struct {
 	Note    string         `json:"note,omitempty"` // what kiln wants to say
 	Result  *ImageResult   `json:"result,omitempty"`
 	Parents []model.Parent `json:"parents,omitempty"` // with Result
+	Differs *Discrepancies `json:"differs,omitempty"` // with Result, where that is not the image that it should be
 	Error   *Problem       `json:"error,omitempty"`
 }
 

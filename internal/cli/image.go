@@ -20,14 +20,25 @@ type made struct {
 	digest     model.Digest
 	provenance model.Provenance
 	result     api.ImageResult
+	differs    *api.Discrepancies // from the image that it should be; nil: it is that, or need be none
+}
+
+// how says how an image is built.
+type how struct {
+	noCache bool         // every step runs again
+	fresh   bool         // from nothing, in a place of its own
+	same    model.Digest // the image that it should be; "": any
 }
 
 func (a *app) buildCommand() *cobra.Command {
-	var noCache bool
+	var noCache, verify bool
 	cmd := &cobra.Command{
-		Use:     "build [SERVICE…]",
-		Short:   "Build the images and bring nothing into service",
-		Example: "  kiln build\n  kiln build shop -v\n  kiln build shop --no-cache",
+		Use:   "build [SERVICE…]",
+		Short: "Build the images and bring nothing into service",
+		Long: `Builds the image of each service, or those named. With --verify each is built twice from nothing, in
+two places that have nothing in common, and the two are compared: where they are not the same, byte for byte,
+it says which file of which layer differs and how, and ends with 1.`,
+		Example: "  kiln build\n  kiln build shop -v\n  kiln build shop --no-cache\n  kiln build shop --verify",
 		RunE: a.run(func(ctx context.Context, names []string) error {
 			services, err := a.toBuild(names)
 			if err != nil {
@@ -38,7 +49,16 @@ func (a *app) buildCommand() *cobra.Command {
 				if s.Build == nil && len(names) == 0 {
 					continue
 				}
-				m, err := a.make(ctx, s, noCache)
+				if verify {
+					code, err := a.verifyBuild(ctx, s)
+					if err != nil {
+						complain(a.Stderr, err)
+						code = exitCode(err)
+					}
+					worst = max(worst, code)
+					continue
+				}
+				m, err := a.make(ctx, s, how{noCache: noCache})
 				if err != nil {
 					complain(a.Stderr, err)
 					worst = max(worst, exitCode(err))
@@ -61,6 +81,7 @@ func (a *app) buildCommand() *cobra.Command {
 		}),
 	}
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "run every step again")
+	cmd.Flags().BoolVar(&verify, "verify", false, "build twice from nothing, and compare")
 	return cmd
 }
 
@@ -118,17 +139,17 @@ func (a *app) built(service string, m *made, checks *api.ImageChecks) error {
 }
 
 func (a *app) image(ctx context.Context, s *spec.Service) (*made, error) {
-	return a.make(ctx, s, false)
+	return a.make(ctx, s, how{})
 }
 
 // make builds a service's image, or finds the one it refers to.
-func (a *app) make(ctx context.Context, s *spec.Service, noCache bool) (*made, error) {
+func (a *app) make(ctx context.Context, s *spec.Service, h how) (*made, error) {
 	if s.Build == nil {
 		return a.refer(ctx, s.Ref)
 	}
 	var m *made
 	err := a.steady(ctx, func() (err error) {
-		m, err = a.build(ctx, s, noCache)
+		m, err = a.build(ctx, s, h)
 		return err
 	})
 	if errors.Is(err, context.Canceled) {
@@ -140,7 +161,7 @@ func (a *app) make(ctx context.Context, s *spec.Service, noCache bool) (*made, e
 	return m, err
 }
 
-func (a *app) build(ctx context.Context, s *spec.Service, noCache bool) (*made, error) {
+func (a *app) build(ctx context.Context, s *spec.Service, h how) (*made, error) {
 	dir := a.contextDir(s.Build)
 	ancestry, dirty := commits(ctx, dir)
 	hash := ""
@@ -151,9 +172,11 @@ func (a *app) build(ctx context.Context, s *spec.Service, noCache bool) (*made, 
 	if err != nil {
 		return nil, err
 	}
+	args := buildArgs(ctx, s.Build, dir, dirty)
 	req := api.BuildRequest{
-		Allow: allow, Service: declaredName(s), Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: s.Build.Args,
-		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, Ancestry: ancestry, NoCache: noCache,
+		Allow: allow, Service: declaredName(s), Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: args,
+		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, Ancestry: ancestry,
+		NoCache: h.noCache, Fresh: h.fresh, Same: h.same,
 	}
 	view := &buildView{app: a, service: s.Name, began: a.Now()}
 	view.start()
@@ -173,6 +196,7 @@ func (a *app) build(ctx context.Context, s *spec.Service, noCache bool) (*made, 
 		digest:     last.Result.Image,
 		provenance: model.Provenance{Commit: hash, Dirty: dirty, Parents: last.Parents},
 		result:     *last.Result,
+		differs:    last.Differs,
 	}, nil
 }
 
@@ -187,13 +211,13 @@ func (a *app) refer(ctx context.Context, ref string) (*made, error) {
 	})
 	switch {
 	case err == nil && local.RemovedAt.IsZero() && (local.Source == "import" || local.Source == "build" || strings.Contains(ref, "sha256:")):
-		return &made{local.Digest, local.Provenance, api.ImageResult{Image: local.Digest, Name: ref, Size: local.Size}}, nil
+		return &made{digest: local.Digest, provenance: local.Provenance, result: api.ImageResult{Image: local.Digest, Name: ref, Size: local.Size}}, nil
 	case err != nil && model.CodeOf(err) != model.NotFound:
 		return nil, err
 	case err != nil && model.ValidDigest(ref):
 		return nil, err
 	case err == nil && strings.HasPrefix(ref, "sha256:"): // removed: the daemon says when, and how to get it again
-		return &made{local.Digest, local.Provenance, api.ImageResult{Image: local.Digest, Name: ref, Size: local.Size}}, nil
+		return &made{digest: local.Digest, provenance: local.Provenance, result: api.ImageResult{Image: local.Digest, Name: ref, Size: local.Size}}, nil
 	}
 	a.progressf("asking for %s", ref)
 	began := a.Now()

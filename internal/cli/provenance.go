@@ -3,10 +3,13 @@ package cli
 import (
 	"bytes"
 	"context"
+	"maps"
 	"os/exec"
 	"os/user"
 	"strings"
 	"time"
+
+	"kiln/internal/spec"
 )
 
 // gitPatience bounds each question to git: provenance is worth little waiting.
@@ -39,6 +42,31 @@ func commits(ctx context.Context, dir string) (ancestry []string, dirty bool) {
 	}
 	changes, ok := git(ctx, dir, "status", "--porcelain", "--untracked-files=normal", "--", ".")
 	return strings.Fields(list), !ok || changes != ""
+}
+
+// epochArg is the build argument that says what no time in an image is later than.
+const epochArg = "SOURCE_DATE_EPOCH"
+
+// buildArgs returns the declared build arguments, with the time that is declared for
+// the image's: one that follows from the source only where that is committed.
+func buildArgs(ctx context.Context, b *spec.Build, dir string, dirty bool) map[string]string {
+	if _, given := b.Args[epochArg]; given || b.Epoch == "" {
+		return b.Args
+	}
+	epoch := b.Epoch
+	if epoch == "commit" {
+		at, ok := git(ctx, dir, "log", "-1", "--format=%ct", "--", ".")
+		if !ok || dirty || at == "" {
+			return b.Args
+		}
+		epoch = at
+	}
+	args := maps.Clone(b.Args)
+	if args == nil {
+		args = map[string]string{}
+	}
+	args[epochArg] = epoch
+	return args
 }
 
 // author returns who is to be written into the history.

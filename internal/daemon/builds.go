@@ -36,7 +36,7 @@ func (b *builds) Build(ctx context.Context, req api.BuildRequest, session net.Co
 		return model.Image{}, err
 	}
 	result, err := b.client.Build(ctx, builder.Request{
-		Containerfile: req.Containerfile, Target: req.Target, Args: req.Args, NoCache: req.NoCache,
+		Containerfile: req.Containerfile, Target: req.Target, Args: req.Args, NoCache: req.NoCache, Fresh: req.Fresh,
 	}, session, func(e builder.Event) { progress(buildEvent(e)) })
 	if err != nil {
 		return model.Image{}, err

@@ -49,6 +49,30 @@ func (i inside) Diff(ctx context.Context, a, b model.Digest) (*api.ImageDiff, er
 	return &out, nil
 }
 
+// placesTold is how many places are told at which two images differ.
+const placesTold = 1000
+
+// Compare implements server.Contents.
+func (i inside) Compare(ctx context.Context, a, b model.Digest) (*api.Discrepancies, error) {
+	first, err := i.store.Value(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	second, err := i.store.Value(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	found, err := i.reader().Compare(ctx, first, second)
+	if err != nil {
+		return nil, err
+	}
+	out := &api.Discrepancies{First: a, Second: b, Places: []api.Discrepancy{}, More: max(0, len(found)-placesTold)}
+	for _, d := range found[:min(len(found), placesTold)] {
+		out.Places = append(out.Places, api.Discrepancy(d))
+	}
+	return out, nil
+}
+
 // Bill implements server.Contents.
 func (i inside) Bill(ctx context.Context, img model.Image, form string) (kind string, text []byte, err error) {
 	bill, err := i.bill(ctx, img)

@@ -14,6 +14,8 @@ import (
 // Contents says what is inside images.
 type Contents interface {
 	Diff(ctx context.Context, a, b model.Digest) (*api.ImageDiff, error)
+	// Compare says where two images differ at all.
+	Compare(ctx context.Context, a, b model.Digest) (*api.Discrepancies, error)
 	// Bill returns the list of what is in an image in a form, and its media type.
 	Bill(ctx context.Context, img model.Image, form string) (kind string, text []byte, err error)
 }

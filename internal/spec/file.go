@@ -59,6 +59,7 @@ type Build struct {
 	ContainerfileAt Position
 	Target          string
 	Args            map[string]string
+	Epoch           string // source_date_epoch: "commit", seconds since 1970, or "" for 0
 }
 
 // Service returns the service with the name, as it is declared or as it is on its

@@ -67,6 +67,9 @@ func nameHint(name string) string {
 	return ""
 }
 
+// epochForm is what SOURCE_DATE_EPOCH may be: no time after the year 5138.
+var epochForm = regexp.MustCompile(`^[0-9]{1,11}$`)
+
 // image reads where the service's image comes from.
 func (b *body) image(s *Service) {
 	in := b.child("image")
@@ -78,7 +81,7 @@ func (b *body) image(s *Service) {
 	}
 	build := &Build{Context: ".", ContextAt: in.header, ContainerfileAt: in.header}
 	var keys []string
-	for _, key := range []string{"context", "containerfile", "target", "args"} {
+	for _, key := range []string{"context", "containerfile", "target", "args", "source_date_epoch"} {
 		if in.has(key) {
 			keys = append(keys, key)
 		}
@@ -87,6 +90,9 @@ func (b *body) image(s *Service) {
 	in.place("containerfile", &build.Containerfile, &build.ContainerfileAt)
 	in.str("target", &build.Target)
 	in.texts("args", &build.Args)
+	if in.str("source_date_epoch", &build.Epoch) && build.Epoch != "commit" && !epochForm.MatchString(build.Epoch) {
+		in.errorf(in.at("source_date_epoch"), `write "commit", or a number of seconds as "1700000000"`, "%q is no time", build.Epoch)
+	}
 	switch ref := in.reference(s); {
 	case !ref:
 		s.Build = build

@@ -84,7 +84,7 @@ func (b *build) solveRequest(ref, session string) *controlapi.SolveRequest {
 	if b.req.Target != "" {
 		attrs["target"] = b.req.Target
 	}
-	if b.req.NoCache {
+	if b.req.NoCache || b.req.Fresh {
 		attrs["no-cache"] = ""
 	}
 	for k, v := range b.req.Args {

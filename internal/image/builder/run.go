@@ -78,20 +78,31 @@ func Run(ctx context.Context, cfg Config) error {
 	// The worker outlives ctx, so that builds under way can be told why they end.
 	workerCtx, stopWorker := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorker()
-	w, err := newWorker(workerCtx, cfg, root, netns)
+	open := opener(func(root string) (*worker, error) {
+		w, err := newWorker(workerCtx, cfg, root, netns)
+		if err == nil {
+			w.memory, w.dirs = memory, []string{root, filepath.Join(cfg.DataDir, "containerd"), cfg.RunDir}
+		}
+		return w, err
+	})
+	w, err := open(root)
 	if err != nil {
 		return err
 	}
-	w.memory, w.dirs = memory, []string{root, filepath.Join(cfg.DataDir, "containerd"), cfg.RunDir}
 	defer removeCgroups(cfg.Instance, cfg.Log)
 	defer memory.leave()
 	defer w.close()
+	if err := open.leaveAll(ctx, root); err != nil {
+		cfg.Log.Warn("what a killed builder has left cannot be removed", "error", err)
+	}
 	ln, err := listen(filepath.Join(cfg.RunDir, SocketName))
 	if err != nil {
 		return err
 	}
 	cfg.Log.Info("builder is ready", "address", netns.address)
-	return newServer(w, store, cfg).serve(ctx, ln)
+	s := newServer(w, store, cfg)
+	s.elsewhere = func() (*place, error) { return open.elsewhere(root) }
+	return s.serve(ctx, ln)
 }
 
 // lockPatience is how long a builder waits for one that is about to end.

@@ -24,6 +24,8 @@ type server struct {
 	store  *image.Store
 	log    *slog.Logger
 	idle   time.Duration
+	// elsewhere makes a place for a build from nothing.
+	elsewhere func() (*place, error)
 
 	mu       sync.Mutex
 	sessions map[string]chan net.Conn // by the build's id
@@ -199,7 +201,20 @@ func (s *server) run(ctx context.Context, id string, req Request, progress func(
 	if err != nil {
 		return Result{}, err
 	}
-	b := &build{worker: s.worker, store: s.store, log: s.log, req: req, progress: progress}
+	on := s.worker
+	if req.Fresh {
+		p, err := s.elsewhere()
+		if err != nil {
+			return Result{}, err
+		}
+		on = p.worker
+		defer func() {
+			if err := p.leave(context.WithoutCancel(ctx)); err != nil {
+				s.log.Warn("what a build from nothing has left is removed later", "error", err)
+			}
+		}()
+	}
+	b := &build{worker: on, store: s.store, log: s.log, req: req, progress: progress}
 	res, err := b.run(ctx, files, preamble)
 	if err != nil && ctx.Err() != nil {
 		return Result{}, model.Errorf(model.Unavailable, "cannot build: it was cancelled")

@@ -17,6 +17,7 @@ type Request struct {
 	Args          map[string]string `json:"args,omitempty"`     // for ARG
 	Name          string            `json:"name,omitempty"`     // what FROM may call the result; may be empty
 	NoCache       bool              `json:"no_cache,omitempty"` // run every step again
+	Fresh         bool              `json:"fresh,omitempty"`    // from nothing, in a place of its own
 }
 
 // Result is a built image.

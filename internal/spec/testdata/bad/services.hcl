@@ -41,3 +41,8 @@ service "twice" {
     containerfile = "/etc/passwd"
   }
 }
+service "epoch" {
+  image {
+    source_date_epoch = "yesterday"
+  }
+}
