@@ -79,6 +79,7 @@ func runDaemon(ctx context.Context, o cli.DaemonOptions) error {
 		EvidenceBound: o.EvidenceBound, EvidenceAge: o.EvidenceAge,
 		MetricsListen: o.MetricsListen, MetricsRetention: o.MetricsRetention, MetricsSize: o.MetricsSize, AlertsFile: o.AlertsFile, RegistryFile: o.RegistryFile,
 		SigningKey: o.SigningKey, SigningPassphrase: o.SigningPassphrase, RequireSignature: o.RequireSignature, AgeIdentity: o.AgeIdentity,
+		Publish: o.Publish, PublishLogin: o.PublishLogin,
 		Manager:    daemon.TakeManager(),
 		BootIDFile: os.Getenv("KILN_BOOT_ID_FILE"), // of tests that simulate a reboot
 		Log:        logger(os.Stderr, o.Debug, o.JSON),

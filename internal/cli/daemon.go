@@ -65,6 +65,8 @@ instance and leaves nothing behind. It has to run as root.`,
 	cmd.Flags().StringVar(&o.RegistryFile, "registry", "", "how the registry is kept, and who else is served (default registry.yml in the data directory)")
 	cmd.Flags().StringVar(&o.SigningKey, "signing-key", "", "what images are signed with (default signing.key in the data directory, which is made where it is missing)")
 	cmd.Flags().StringVar(&o.SigningPassphrase, "signing-passphrase", "", "the file with the passphrase of that key")
+	cmd.Flags().StringVar(&o.Publish, "publish", "", "put what is built here, and what is said of it, into this registry for others, as registry.example.com/team")
+	cmd.Flags().StringVar(&o.PublishLogin, "publish-login", "", "the file with the credentials of registries, as docker login writes it (default that of the daemon's user)")
 	cmd.Flags().BoolVar(&o.RequireSignature, "require-signature", false, "start images from elsewhere only if a trusted key has signed them (those built here always have to be)")
 	cmd.Flags().StringVar(&o.AgeIdentity, "age-identity", "", "the file with the age identity that secrets in repositories are encrypted for")
 	cmd.Flags().StringVar(&o.MetricsListen, "metrics-listen", "", "serve metrics here, for reading only, as 127.0.0.1:9090 (default on the API's socket alone)")
@@ -78,7 +80,7 @@ instance and leaves nothing behind. It has to run as root.`,
 
 // placeFiles makes the names of files independent of the working directory.
 func (o *DaemonOptions) placeFiles() (err error) {
-	for _, file := range []*string{&o.AlertsFile, &o.RegistryFile, &o.SigningKey, &o.SigningPassphrase, &o.AgeIdentity} {
+	for _, file := range []*string{&o.AlertsFile, &o.RegistryFile, &o.SigningKey, &o.SigningPassphrase, &o.AgeIdentity, &o.PublishLogin} {
 		if *file == "" {
 			continue
 		}

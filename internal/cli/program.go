@@ -65,6 +65,8 @@ type DaemonOptions struct {
 	// the machine's.
 	BuildMemory       int64
 	RegistryFile      string // how the registry is kept, and who else is served; "": registry.yml in DataDir
+	Publish           string // the registry into which what is built is put for others
+	PublishLogin      string // a file with credentials of registries
 	RequireSignature  bool   // images from elsewhere start only if a key that is trusted has signed them
 	SigningKey        string // what images are signed with; "": signing.key in DataDir
 	SigningPassphrase string // the file with that key's passphrase; "": it has none

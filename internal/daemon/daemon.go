@@ -55,6 +55,8 @@ type Config struct {
 	MetricsRetention  time.Duration // 0: telemetry's default
 	SigningKey        string        // what images are signed with; "": signing.key in DataDir, which is made where it is missing
 	SigningPassphrase string        // the file with the key's passphrase; "": it has none
+	Publish           string        // the registry into which what is built here is put for others; "": none
+	PublishLogin      string        // a file with credentials of registries, as docker's config.json; "": those of the daemon's user
 	RequireSignature  bool          // images from elsewhere start only if a key that is trusted has signed them
 	RegistryFile      string        // how the registry is kept, and who else is served; "": registry.yml in DataDir
 	AgeIdentity       string        // the file with what secrets in repositories are encrypted for; "": none
@@ -83,23 +85,24 @@ type daemon struct {
 	epoch    uint64
 	clock    clock
 
-	engine   *local.Engine
-	images   *image.Store
-	prober   *probe.Prober
-	evidence *evidence.Store
-	builds   *builds
-	control  *control.Control
-	sessions *session.Runner
-	retain   *control.Retention
-	metrics  *telemetry.Telemetry
-	drift    *drift.Watcher
-	alerts   *alert.Alerts
-	registry *registry.Registry
-	signer   *signer
-	vault    *vault.Vault
-	values   values
-	inside   inside
-	checks   *checks
+	engine    *local.Engine
+	images    *image.Store
+	prober    *probe.Prober
+	evidence  *evidence.Store
+	builds    *builds
+	control   *control.Control
+	sessions  *session.Runner
+	retain    *control.Retention
+	metrics   *telemetry.Telemetry
+	drift     *drift.Watcher
+	alerts    *alert.Alerts
+	registry  *registry.Registry
+	signer    *signer
+	publisher *publisher
+	vault     *vault.Vault
+	values    values
+	inside    inside
+	checks    *checks
 
 	registryFile *registry.File // nil: there is none
 	running      sync.WaitGroup // actions, loops
@@ -124,6 +127,9 @@ func Run(ctx context.Context, cfg Config, ready func()) error {
 		return err
 	}
 	if err := d.openVault(); err != nil {
+		return err
+	}
+	if err := d.openPublisher(); err != nil {
 		return err
 	}
 	if err := d.open(ctx); err != nil {
@@ -209,7 +215,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	if d.engine, err = local.New(ctx, ec); err != nil {
 		return err
 	}
-	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, Log: d.cfg.Log}); err != nil {
+	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, Keys: d.publisher.keys, Log: d.cfg.Log}); err != nil {
 		return err
 	}
 	if d.inside, err = d.openInside(); err != nil {
@@ -359,7 +365,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Registry: d.registry.Handler(), Signer: d.signer, Keys: d.signer, Values: d.values, Contents: d.inside, Checks: d.checks,
+		Registry: d.registry.Handler(), Signer: d.signer, Keys: d.signer, Bringer: d.publisher, Values: d.values, Contents: d.inside, Checks: d.checks,
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }

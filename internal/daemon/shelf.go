@@ -120,9 +120,8 @@ func split(full string) (repository, tag string) {
 	if err != nil {
 		return "", ""
 	}
-	tagged, ok := ref.(reference.Tagged)
-	if !ok {
-		return "", ""
+	if tagged, ok := ref.(reference.Tagged); ok {
+		tag = tagged.Tag() // else it is named by its digest
 	}
 	repository = reference.FamiliarName(ref)
 	if host, path, found := strings.Cut(repository, "/"); found {
@@ -132,7 +131,7 @@ func split(full string) (repository, tag string) {
 	if _, err := reference.WithName(repository); err != nil {
 		return "", ""
 	}
-	return repository, tagged.Tag()
+	return repository, tag
 }
 
 // Parts implements registry.Images.

@@ -42,20 +42,21 @@ func TestStore(t *testing.T) {
 	m := imagetest.Start(t)
 	s := m.Store(t)
 	for name, test := range map[string]func(*testing.T, *image.Store){
-		"formats":   testFormats,
-		"rootfs":    testRootfs,
-		"archives":  testArchives,
-		"wrong":     testWrong,
-		"cut off":   testCutOff,
-		"hostile":   testHostile,
-		"twisted":   testTwisted,
-		"inside":    testInside,
-		"cancelled": testCancelled,
-		"find":      testFind,
-		"delete":    testDelete,
-		"names":     testNames,
-		"inventory": testInventory,
-		"pull":      testPull,
+		"formats":        testFormats,
+		"rootfs":         testRootfs,
+		"archives":       testArchives,
+		"wrong":          testWrong,
+		"cut off":        testCutOff,
+		"hostile":        testHostile,
+		"twisted":        testTwisted,
+		"inside":         testInside,
+		"cancelled":      testCancelled,
+		"find":           testFind,
+		"delete":         testDelete,
+		"names":          testNames,
+		"inventory":      testInventory,
+		"pull":           testPull,
+		"bad registries": testBadRegistries,
 	} {
 		t.Run(name, func(t *testing.T) {
 			test(t, s)

@@ -12,7 +12,6 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
-	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -41,13 +40,10 @@ func (s *Store) Pull(ctx context.Context, ref string, progress func(Progress)) (
 	if err != nil {
 		return model.Image{}, model.Errorf(model.Invalid, "cannot pull %q: %w", ref, err)
 	}
-	remoteImage, err := remote.Image(parsed,
+	remoteImage, err := remote.Image(parsed, append(Reach(s.keys, s.transport),
 		remote.WithContext(ctx),
-		remote.WithAuthFromKeychain(authn.DefaultKeychain),
-		remote.WithTransport(tlsOutside{remote.DefaultTransport}),
 		remote.WithPlatform(v1.Platform{OS: "linux", Architecture: runtime.GOARCH}),
-		remote.WithUserAgent("kiln"),
-	)
+	)...)
 	if err != nil {
 		return model.Image{}, pullError(ctx, ref, err)
 	}
@@ -158,11 +154,15 @@ func pullError(ctx context.Context, ref string, err error) error {
 			return model.Errorf(model.Denied, "cannot pull %s: its registry refuses: %w", ref, err).
 				WithHint("log in to the registry as the user that runs kiln: docker login")
 		}
+		return model.Errorf(model.Unavailable, "cannot pull %s: its registry answered: %w", ref, err)
 	}
-	if _, ok := errors.AsType[net.Error](err); ok {
-		return model.Errorf(model.Unavailable, "cannot pull %s: %w", ref, err)
+	if model.CodeOf(err) == model.Denied {
+		return model.Errorf(model.Denied, "cannot pull %s: %w", ref, err)
 	}
-	return model.Errorf(model.Unavailable, "cannot pull %s: its registry answered: %w", ref, err)
+	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, io.ErrUnexpectedEOF) {
+		return model.Errorf(model.Unavailable, "cannot pull %s: its answer broke off, or did not come: %w", ref, err)
+	}
+	return model.Errorf(model.Invalid, "cannot pull %s: what its registry gave is not what was asked for: %w", ref, err)
 }
 
 // tlsOutside refuses plain HTTP beyond the loopback interface.

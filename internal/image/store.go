@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"time"
@@ -21,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/google/go-containerregistry/pkg/authn"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"kiln/internal/model"
@@ -36,14 +38,17 @@ const leaseTerm = time.Hour
 // Config says where images are.
 type Config struct {
 	Instance model.InstanceID
-	RunDir   string // holds containerd.sock
+	RunDir   string         // holds containerd.sock
+	Keys     authn.Keychain // credentials of registries; nil: those of the user that runs it
 	Log      *slog.Logger
 }
 
 // Store is the images of an instance. Its methods may be called at once.
 type Store struct {
-	client *client.Client
-	log    *slog.Logger
+	client    *client.Client
+	log       *slog.Logger
+	keys      authn.Keychain
+	transport http.RoundTripper // to registries
 }
 
 // Namespace returns the containerd namespace of the instance.
@@ -58,7 +63,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot reach containerd: %w", err)
 	}
-	s := &Store{client: c, log: cfg.Log}
+	s := &Store{client: c, log: cfg.Log, keys: cfg.Keys, transport: Transport()}
+	if s.keys == nil {
+		s.keys = authn.DefaultKeychain
+	}
 	if _, err := c.Version(s.scoped(ctx)); err != nil {
 		_ = c.Close()
 		return nil, model.Errorf(model.Unavailable, "cannot reach containerd: %w", err)

@@ -28,6 +28,12 @@ func (s *State) foldUpkeep(e Event) (known bool, err error) {
 		return true, s.rejectImage(e, p)
 	case ImageAttested:
 		return true, s.attestImage(e, p)
+	case ImagePublished:
+		if img := s.Images[p.Digest]; img != nil {
+			said := p.Publication
+			said.At = e.At
+			img.Published = &said
+		}
 	case KeyTrusted, KeyRotated, KeyRevoked, KeyDistrusted:
 		return true, s.foldKey(e)
 	case ImageRemoved:

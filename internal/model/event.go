@@ -127,6 +127,7 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	ImagePinned{}.Kind():           decode[ImagePinned],
 	ImageRejected{}.Kind():         decode[ImageRejected],
 	ImageAttested{}.Kind():         decode[ImageAttested],
+	ImagePublished{}.Kind():        decode[ImagePublished],
 	ImageRemoved{}.Kind():          decode[ImageRemoved],
 	ObjectsRemoved{}.Kind():        decode[ObjectsRemoved],
 	VolumeCreated{}.Kind():         decode[VolumeCreated],

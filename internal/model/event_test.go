@@ -37,6 +37,7 @@ func examples() []Payload {
 			Made: []Making{{
 				Service: "shop", At: at, Author: "ann", Reason: "faster", Commit: "c0ffee", Dirty: true, From: "sha256:dd", How: ByCommit,
 			}},
+			Published: &Publication{To: "registry.example.com/team", Statements: 2, Trouble: "it answered 500", At: at},
 		}},
 		ReleaseCreated{Release: Release{
 			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,
@@ -121,6 +122,7 @@ func upkeepExamples() []Payload {
 		ImageRejected{Digest: "sha256:aa", Rejection: Rejection{Lifted: true, By: "ann", Reason: "a mistake", From: "ghijkl", At: at}},
 		ImagePinned{Digest: "sha256:aa", Pinned: true, By: "ann", Reason: "audit"},
 		ImageAttested{Digest: "sha256:aa", Statement: Statement{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
+		ImagePublished{Digest: "sha256:aa", Publication: Publication{To: "registry.example.com/team", Statements: 2, Trouble: "it answered 500", At: at}},
 		ImageRemoved{Digest: "sha256:aa", Bytes: 7, Reason: "no release needs it"},
 		ObjectsRemoved{Object: ObjectBuildCache, Count: 2, Bytes: 9, Reason: "unused for 7 days", IDs: []string{"a"}},
 		VolumeCreated{Volume: Volume{Service: "shop", Name: "data", Access: SingleWriter, Size: 9, CreatedAt: at, Created: 3, Snapshots: []VolumeSnapshot{snapshot}, RemovedAt: at, Missed: "d-aaaaaa"}},

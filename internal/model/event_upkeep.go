@@ -138,6 +138,13 @@ type ImageRejected struct {
 	Rejection Rejection `json:"rejection"` // its time is the event's, for one of this instance's own
 }
 
+// ImagePublished says that an image was put into a registry that others share, or
+// why it could not be.
+type ImagePublished struct {
+	Digest      Digest      `json:"digest"`
+	Publication Publication `json:"publication"` // its time is the event's
+}
+
 // ImageRemoved says that the content of an image is going to be removed. From
 // here on nothing may start from it until it is added again.
 type ImageRemoved struct {
@@ -257,6 +264,9 @@ func (ImageRejected) Kind() Kind { return "image.rejected" }
 
 // Kind implements Payload.
 func (ImageAttested) Kind() Kind { return "image.attested" }
+
+// Kind implements Payload.
+func (ImagePublished) Kind() Kind { return "image.published" }
 
 // Kind implements Payload.
 func (ImageRemoved) Kind() Kind { return "image.removed" }

@@ -53,6 +53,8 @@ type Image struct {
 	LastUse    Instant    `json:"last_use,omitempty"`  // when it was added, or a release of it last left service
 	// Statements are what was said of it under a signature, the oldest first.
 	Statements []Statement `json:"statements,omitempty"`
+	// Published is what came of putting it into a registry that others share, last.
+	Published *Publication `json:"published,omitempty"`
 	// Made is how it came to be, for each service that it was built for.
 	Made []Making `json:"made,omitempty"`
 	// Rejection is the last word about whether it is bad; nil: nobody has said anything.
@@ -92,6 +94,15 @@ func (i *Image) MadeFor(service string) *Making {
 		}
 	}
 	return nil
+}
+
+// Publication is what came of putting an image, with what was said of it, into a
+// registry that others share.
+type Publication struct {
+	To         string    `json:"to"`                // the registry, and a path below which services have repositories
+	Statements int       `json:"statements"`        // how many there were of it
+	Trouble    string    `json:"trouble,omitempty"` // why it is not there; "": it is
+	At         time.Time `json:"at,omitzero"`
 }
 
 // Statement is a signed statement about an image, which is attached to it in a

@@ -52,6 +52,7 @@ type Registry struct {
 	changes      changes
 	alone        bool // nobody else uses the storage
 	room         func() error
+	secret       string // under which clients carry the state of their uploads
 }
 
 // Open returns the registry. Close ends what it does by itself.
@@ -69,6 +70,7 @@ func Open(ctx context.Context, cfg Config) (*Registry, error) {
 	logTo(cfg.Log)
 	r := &Registry{storage: kept, alone: alone, room: cfg.Room, file: cfg.File, log: cfg.Log, repositories: locks{held: map[string]*lock{}}}
 	r.changes.deleted, r.changes.last = true, time.Now() // perhaps: nobody remembers
+	r.secret = r.secretOfUploads(ctx)
 	if cfg.Images != nil {
 		r.own = &own{Images: cfg.Images}
 	}
@@ -102,6 +104,7 @@ func (r *Registry) newFront(ctx context.Context, c *configuration.Configuration,
 		"redirect":     configuration.Parameters{"disable": true}, // what comes from elsewhere is not verified
 	}
 	c.Catalog.MaxEntries, c.Tags.MaxTags = pageOfNames, pageOfNames
+	c.HTTP.Secret = r.secret
 	// An index may come before what it names, and name what is elsewhere.
 	c.Validation.Manifests.Indexes.Platforms = "none"
 	return &front{registry: r, app: handlers.NewApp(ctx, c)}, nil

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,6 +204,10 @@ func TestTampered(t *testing.T) {
 	for _, of := range []digest.Digest{d.Digest, image.Digest} {
 		w.damage(of)
 	}
+	res, got, err := w.do("GET", "/v2/shop/blobs/"+string(d.Digest), nil, "Range", "bytes=10-19")
+	if res.StatusCode != http.StatusPartialContent || err != nil || len(got) != 10 {
+		t.Errorf("a part: %s, %d bytes (%v)", res.Status, len(got), err)
+	}
 	for path, size := range map[string]int64{"/v2/shop/blobs/" + string(d.Digest): d.Size, "/v2/shop/manifests/" + string(image.Digest): image.Size} {
 		res, got, err := w.do("GET", path, nil, "Accept", ocispec.MediaTypeImageManifest)
 		if size < 1<<10 && res.StatusCode != http.StatusInternalServerError {
@@ -217,9 +222,47 @@ func TestTampered(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.want(http.StatusInternalServerError, "GET", "/v2/shop/blobs/"+string(cut.Digest), nil)
-	res, got, err := w.do("GET", "/v2/shop/blobs/"+string(d.Digest), nil, "Range", "bytes=10-19")
-	if res.StatusCode != http.StatusPartialContent || err != nil || len(got) != 10 {
-		t.Errorf("a part: %s, %d bytes (%v)", res.Status, len(got), err)
+	// What is damaged is taken away: it can be pushed again.
+	w.want(http.StatusNotFound, "GET", "/v2/shop/blobs/"+string(cut.Digest), nil)
+	w.blob("shop", content)
+	if _, got := w.want(http.StatusOK, "GET", "/v2/shop/blobs/"+string(d.Digest), nil); !bytes.Equal(got, content) {
+		t.Error("pushed again, it is another")
+	}
+}
+
+// TestUploadGoesOn: an upload goes on where it was when the registry was opened anew.
+func TestUploadGoesOn(t *testing.T) {
+	w := newWorld(t)
+	content := []byte("half of it, and the other half")
+	res, _ := w.want(http.StatusAccepted, "POST", "/v2/shop/blobs/uploads/", nil)
+	res, _ = w.want(http.StatusAccepted, "PATCH", res.Header.Get("Location"), content[:11], "Content-Type", "application/octet-stream")
+	at, err := url.Parse(res.Header.Get("Location"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), Config{Dir: w.dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(again.Handler())
+	defer func() {
+		srv.Close()
+		_ = again.Close()
+	}()
+	w.url = srv.URL
+	res, _ = w.want(http.StatusNoContent, "GET", at.RequestURI(), nil)
+	if got := res.Header.Get("Range"); got != "0-10" {
+		t.Errorf("it has %s of it", got)
+	}
+	if at, err = url.Parse(res.Header.Get("Location")); err != nil {
+		t.Fatal(err)
+	}
+	d := digest.FromBytes(content)
+	query := at.Query()
+	query.Set("digest", string(d))
+	w.want(http.StatusCreated, "PUT", at.Path+"?"+query.Encode(), content[11:], "Content-Type", "application/octet-stream")
+	if _, got := w.want(http.StatusOK, "GET", "/v2/shop/blobs/"+string(d), nil); !bytes.Equal(got, content) {
+		t.Errorf("it became %q", got)
 	}
 }
 
@@ -254,7 +297,7 @@ func TestWrongUploads(t *testing.T) {
 	res, _ = w.want(http.StatusAccepted, "PATCH", res.Header.Get("Location"), []byte("the first half"), "Content-Type", "application/octet-stream")
 	w.want(http.StatusNoContent, "DELETE", res.Header.Get("Location"), nil)
 	_ = filepath.WalkDir(w.dir, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && e.Type().IsRegular() {
+		if err == nil && e.Type().IsRegular() && e.Name() != "uploads.secret" {
 			t.Errorf("%s is left", path)
 		}
 		return nil

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"net/http"
 	"path"
@@ -25,6 +26,27 @@ var uploadPurging = configuration.Parameters{
 // repositoriesRoot is where distribution keeps what is known of repositories
 // (https://distribution.github.io/distribution, registry/storage/paths.go).
 const repositoriesRoot = "/docker/registry/v2/repositories"
+
+// secretPath is where the storage has what seals the state of uploads, which clients
+// carry: with the same one, uploads go on after a restart.
+const secretPath = "/kiln/uploads.secret"
+
+// secretOfUploads is a new one where none is kept; where it cannot be kept, uploads
+// begin anew after a restart.
+func (r *Registry) secretOfUploads(ctx context.Context) string {
+	kept, err := r.storage.GetContent(ctx, secretPath)
+	if err == nil && len(kept) > 0 {
+		return string(kept)
+	}
+	secret := rand.Text() + rand.Text()
+	if err == nil || errors.As(err, new(driver.PathNotFoundError)) {
+		err = r.storage.PutContent(ctx, secretPath, []byte(secret))
+	}
+	if err != nil {
+		r.log.Warn("uploads to the registry will not go on after a restart", "error", err)
+	}
+	return secret
+}
 
 // endUpload passes the end of an upload on, or that it is given up. What came and
 // is not what its digest says, is removed at once: distribution leaves that, and

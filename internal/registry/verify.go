@@ -1,9 +1,11 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
+	"path"
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
@@ -16,14 +18,15 @@ type verifier struct {
 	http.ResponseWriter
 	wanted   string // the digest; or a tag, whose digest the answer names
 	log      *slog.Logger
-	verifier digest.Verifier // nil: this answer has no digest, or is a part only
-	left     int64           // of the body
-	status   int             // 0: none yet
-	begun    bool            // the answer is on its way
+	discard  func(digest string) // takes away what is damaged
+	verifier digest.Verifier     // nil: this answer has no digest, or is a part only
+	left     int64               // of the body
+	status   int                 // 0: none yet
+	begun    bool                // the answer is on its way
 }
 
 func (r *Registry) verified(w http.ResponseWriter, wanted string) http.ResponseWriter {
-	return &verifier{ResponseWriter: w, wanted: wanted, log: r.log}
+	return &verifier{ResponseWriter: w, wanted: wanted, log: r.log, discard: r.discard}
 }
 
 var errDamaged = errors.New("the content is damaged")
@@ -67,6 +70,7 @@ func (v *verifier) Write(p []byte) (int, error) {
 	if v.left <= 0 && !v.verifier.Verified() {
 		if v.begun {
 			v.log.Error("content of the registry is damaged and is not served", "digest", v.wanted)
+			v.discard(v.wanted)
 			panic(http.ErrAbortHandler)
 		}
 		v.damaged(v.wanted)
@@ -82,11 +86,26 @@ func (v *verifier) Write(p []byte) (int, error) {
 // damaged answers that what is kept is not what it should be.
 func (v *verifier) damaged(wanted string) {
 	v.log.Error("content of the registry is damaged and is not served", "digest", wanted)
+	v.discard(wanted)
 	v.begun = true
 	for _, name := range []string{"Docker-Content-Digest", "Etag", "Cache-Control", "Accept-Ranges"} {
 		v.Header().Del(name)
 	}
 	fail(v.ResponseWriter, http.StatusInternalServerError, "UNKNOWN", "the content is damaged where it is kept: "+wanted)
+}
+
+// discard takes content away that is not what its digest says, so that it can be
+// pushed again: where it is, nobody who pushes it writes anything. Storage that
+// others may use, too, is left alone.
+func (r *Registry) discard(wanted string) {
+	d, err := digest.Parse(wanted)
+	if err != nil || !r.alone {
+		return
+	}
+	at := path.Join("/docker/registry/v2/blobs", string(d.Algorithm()), d.Encoded()[:2], d.Encoded(), "data")
+	if err := r.storage.Delete(context.Background(), at); err != nil {
+		r.log.Warn("damaged content of the registry cannot be removed", "digest", wanted, "error", err)
+	}
 }
 
 // Unwrap is for http.ResponseController.

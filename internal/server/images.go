@@ -197,6 +197,9 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 	if err := s.added(ctx, img); err != nil {
 		return nil, s.refuse(err)
 	}
+	if err := s.cfg.Bringer.Bring(ctx, img.Digest, in.Body.Ref); err != nil {
+		s.cfg.Log.Warn("what is attached to an image could not be brought along", "image", string(img.Digest), "from", in.Body.Ref, "error", err)
+	}
 	return &reply[api.ImageResult]{api.ImageResult{Image: img.Digest, Name: in.Body.Ref, Size: img.Size, TookMS: time.Since(began).Milliseconds()}}, nil
 }
 

@@ -106,6 +106,7 @@ type Config struct {
 	Signer    Signer
 	Keys      Keys
 	Values    Values
+	Bringer   Bringer
 	Contents  Contents
 	Checks    Checks
 	Registry  http.Handler // of what is below api.PathRegistry; nil: there is none

@@ -24,6 +24,11 @@ type Signer interface {
 	Rejected(ctx context.Context, d model.Digest) error
 }
 
+// Bringer brings what is attached to an image from where it was pulled from.
+type Bringer interface {
+	Bring(ctx context.Context, image model.Digest, ref string) error
+}
+
 func (s *Server) registerStatements(h huma.API) {
 	huma.Register(h, operation("key", http.MethodGet, api.PathKey, "The key that images are signed with"), s.key)
 	huma.Register(h, operation("statements", http.MethodGet, api.PathStatements, "What was said of an image under a signature"), s.statements)

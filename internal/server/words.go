@@ -26,6 +26,11 @@ func inWords(e model.Event) (service, text string) {
 		return "", imageInWords(p.Image)
 	case model.ImageAttested:
 		return "", fmt.Sprintf("%s of image %s is signed with key %s", statementInWords(p.Statement.Type), p.Digest.Short(), shortKey(p.Statement.Key))
+	case model.ImagePublished:
+		if p.Publication.Trouble != "" {
+			return "", fmt.Sprintf("image %s could not be published to %s: %s", p.Digest.Short(), p.Publication.To, p.Publication.Trouble)
+		}
+		return "", fmt.Sprintf("image %s is published to %s, with %d %s", p.Digest.Short(), p.Publication.To, p.Publication.Statements, plural(p.Publication.Statements, "statement"))
 	case model.KeyTrusted, model.KeyRotated, model.KeyRevoked, model.KeyDistrusted:
 		return "", keyInWords(p)
 	case model.ImageRejected:
