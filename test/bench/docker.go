@@ -40,7 +40,7 @@ func (b *bench) engine(ctx context.Context) (*docker, error) {
 	if err := sh(ctx, "ip", "-n", d.netns, "link", "set", "lo", "up"); err != nil {
 		return nil, err
 	}
-	if err := writeFile(filepath.Join(d.dir, "daemon.json"), "{}\n", 0o644); err != nil {
+	if err := writeFile(filepath.Join(d.dir, "daemon.json"), `{"insecure-registries": ["`+registryNet+`"]}`+"\n", 0o644); err != nil {
 		return nil, err
 	}
 	var err error

@@ -43,6 +43,8 @@ func measurements() []measurement {
 		{"routerkill", routerKilled},
 		{"memory", memory},
 		{"watch", watching},
+		{"trust", trust},
+		{"registry", registries},
 	}
 }
 

@@ -128,7 +128,7 @@ Machine: %d cores, %s, Linux %s; load average when the run began: %s. Peers, fro
 // peers returns the versions of what kiln is measured against.
 func peers(ctx context.Context) []string {
 	var all []string
-	for _, p := range []string{"docker.io", "runc", "haproxy", "nginx-light", "wrk"} {
+	for _, p := range []string{"docker.io", "runc", "haproxy", "nginx-light", "wrk", "docker-registry"} {
 		out, err := exec.CommandContext(ctx, "dpkg-query", "-W", "-f", "${Version}", p).Output()
 		if err == nil {
 			all = append(all, p+" "+string(out))

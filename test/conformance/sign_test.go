@@ -329,6 +329,29 @@ func TestCosignRefuses(t *testing.T) {
 	})
 }
 
+// TestCosignWithRotatedKeys: what the former key signed is good for who trusts that, and
+// what both signed for who trusts either.
+func TestCosignWithRotatedKeys(t *testing.T) {
+	c := startCosign(t)
+	former, present := newKey(t), newKey(t)
+	c.write("former.pub", former.Public().PEM())
+	c.write("present.pub", present.Public().PEM())
+	registries(t, func(t *testing.T, r *theRegistry) {
+		c := &cosign{TB: t, path: c.path, dir: c.dir}
+		old, both := r.push("old"), r.push("both")
+		for image, keys := range map[name.Digest][]*sign.PrivateKey{old: {former}, both: {former, present}} {
+			for _, key := range keys {
+				bundle, err := key.SignImage(digestOf(image))
+				r.attach(image, bundle, err)
+			}
+		}
+		c.accepts([]string{old.DigestStr()}, verify("former.pub", old.String())...)
+		c.refuses(badSignature, verify("present.pub", old.String())...)
+		c.accepts([]string{both.DigestStr()}, verify("former.pub", both.String())...)
+		c.accepts([]string{both.DigestStr()}, verify("present.pub", both.String())...)
+	})
+}
+
 // refusesWhatIsDamaged changes an accepted bundle on the registry's disk.
 func (c *cosign) refusesWhatIsDamaged(r *theRegistry, image name.Digest) {
 	c.Helper()
