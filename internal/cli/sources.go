@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -107,7 +106,7 @@ func (a *app) secret(ctx context.Context, x spec.Secret) (v api.SecretValue, err
 	case spec.FromAge:
 		v.Age, err = a.file(x.From, model.MaxValue+ageOverhead)
 	case spec.FromCommand:
-		v.Value, err = a.output(ctx, x)
+		v.Value, err = a.output(ctx, x, commandLimit)
 	default:
 		v.Value, err = a.file(x.From, model.MaxValue)
 	}
@@ -141,8 +140,8 @@ func tooLarge(from spec.Source, most int64) spec.Diagnostics {
 
 // output runs a secret's command, with the rights of who deploys, in the
 // declaration's directory, and returns what it writes.
-func (a *app) output(ctx context.Context, x spec.Secret) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandLimit)
+func (a *app) output(ctx context.Context, x spec.Secret, limit time.Duration) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	name := x.From.Command[0]
 	failed := func(hint, format string, args ...any) error {
@@ -164,7 +163,7 @@ func (a *app) output(ctx context.Context, x spec.Secret) ([]byte, error) {
 	case out.over:
 		return nil, failed("what is large belongs into the image or into a volume", "it writes more than the %s that a value may have", model.SizeText(model.MaxValue))
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return nil, failed("it must not ask anything: nobody is there to answer", "it has not ended within %s", commandLimit)
+		return nil, failed("it must not ask anything: nobody is there to answer", "it has not ended within %s", limit)
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case exited != nil:
@@ -172,22 +171,23 @@ func (a *app) output(ctx context.Context, x spec.Secret) ([]byte, error) {
 	case err != nil:
 		return nil, failed("it is run without a shell, in the directory of "+a.opts.file, "%s", readFailure(err))
 	}
-	return out.Bytes(), nil
+	return out.kept, nil
 }
 
 // bounded keeps what is written to it, up to a bound.
 type bounded struct {
-	bytes.Buffer
+	kept []byte
 	most int
 	full func()
 	over bool
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if b.Len()+len(p) > b.most {
+	if len(b.kept)+len(p) > b.most {
 		b.over = true
 		b.full()
 		return len(p), nil
 	}
-	return b.Buffer.Write(p)
+	b.kept = append(b.kept, p...)
+	return len(p), nil
 }

@@ -208,8 +208,8 @@ func (v values) decrypt(file []byte) ([]byte, error) {
 	if err == nil {
 		value, err = io.ReadAll(io.LimitReader(r, model.MaxValue+1))
 	}
-	if err != nil {
-		return nil, model.Errorf(model.Invalid, "it is no age file, or a damaged one: %w", err).
+	if err != nil { // what it says may quote a file that is not encrypted at all
+		return nil, model.Errorf(model.Invalid, "it is no age file, or a damaged one").
 			WithHint("encrypt it again: age -r RECIPIENT -o FILE")
 	}
 	return value, nil

@@ -168,8 +168,8 @@ func (r *retention) value(o model.Object) model.Kept {
 	if why, isHeld := r.values[o.ID]; isHeld {
 		return model.Kept{Object: o, Keep: true, Reason: why.reason, Serves: why.serves}
 	}
-	if age := r.now.Wall.Sub(o.At); age < keepStray {
-		return model.Kept{Object: o, Keep: true, Reason: fmt.Sprintf("no release that is kept has it, but it came %s ago: one may be in the making", span(age))}
+	if age := r.now.Wall.Sub(o.At); age < keepStray && !NamedValues(r.s)[o.ID] {
+		return model.Kept{Object: o, Keep: true, Reason: fmt.Sprintf("no release has it, but it came %s ago: one may be in the making", span(age))}
 	}
 	return model.Kept{Object: o, Reason: "no release that can be rolled back to has it"}
 }
