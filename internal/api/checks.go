@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/url"
 
 	"kiln/internal/model"
@@ -51,4 +52,26 @@ func (c *Client) Check(ctx context.Context, service string, in CheckRequest) (*I
 // for; without a service, the one that the image is of.
 func (c *Client) ImageChecks(ctx context.Context, image, service string) (*ImageChecks, error) {
 	return get[ImageChecks](ctx, c, path(PathChecks, image), url.Values{"service": {service}})
+}
+
+// MaxList is the most that a list of vulnerabilities has.
+const MaxList = 1 << 30 // bytes
+
+// List is a list of vulnerabilities that the daemon keeps for policies.
+type List struct {
+	Name    string       `json:"name,omitempty"`
+	Digest  model.Digest `json:"digest"`
+	Size    int64        `json:"size,omitempty"`    // bytes
+	Entries int          `json:"entries,omitempty"` // that it has
+}
+
+// List asks whether a list is here; NotFound: it is not.
+func (c *Client) List(ctx context.Context, d model.Digest) (*List, error) {
+	return get[List](ctx, c, PathLists, url.Values{"digest": {string(d)}})
+}
+
+// SendList brings a list: a file of the OSV format, or a zip archive of such. The
+// name is what messages call it.
+func (c *Client) SendList(ctx context.Context, name string, list io.Reader) (*List, error) {
+	return answer[List](ctx, c, call{target: PathLists, query: url.Values{"name": {name}}, body: list, kind: "application/octet-stream"})
 }

@@ -42,6 +42,7 @@ const (
 	PathReject     = "/v1/images/{image}/reject"            // POST RejectRequest → Rejected
 	PathBill       = "/v1/images/{image}/sbom"              // GET ?form=spdx|cyclonedx → the document
 	PathChecks     = "/v1/images/{image}/checks"            // GET ?service= → ImageChecks
+	PathLists      = "/v1/vulnerabilities"                  // GET ?digest= → List; POST ?name= body: the list → List
 	PathDiff       = "/v1/images/diff"                      // GET ?from= &to= → ImageDiff
 	PathStatements = "/v1/images/{image}/statements"        // GET → Statements
 	PathKey        = "/v1/key"                              // GET → Key; POST RotateRequest → Key, the new one

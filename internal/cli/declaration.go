@@ -41,6 +41,7 @@ func (a *app) buildable(file *spec.File, names []string) ([]*spec.Service, error
 			diags = append(diags, a.checkBuild(file, s.Build)...)
 		}
 		diags = append(diags, a.checkSources(s)...)
+		diags = append(diags, a.checkLists(file, s)...)
 	}
 	if len(diags) > 0 {
 		return nil, diags

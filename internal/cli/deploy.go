@@ -95,6 +95,9 @@ func (a *app) deploy(ctx context.Context, s *spec.Service, image string, mode ap
 
 // request makes the image of a service and with it what the daemon is asked.
 func (a *app) request(ctx context.Context, s *spec.Service) (*api.DeployRequest, error) {
+	if err := a.sendLists(ctx, s); err != nil {
+		return nil, err
+	}
 	values, err := a.values(ctx, s)
 	if err != nil {
 		return nil, err
@@ -142,6 +145,9 @@ func (a *app) toDeploy(names []string, image string) ([]*spec.Service, error) {
 
 // withImage makes what the daemon is asked of an image that is here.
 func (a *app) withImage(ctx context.Context, s *spec.Service, image string) (*api.DeployRequest, error) {
+	if err := a.sendLists(ctx, s); err != nil {
+		return nil, err
+	}
 	values, err := a.values(ctx, s)
 	if err != nil {
 		return nil, err

@@ -58,6 +58,11 @@ it says which file of which layer differs and how, and ends with 1.`,
 					worst = max(worst, code)
 					continue
 				}
+				if err := a.sendLists(ctx, s); err != nil {
+					complain(a.Stderr, err)
+					worst = max(worst, exitCode(err))
+					continue
+				}
 				m, err := a.make(ctx, s, how{noCache: noCache})
 				if err != nil {
 					complain(a.Stderr, err)

@@ -18,6 +18,9 @@ import (
 // archive.
 const maxListed = 64 << 20 // bytes
 
+// maxUnpacked bounds all files of a list together.
+const maxUnpacked = 16 << 30 // bytes
+
 // advisory is an entry of a list of vulnerabilities, as far as kiln reads it
 // (https://ossf.github.io/osv-schema/, version 1.7).
 type advisory struct {
@@ -46,12 +49,8 @@ type affected struct {
 // eachAdvisory calls visit with the entries of a list: one entry, an array of them, or
 // a zip archive of files with either. name is for messages.
 func eachAdvisory(name string, list []byte, visit func(*advisory)) error {
-	if bytes.HasPrefix(list, []byte("PK\x03\x04")) || bytes.HasPrefix(list, []byte("PK\x05\x06")) { // APPNOTE.TXT, 4.3.7 and 4.3.16
-		z, err := zip.NewReader(bytes.NewReader(list), int64(len(list)))
-		if err != nil {
-			return model.Errorf(model.Invalid, "cannot read the list of vulnerabilities %s: %w", name, err)
-		}
-		return eachAdvisoryIn(z, name+": ", visit)
+	if zipped(list) {
+		return eachAdvisoryZipped(name, bytes.NewReader(list), int64(len(list)), visit)
 	}
 	trimmed := bytes.TrimLeft(list, " \t\r\n")
 	if len(trimmed) == 0 {
@@ -76,10 +75,44 @@ func eachAdvisory(name string, list []byte, visit func(*advisory)) error {
 	return nil
 }
 
+// eachAdvisoryAt is eachAdvisory for a list that need not fit into the memory: of an
+// archive only one file at a time is.
+func eachAdvisoryAt(name string, list io.ReaderAt, size int64, visit func(*advisory)) error {
+	head := make([]byte, 4)
+	if n, err := list.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return model.Errorf(model.Unavailable, "cannot read the list of vulnerabilities %s: %w", name, err)
+	} else if zipped(head[:n]) {
+		return eachAdvisoryZipped(name, list, size, visit)
+	}
+	if size > maxListed {
+		return model.Errorf(model.Invalid, "cannot read the list of vulnerabilities %s: it is larger than %d MiB", name, maxListed>>20).
+			WithHint("a list that is larger is given as a zip archive or a directory of files, as https://osv.dev offers them")
+	}
+	text := make([]byte, size)
+	if _, err := io.ReadFull(io.NewSectionReader(list, 0, size), text); err != nil {
+		return model.Errorf(model.Unavailable, "cannot read the list of vulnerabilities %s: %w", name, err)
+	}
+	return eachAdvisory(name, text, visit)
+}
+
+// zipped reports whether a list begins as a zip archive does (APPNOTE.TXT, 4.3.7 and
+// 4.3.16).
+func zipped(list []byte) bool {
+	return bytes.HasPrefix(list, []byte("PK\x03\x04")) || bytes.HasPrefix(list, []byte("PK\x05\x06"))
+}
+
+func eachAdvisoryZipped(name string, list io.ReaderAt, size int64, visit func(*advisory)) error {
+	z, err := zip.NewReader(list, size)
+	if err != nil {
+		return model.Errorf(model.Invalid, "cannot read the list of vulnerabilities %s: %w", name, err)
+	}
+	return eachAdvisoryIn(z, name+": ", visit)
+}
+
 // eachAdvisoryIn reads the files of a list whose names end in .json, in the order of
 // their names.
 func eachAdvisoryIn(files fs.FS, prefix string, visit func(*advisory)) error {
-	some := false
+	some, total := false, int64(0)
 	err := fs.WalkDir(files, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -99,6 +132,9 @@ func eachAdvisoryIn(files fs.FS, prefix string, visit func(*advisory)) error {
 		}
 		if len(text) > maxListed {
 			return fmt.Errorf("%s: it is larger than %d MiB", p, maxListed>>20)
+		}
+		if total += int64(len(text)); total > maxUnpacked {
+			return fmt.Errorf("its files have more than %d GiB", maxUnpacked>>30)
 		}
 		return eachAdvisory(prefix+p, text, visit)
 	})

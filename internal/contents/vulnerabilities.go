@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"regexp"
 	"slices"
@@ -59,6 +60,15 @@ type Undecided struct {
 func Vulnerabilities(name string, list []byte, packages []Package) (Report, error) {
 	m := newMatcher(packages)
 	if err := eachAdvisory(name, list, m.match); err != nil {
+		return Report{}, err
+	}
+	return m.report(), nil
+}
+
+// VulnerabilitiesAt is Vulnerabilities with a list that need not fit into the memory.
+func VulnerabilitiesAt(name string, list io.ReaderAt, size int64, packages []Package) (Report, error) {
+	m := newMatcher(packages)
+	if err := eachAdvisoryAt(name, list, size, m.match); err != nil {
 		return Report{}, err
 	}
 	return m.report(), nil

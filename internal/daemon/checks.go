@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"kiln/internal/api"
@@ -14,7 +15,8 @@ import (
 
 // checks judge images before servers are made from them.
 type checks struct {
-	d *daemon
+	d     *daemon
+	lists knownLists
 
 	mu     sync.Mutex
 	passed map[string][]api.ImageCheck // by image and what was asked
@@ -58,6 +60,12 @@ func (c *checks) form(ctx context.Context, q api.CheckRequest) ([]api.ImageCheck
 		return nil, err
 	}
 	list := formChecks(q, report)
+	inside, err := c.packages(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	list = append(list, inside...)
+	slices.SortFunc(list, func(a, b api.ImageCheck) int { return strings.Compare(a.Name, b.Name) })
 	if !slices.ContainsFunc(list, func(c api.ImageCheck) bool { return !c.Passed }) {
 		c.mu.Lock()
 		defer c.mu.Unlock()

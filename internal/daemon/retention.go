@@ -68,6 +68,7 @@ func (b buildCache) RemoveAll(ctx context.Context, objects []model.Object) error
 func (d *daemon) startRetention(ctx context.Context) {
 	d.running.Go(func() { d.retain.Run(ctx) })
 	d.running.Go(func() { d.trimEvidence(ctx) })
+	d.running.Go(d.sweepLists)
 }
 
 // rooms is the data directory, whose parts may lie on different disks.

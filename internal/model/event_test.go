@@ -183,6 +183,9 @@ func examplePolicy() Policy {
 		Image: &ImagePolicy{
 			NotRoot: true, Exposed: true, NoSetuid: true, SetuidAllowed: []string{"/usr/bin/sudo"}, NoWorldWritable: true, NoDevices: true,
 			Size: 1000, UnpackedSize: 2000, Labels: map[string]string{"org.example.team": "[a-z]+"}, ForbiddenPaths: []string{"/etc/ssh/**"},
+			ForbiddenPackages: []string{"telnetd"}, Vulnerabilities: &VulnerabilityPolicy{
+				Lists: []VulnerabilityList{{Name: "osv/", Digest: "sha256:dd"}}, Severity: "high", Ignore: []string{"CVE-2026-1"},
+			},
 		},
 		Upkeep: Upkeep{
 			Drift: DriftPolicy{Response: DriftReplace, Interval: 30 * second}, Lifetime: Lifetime{MaxAge: 3600 * second, Jitter: 10},

@@ -21,6 +21,26 @@ type ImagePolicy struct {
 	// has to match as a whole; "": any value but an empty one.
 	Labels         map[string]string `json:"labels,omitempty"`
 	ForbiddenPaths []string          `json:"forbidden_paths,omitempty"` // patterns
+	// ForbiddenPackages are in the form of ParsePackageRule.
+	ForbiddenPackages []string             `json:"forbidden_packages,omitempty"`
+	Vulnerabilities   *VulnerabilityPolicy `json:"vulnerabilities,omitempty"`
+}
+
+// VulnerabilityPolicy says which vulnerabilities an image must not have.
+type VulnerabilityPolicy struct {
+	Lists []VulnerabilityList `json:"lists"`
+	// Severity is the level from which on one counts: low, medium, high or critical;
+	// "": every one, also those of which no list says how bad they are.
+	Severity string   `json:"severity,omitempty"`
+	Ignore   []string `json:"ignore,omitempty"` // ids or aliases
+}
+
+// VulnerabilityList is a file or directory of entries in the OSV format. The
+// bytes are kept by their digest, so that what an image was judged by is known
+// for good.
+type VulnerabilityList struct {
+	Name   string `json:"name"`   // as it was declared
+	Digest Digest `json:"digest"` // of the file, or of the archive that was made of the directory
 }
 
 // Hash identifies what the policy asks of an image's form, for servers of the

@@ -32,6 +32,14 @@ func imagePolicyText(p *model.ImagePolicy) string {
 		add(true, "label %s=%s", label, p.Labels[label])
 	}
 	add(len(p.ForbiddenPaths) > 0, "forbidden_paths %s", strings.Join(p.ForbiddenPaths, " "))
+	add(len(p.ForbiddenPackages) > 0, "forbidden_packages %s", strings.Join(p.ForbiddenPackages, " "))
+	if v := p.Vulnerabilities; v != nil {
+		for _, l := range v.Lists {
+			add(true, "vulnerabilities of %s (%s)", l.Name, l.Digest.Short())
+		}
+		add(v.Severity != "", "of severity %s or worse", v.Severity)
+		add(len(v.Ignore) > 0, "but %s", strings.Join(v.Ignore, " "))
+	}
 	if len(words) == 0 {
 		return "nothing is asked"
 	}

@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -23,7 +25,16 @@ type Checks interface {
 	Judge(ctx context.Context, q api.CheckRequest, run bool) (api.ImageChecks, error)
 }
 
+// Lists keeps lists of vulnerabilities.
+type Lists interface {
+	Has(d model.Digest) bool
+	// Keep reads a list and keeps it if it can be understood. Invalid: it cannot.
+	Keep(ctx context.Context, name string, r io.Reader) (api.List, error)
+}
+
 func (s *Server) registerChecks(h huma.API) {
+	s.mux.HandleFunc("POST "+api.PathLists, s.keepList)
+	huma.Register(h, operation("list", http.MethodGet, api.PathLists, "Whether a list of vulnerabilities is here"), s.hasList)
 	huma.Register(h, operation("check", http.MethodPost, api.PathCheck, "Whether an image is what a policy asks for"), s.check)
 	huma.Register(h, operation("image-checks", http.MethodGet, api.PathChecks, "Whether an image is what a service asks for"), s.imageChecks)
 }
@@ -43,6 +54,34 @@ func (s *Server) check(ctx context.Context, in *checkInput) (*reply[api.ImageChe
 		return nil, s.refuse(err)
 	}
 	return &reply[api.ImageChecks]{checks}, nil
+}
+
+type listInput struct {
+	Digest model.Digest `query:"digest" required:"true"`
+}
+
+func (s *Server) hasList(_ context.Context, in *listInput) (*reply[api.List], error) {
+	if !s.cfg.Lists.Has(in.Digest) {
+		return nil, s.refuse(model.Errorf(model.NotFound, "there is no list of vulnerabilities %s here", in.Digest.Short()))
+	}
+	return &reply[api.List]{api.List{Digest: in.Digest}}, nil
+}
+
+func (s *Server) keepList(w http.ResponseWriter, r *http.Request) {
+	name := r.URL.Query().Get("name")
+	err := s.fits("take the list of vulnerabilities "+name, func(*model.State, *model.Snapshot) int64 { return max(0, r.ContentLength) })
+	var list api.List
+	if err == nil {
+		list, err = s.cfg.Lists.Keep(r.Context(), name, r.Body)
+	}
+	if err != nil {
+		s.refuseRaw(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(list); err != nil {
+		s.cfg.Log.Debug("cannot answer", "error", err)
+	}
 }
 
 type imageChecksInput struct {

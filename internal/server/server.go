@@ -109,6 +109,7 @@ type Config struct {
 	Bringer   Bringer
 	Contents  Contents
 	Checks    Checks
+	Lists     Lists
 	Registry  http.Handler // of what is below api.PathRegistry; nil: there is none
 	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention

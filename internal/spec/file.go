@@ -41,7 +41,9 @@ type Service struct {
 	// template has their names and paths; digests and versions come with values.
 	Secrets []Secret
 	Config  []Config
-	routes  []declaredRoute
+	// Lists are those of Policy.Image.Vulnerabilities, whose digests are empty.
+	Lists  []List
+	routes []declaredRoute
 
 	// Environment and Declared are where it runs, and what the declaration calls
 	// it; "": the declaration has no environments.
@@ -49,6 +51,12 @@ type Service struct {
 	Declared    string
 
 	connectsAt Position
+}
+
+// List is a list of vulnerabilities that a policy names.
+type List struct {
+	Path string // from the declaration's directory
+	At   Position
 }
 
 // Build is what an image is made from.

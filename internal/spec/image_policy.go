@@ -35,6 +35,13 @@ func (b *body) imagePolicy(s *Service) {
 	in.size("size", minImage, &p.Size)
 	in.size("unpacked_size", minImage, &p.UnpackedSize)
 	in.requiredLabels(p)
+	in.names("forbidden_packages", &p.ForbiddenPackages)
+	for _, text := range p.ForbiddenPackages {
+		if _, err := model.ParsePackageRule(text); err != nil {
+			in.errorf(in.at("forbidden_packages"), `write "telnetd", "openssl@1.*" or "openssl<3.0.14"`, "forbidden_packages: %s", err)
+		}
+	}
+	in.vulnerabilities(s, p)
 	in.places("forbidden_paths", &p.ForbiddenPaths)
 	in.done()
 	s.Policy.Image = p
@@ -73,4 +80,40 @@ func (b *body) requiredLabels(p *model.ImagePolicy) {
 			b.errorf(b.at("labels"), "the syntax is that of RE2", "labels: the value of %q: %s", label, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 		}
 	}
+}
+
+// severities are the words for how bad a vulnerability is.
+var severities = []string{"any", "low", "medium", "high", "critical"}
+
+// vulnerabilities reads which vulnerabilities the image must not have.
+func (b *body) vulnerabilities(s *Service, p *model.ImagePolicy) {
+	in := b.child("vulnerabilities")
+	if in == nil {
+		return
+	}
+	v := &model.VulnerabilityPolicy{}
+	var paths []string
+	if value, ok := in.value("list"); ok {
+		if text, ok := scalar(value); ok {
+			paths = []string{text}
+		} else {
+			in.names("list", &paths)
+		}
+	}
+	if !in.has("list") {
+		in.errorf(in.header, `add list = "osv/": a file or a directory of the OSV format, from this file's directory`, "%s has no list", in.where)
+	}
+	for _, at := range paths {
+		if at == "" || strings.ContainsRune(at, 0) {
+			in.errorf(in.at("list"), "", "list: %q is not a path", at)
+		}
+		v.Lists = append(v.Lists, model.VulnerabilityList{Name: at})
+		s.Lists = append(s.Lists, List{at, in.at("list")})
+	}
+	if level, ok := in.choice("severity", severities...); ok && level != "any" {
+		v.Severity = level
+	}
+	in.names("ignore", &v.Ignore)
+	in.done()
+	p.Vulnerabilities = v
 }

@@ -17,3 +17,16 @@ service "shop" {
   policy {
   }
 }
+
+service "two" {
+  image {
+    context = "."
+  }
+  policy {
+    forbidden_packages = ["openssl<", "*", "telnetd", "telnetd"]
+    vulnerabilities {
+      severity = "hihg"
+      ignore   = "CVE-1"
+    }
+  }
+}

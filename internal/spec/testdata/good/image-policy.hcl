@@ -13,6 +13,12 @@ service "shop" {
     size            = "500MiB"
     unpacked_size   = "2GiB"
     forbidden_paths = ["/etc/ssh/**", "**/.git"]
+    forbidden_packages = ["telnetd", "openssl<3.0.14"]
+    vulnerabilities {
+      list     = "osv/"
+      severity = "high"
+      ignore   = ["CVE-2026-1"]
+    }
     labels = {
       "org.example.team" = "[a-z]+"
     }
