@@ -25,7 +25,11 @@ import (
 var work = flag.Bool("work", false, "keep each script's directory and say where it is")
 
 // TestScripts runs testdata/*.txtar, at most as many at once as -parallel says.
-func TestScripts(t *testing.T) {
+func TestScripts(t *testing.T) { scripts(t, "testdata") }
+
+// scripts runs those of a directory.
+func scripts(t *testing.T, dir string) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("these tests start servers, and have to run as root")
 	}
@@ -41,7 +45,7 @@ func TestScripts(t *testing.T) {
 	next := sync.OnceValues(func() (string, error) { return buildNext(t, root) })
 	previous := sync.OnceValues(func() (string, error) { return buildPrevious(t, root) })
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir:                 dir,
 		TestWork:            *work,
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
