@@ -37,6 +37,7 @@ const (
 	PathImport     = "/v1/images/import"                    // POST ?name= body: archive → ImageResult
 	PathPull       = "/v1/images/pull"                      // POST PullRequest → ImageResult
 	PathBuild      = "/v1/builds"                           // POST BuildRequest → stream of BuildEvent; the last has Result or Error
+	PathInputs     = "/v1/inputs"                           // POST InputsRequest → InputsReport
 	PathOutdated   = "/v1/images/outdated"                  // GET → Outdated
 	PathPin        = "/v1/images/{image}/pin"               // POST PinRequest → Image
 	PathReject     = "/v1/images/{image}/reject"            // POST RejectRequest → Rejected

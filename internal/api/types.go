@@ -368,6 +368,8 @@ type BuildRequest struct {
 	Origin        model.Digest      `json:"origin,omitempty"`   // the image that the context was taken out of
 	Ancestry      []string          `json:"ancestry,omitempty"` // the commit and those before it, the nearest first
 	Allow         string            `json:"allow,omitempty"`    // the text of kiln.allow: what may be in the image though it looks like a secret
+	Network       string            `json:"network,omitempty"`  // what it reaches: "none", "locked" or "open", which "" is as well
+	Lock          *Lock             `json:"lock,omitempty"`     // nil: nothing is locked
 }
 
 // AllowFile is where what is allowed to be in images is declared, beside kiln.hcl.
@@ -384,6 +386,8 @@ type BuildEvent struct {
 	Result  *ImageResult   `json:"result,omitempty"`
 	Parents []model.Parent `json:"parents,omitempty"` // with Result
 	Differs *Discrepancies `json:"differs,omitempty"` // with Result, where that is not the image that it should be
+	Lock    string         `json:"lock,omitempty"`    // with Result: the text of the lock file, with what the image was made from
+	Inputs  model.Digest   `json:"inputs,omitempty"`  // with Result: of what keeps the bytes that were fetched
 	Error   *Problem       `json:"error,omitempty"`
 }
 

@@ -46,6 +46,9 @@ func (a *app) buildable(file *spec.File, names []string) ([]*spec.Service, error
 	if len(diags) > 0 {
 		return nil, diags
 	}
+	if _, _, err := a.lockFile(); err != nil { // before anything is built
+		return nil, err
+	}
 	return services, nil
 }
 

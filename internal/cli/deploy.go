@@ -49,6 +49,7 @@ Standard output gets one JSON line for each service.`,
 	}
 	turn.flags(cmd)
 	cmd.Flags().StringVar(&image, "image", "", "an image that is here, by digest or name, instead of a build")
+	a.lockedFlag(cmd)
 	return cmd
 }
 

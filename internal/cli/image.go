@@ -87,6 +87,7 @@ it says which file of which layer differs and how, and ends with 1.`,
 	}
 	cmd.Flags().BoolVar(&noCache, "no-cache", false, "run every step again")
 	cmd.Flags().BoolVar(&verify, "verify", false, "build twice from nothing, and compare")
+	a.lockedFlag(cmd)
 	return cmd
 }
 
@@ -160,6 +161,9 @@ func (a *app) make(ctx context.Context, s *spec.Service, h how) (*made, error) {
 	if errors.Is(err, context.Canceled) {
 		err = model.Errorf(model.Unavailable, "stopped the build of %s; nothing was deployed", s.Name)
 	}
+	if model.CodeOf(err) == model.Denied { // the lock file and what is wanted do not agree
+		return nil, &exitError{exitInvalid, err}
+	}
 	if err != nil && !api.Lost(err) && !api.Unreachable(err) {
 		return nil, &exitError{exitFailed, err} // a build that fails has failed, whatever is wrong with it
 	}
@@ -177,11 +181,19 @@ func (a *app) build(ctx context.Context, s *spec.Service, h how) (*made, error) 
 	if err != nil {
 		return nil, err
 	}
+	locked, err := a.lockFor(s)
+	if err != nil {
+		return nil, err
+	}
 	args := buildArgs(ctx, s.Build, dir, dirty)
 	req := api.BuildRequest{
 		Allow: allow, Service: declaredName(s), Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: args,
 		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, Ancestry: ancestry,
 		NoCache: h.noCache, Fresh: h.fresh, Same: h.same,
+		Lock: locked,
+	}
+	if s.Build.Network != spec.NetworkOpen {
+		req.Network = string(s.Build.Network)
 	}
 	view := &buildView{app: a, service: s.Name, began: a.Now()}
 	view.start()
@@ -197,9 +209,12 @@ func (a *app) build(ctx context.Context, s *spec.Service, h how) (*made, error) 
 		return nil, err
 	}
 	view.done(last.Result)
+	if err := a.lockAfter(s, locked, last.Lock); err != nil {
+		return nil, err
+	}
 	return &made{
 		digest:     last.Result.Image,
-		provenance: model.Provenance{Commit: hash, Dirty: dirty, Parents: last.Parents},
+		provenance: model.Provenance{Commit: hash, Dirty: dirty, Parents: last.Parents, Inputs: last.Inputs},
 		result:     *last.Result,
 		differs:    last.Differs,
 	}, nil

@@ -106,6 +106,8 @@ type options struct {
 	verbose bool
 	timeout time.Duration
 	message string
+	locked  bool           // build from the lock file alone
+	relock  *relockOptions // nil: the lock file is not made anew
 }
 
 // Run executes a command line without the program's name and returns the exit
@@ -182,7 +184,7 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 		a.chaosCommand(),
 		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.keyCommand(), a.gcCommand(), a.secretsCommand(), a.recycleCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),
-		a.volumesCommand(),
+		a.volumesCommand(), a.lockCommand(),
 		manCommand(),
 	)
 	root.AddCommand(a.hotfixCommand(), a.shellCommand())

@@ -37,11 +37,19 @@ func (b *builds) Build(ctx context.Context, req api.BuildRequest, session net.Co
 	}
 	result, err := b.client.Build(ctx, builder.Request{
 		Containerfile: req.Containerfile, Target: req.Target, Args: req.Args, NoCache: req.NoCache, Fresh: req.Fresh,
+		Network: req.Network, Lock: lockOf(req),
 	}, session, func(e builder.Event) { progress(buildEvent(e)) })
 	if err != nil {
 		return model.Image{}, err
 	}
-	return model.Image{Digest: result.Digest, Size: result.Size, Provenance: model.Provenance{Parents: result.Parents}}, nil
+	if req.Lock != nil {
+		text, err := relock(req.Lock, req.Service, result.Locked)
+		if err != nil {
+			return model.Image{}, err
+		}
+		progress(api.BuildEvent{Lock: text})
+	}
+	return model.Image{Digest: result.Digest, Size: result.Size, Provenance: model.Provenance{Parents: result.Parents, Inputs: result.Inputs}}, nil
 }
 
 // buildEvent is a builder's event as the API says it.

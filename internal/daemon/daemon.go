@@ -361,6 +361,7 @@ func (d *daemon) awaitFirstLook(ctx context.Context) {
 
 func (d *daemon) handler() http.Handler {
 	return server.New(server.Config{
+		Inputs:  inputs{d.images},
 		Version: api.Version{Version: d.cfg.Version, Instance: d.instance, PID: os.Getpid(), Epoch: d.epoch},
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,

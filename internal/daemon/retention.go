@@ -23,6 +23,7 @@ func (d *daemon) newRetention() *control.Retention {
 		Control: d.control, Clock: d.clock, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,
 		Sources: []control.Source{
 			{Kind: model.ObjectImage, Inventory: image.Inventory{Store: d.images}},
+			{Kind: model.ObjectInputs, Inventory: image.InputInventory{Store: d.images}},
 			{Kind: model.ObjectSnapshot, Inventory: image.Strays{Store: d.images}},
 			{Kind: model.ObjectBuildCache, Inventory: buildCache{d.builds}, Ready: d.builds.up},
 			{Kind: model.ObjectLog, Inventory: local.LogInventory{Engine: d.engine}},

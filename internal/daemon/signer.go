@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -86,12 +87,13 @@ func (s *signer) provenance(img model.Image, req api.BuildRequest, began time.Ti
 		Started: began.UTC(), Finished: time.Now().UTC(),
 		Parameters: map[string]any{
 			"service": req.Service, "containerfile": req.Containerfile, "target": req.Target, "args": argsOf(req.Args),
-			"commit": req.Commit, "uncommitted_changes": req.Dirty,
+			"commit": req.Commit, "uncommitted_changes": req.Dirty, "network": cmp.Or(req.Network, "open"),
 		},
 	}
 	for _, p := range img.Provenance.Parents {
 		build.Inputs = append(build.Inputs, sign.Input{Name: p.Name, Digests: []digest.Digest{digest.Digest(p.Digest)}})
 	}
+	build.Inputs = append(build.Inputs, lockedInputs(lockSection(req.Lock, req.Service))...)
 	if req.Commit != "" {
 		build.Inputs = append(build.Inputs, sign.Input{Name: "source", Commit: req.Commit})
 	}

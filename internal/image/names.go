@@ -49,6 +49,23 @@ func Familiar(name string) string {
 	return reference.FamiliarString(ref)
 }
 
+// Named returns the image that bears a full name, or that a name of the form
+// docker.io/kiln/sha256:… is of.
+func (s *Store) Named(ctx context.Context, full string) (d model.Digest, here bool, err error) {
+	name := full
+	if digest, ok := strings.CutPrefix(full, "docker.io/kiln/"); ok && model.ValidDigest(digest) {
+		name = PinName(model.Digest(digest))
+	}
+	r, err := s.client.ImageService().Get(s.scoped(ctx), name)
+	switch {
+	case errdefs.IsNotFound(err):
+		return "", false, nil
+	case err != nil:
+		return "", false, unavailable("find image "+full, err)
+	}
+	return model.Digest(r.Target.Digest), true, nil
+}
+
 // pin records an image: it is kept from now on, and found by the names.
 func (s *Store) pin(ctx context.Context, desc ocispec.Descriptor, source string, names ...string) error {
 	desc.Annotations, desc.Platform = nil, nil // one record, whatever way it came

@@ -127,6 +127,9 @@ func (s *State) addImage(img Image, at Instant) {
 		s.Images[img.Digest] = &img
 		known = &img
 	}
+	if img.Provenance.Inputs != "" { // what it was made from last is what is kept
+		known.Provenance.Inputs = img.Provenance.Inputs
+	}
 	known.RemovedAt, known.LastUse = time.Time{}, at // its content is here, whatever became of it before
 	for _, service := range img.Services {
 		known.Services = append(without(known.Services, service), service)

@@ -21,7 +21,7 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the golden files of this pack
 func examples() []Payload {
 	at := time.Date(2026, 11, 21, 3, 4, 5, 600, time.UTC)
 	template, policy := exampleTemplate(), examplePolicy()
-	provenance := Provenance{Commit: "c0ffee", Dirty: true, Parents: []Parent{{Name: "base/debian:12", Digest: "sha256:bb"}}}
+	provenance := Provenance{Commit: "c0ffee", Dirty: true, Parents: []Parent{{Name: "base/debian:12", Digest: "sha256:bb"}}, Inputs: "sha256:ee"}
 	exit := &Exit{Known: true, Code: 137, Signal: "SIGKILL", OOM: true, At: at}
 	return []Payload{
 		InstanceCreated{Instance: "abcdef"},

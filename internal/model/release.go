@@ -29,6 +29,7 @@ type Provenance struct {
 	Commit  string   `json:"commit,omitempty"`  // of the source; "" outside a repository
 	Dirty   bool     `json:"dirty,omitempty"`   // the tree differed from the commit
 	Parents []Parent `json:"parents,omitempty"` // the images it was built on
+	Inputs  Digest   `json:"inputs,omitempty"`  // of the record that keeps what the build fetched; "": nothing is kept
 }
 
 // Parent is an image that another was built on.

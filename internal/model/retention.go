@@ -10,6 +10,7 @@ const (
 	ObjectImage      ObjectKind = "image"       // content and unpacked layers of an image
 	ObjectSnapshot   ObjectKind = "snapshot"    // of containerd, of no image and no server
 	ObjectBuildCache ObjectKind = "build-cache" // one record of the builder's cache
+	ObjectInputs     ObjectKind = "inputs"      // what a build has fetched, as a lock file names it
 	ObjectLog        ObjectKind = "log"         // of a server that is gone
 	ObjectEvidence   ObjectKind = "evidence"    // a death record's or session's archive
 	ObjectVolumeCopy ObjectKind = "volume-snapshot"

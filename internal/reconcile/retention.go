@@ -253,6 +253,8 @@ func (r *retention) verdict(o model.Object) model.Kept {
 			return stays("server %s wrote it %s ago", o.Server, span(age))
 		}
 		return goes("server %s is gone; what it wrote last is in its death record", o.Server)
+	case model.ObjectInputs:
+		return r.inputs(o)
 	case model.ObjectEvidence:
 		return stays("evidence has a retention of its own, by age and by size")
 	case model.ObjectSecret, model.ObjectConfig:

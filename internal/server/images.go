@@ -27,7 +27,9 @@ func (s *Server) registerImages(h huma.API) {
 	huma.Register(h, operation("image", http.MethodGet, api.PathImage, "One image"), s.image)
 	huma.Register(h, operation("image-history", http.MethodGet, api.PathImageHistory, "The line of a service's images"), s.imageHistory)
 	huma.Register(h, operation("pull", http.MethodPost, api.PathPull, "Take an image from a registry"), s.pull)
-	huma.Register(h, operation("build", http.MethodPost, api.PathBuild, "Build an image"), s.build)
+	build := operation("build", http.MethodPost, api.PathBuild, "Build an image")
+	build.MaxBodyBytes = maxLocked
+	huma.Register(h, build, s.build)
 	// The bodies of these are no JSON, so they stand beside huma.
 	s.mux.HandleFunc("POST "+api.PathImport, s.importImage)
 	s.mux.HandleFunc("POST "+api.PathSession, s.session)
@@ -165,6 +167,7 @@ func (s *Server) added(ctx context.Context, img model.Image, complete ...func(*m
 		if known := st.Images[img.Digest]; known != nil {
 			fresh := slices.ContainsFunc(img.Names, func(n string) bool { return !slices.Contains(known.Names, n) }) ||
 				slices.ContainsFunc(img.Services, func(n string) bool { return !slices.Contains(known.Services, n) })
+			fresh = fresh || img.Provenance.Inputs != "" && img.Provenance.Inputs != known.Provenance.Inputs
 			lately := known.RemovedAt.IsZero() && now.Elapsed.Sub(known.LastUse) < usedAgain
 			if !fresh && lately {
 				return nil, nil
@@ -282,7 +285,18 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 	case <-time.After(sessionTimeout):
 		return api.BuildEvent{Error: problemOf(model.Errorf(model.Unavailable, "cannot build: the client brought no context within %s", sessionTimeout))}
 	}
-	img, err := s.cfg.Builder.Build(ctx, req, session, progress)
+	locked := ""
+	img, err := s.cfg.Builder.Build(ctx, req, session, func(e api.BuildEvent) {
+		if e.Lock != "" {
+			locked = e.Lock
+			return
+		}
+		progress(e)
+	})
+	if locked != "" && req.Lock != nil {
+		after := *req.Lock
+		after.Text, req.Lock = locked, &after
+	}
 	if err == nil && req.Same != "" {
 		return s.compared(ctx, req.Same, img, began)
 	}
@@ -302,7 +316,7 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 	}
 	return api.BuildEvent{
 		Result:  &api.ImageResult{Image: img.Digest, Size: img.Size, TookMS: time.Since(began).Milliseconds()},
-		Parents: img.Provenance.Parents,
+		Parents: img.Provenance.Parents, Lock: locked, Inputs: img.Provenance.Inputs,
 	}
 }
 

@@ -88,6 +88,7 @@ type Archives interface {
 
 // Config is what a Server works with.
 type Config struct {
+	Inputs    Inputs
 	Version   api.Version
 	Control   Control
 	Clock     Clock
@@ -139,6 +140,7 @@ func New(cfg Config) *Server {
 	hc.Components.Schemas.RegisterTypeAlias(reflect.TypeFor[model.Amount](), reflect.TypeFor[amount]())
 	h := humago.New(s.mux, hc)
 	s.registerViews(h)
+	s.registerInputs(h)
 	s.registerDrift(h)
 	s.registerCommands(h)
 	s.registerStreams(h)

@@ -83,6 +83,7 @@ func Defaults() []Default {
 		{"image.context", ".", "directory of the build context, from the declaration's directory", ""},
 		{"image.containerfile", defaultContainerfile, "from the context; Dockerfile where there is no Containerfile", ""},
 		{"image.source_date_epoch", "0", `what no time in the image is later than, in seconds since 1970, or "commit"`, ""},
+		{"image.network", string(NetworkOpen), "what the build reaches", ""},
 		{"servers", strconv.Itoa(defaultServers), "how many servers run", ""},
 		{"protocol", string(model.HTTP), "what the port speaks", ""},
 		{"proxy_protocol", "none", `for protocol "tcp": the PROXY header, "v1" or "v2", that every connection to a server begins with`, ""},

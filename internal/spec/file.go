@@ -68,7 +68,18 @@ type Build struct {
 	Target          string
 	Args            map[string]string
 	Epoch           string // source_date_epoch: "commit", seconds since 1970, or "" for 0
+	Network         Network
 }
+
+// Network is what a build reaches.
+type Network string
+
+// The networks.
+const (
+	NetworkNone   Network = "none"   // nothing
+	NetworkLocked Network = "locked" // what the lock file names, and what is added to it
+	NetworkOpen   Network = "open"   // the outside
+)
 
 // Service returns the service with the name, as it is declared or as it is on its
 // kiln, or nil.

@@ -79,9 +79,9 @@ func (b *body) image(s *Service) {
 		}
 		return
 	}
-	build := &Build{Context: ".", ContextAt: in.header, ContainerfileAt: in.header}
+	build := &Build{Context: ".", ContextAt: in.header, ContainerfileAt: in.header, Network: NetworkOpen}
 	var keys []string
-	for _, key := range []string{"context", "containerfile", "target", "args", "source_date_epoch"} {
+	for _, key := range []string{"context", "containerfile", "target", "args", "source_date_epoch", "network"} {
 		if in.has(key) {
 			keys = append(keys, key)
 		}
@@ -93,6 +93,7 @@ func (b *body) image(s *Service) {
 	if in.str("source_date_epoch", &build.Epoch) && build.Epoch != "commit" && !epochForm.MatchString(build.Epoch) {
 		in.errorf(in.at("source_date_epoch"), `write "commit", or a number of seconds as "1700000000"`, "%q is no time", build.Epoch)
 	}
+	in.network(build)
 	switch ref := in.reference(s); {
 	case !ref:
 		s.Build = build
@@ -100,6 +101,20 @@ func (b *body) image(s *Service) {
 		in.errorf(in.at(keys[0]), "take one of them out", "%s cannot have both ref and %s: an image is either built or taken as it is", in.where, keys[0])
 	}
 	in.done()
+}
+
+// network reads what the build reaches.
+func (b *body) network(build *Build) {
+	var word string
+	if !b.str("network", &word) {
+		return
+	}
+	known := []string{string(NetworkNone), string(NetworkLocked), string(NetworkOpen)}
+	if !slices.Contains(known, word) {
+		b.errorf(b.at("network"), oneOf(word, known), "network %q is not known", word)
+		return
+	}
+	build.Network = Network(word)
 }
 
 // reference reads ref; it reports whether there is one, good or not.

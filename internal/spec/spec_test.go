@@ -138,7 +138,7 @@ func TestDefaultsAreWhatParseGives(t *testing.T) {
 	u, drift, keep := f.Services[1].Policy.Upkeep, s.Policy.Drift.WithDefaults(), s.Policy.Retention.WithDefaults()
 	rolling, canary := defaultSurge(), f.Services[1].Policy.Deploy.Canary
 	is := map[string]string{
-		"image.context": s.Build.Context, "protocol": string(s.Template.Protocol),
+		"image.context": s.Build.Context, "image.network": string(s.Build.Network), "protocol": string(s.Template.Protocol),
 		"stop_grace": s.Policy.StopGrace.String(), "health.path": h.Path,
 		"health.interval": h.Interval.String(), "health.timeout": h.Timeout.String(), "health.grace": h.Grace.String(),
 		"deploy.strategy": string(d.Strategy), "deploy.deadline": d.Deadline.String(),

@@ -42,10 +42,15 @@ func (b *build) run(ctx context.Context, conn net.Conn, p buildcontext.Preamble)
 	defer cancel()
 	running.Go(func() { _ = b.worker.sessions.HandleConn(ctx, conn, p.Headers) })
 
+	return b.attempts(ctx, ids[0])
+}
+
+// solve builds once.
+func (b *build) solve(ctx context.Context, session string, around *surroundings) (Result, error) {
 	ref := identity.NewID()
 	trace := newTrace(b.progress)
-	watch := b.worker.frontends.watch(ids[0], trace.note)
-	defer b.worker.frontends.unwatch(ids[0])
+	watch := b.worker.frontends.watch(session, around, trace.note)
+	defer b.worker.frontends.unwatch(session)
 
 	watched := make(chan struct{})
 	go func() {
@@ -53,7 +58,7 @@ func (b *build) run(ctx context.Context, conn net.Conn, p buildcontext.Preamble)
 		b.follow(ctx, ref, trace)
 	}()
 	reached := b.worker.memory.watch()
-	_, err := b.worker.control.Solve(ctx, b.solveRequest(ref, ids[0]))
+	_, err := b.worker.control.Solve(ctx, b.solveRequest(ref, session))
 	if err == nil {
 		// The record of the trace ends with the solve; what it said last counts.
 		<-watched
@@ -62,7 +67,7 @@ func (b *build) run(ctx context.Context, conn net.Conn, p buildcontext.Preamble)
 	if ctx.Err() == nil {
 		<-watched
 	}
-	return Result{}, b.explain(err, trace, reached())
+	return Result{}, b.explain(err, trace, reached(), around)
 }
 
 // follow feeds the solve's status to the trace until the solve has ended.

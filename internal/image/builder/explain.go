@@ -26,11 +26,11 @@ var notInContext = regexp.MustCompile(`failed to calculate checksum of ref .*: "
 // explain says in words why a build failed: which line of the Containerfile,
 // what it was about, and what the step wrote last. full says that the builds'
 // memory was used up meanwhile.
-func (b *build) explain(err error, t *trace, full bool) error {
+func (b *build) explain(err error, t *trace, full bool, around *surroundings) error {
 	where := b.location(err)
 	if coded, ok := errors.AsType[*model.Error](err); ok {
 		e := *coded
-		if where != "" {
+		if where != "" && !strings.Contains(e.Message, where) {
 			e.Message += "\n" + where
 		}
 		return &e
@@ -48,8 +48,13 @@ func (b *build) explain(err error, t *trace, full bool) error {
 			hint = "let the step take less, or start the daemon with a larger --build-memory"
 		}
 	}
+	code, refused, instead := around.refused()
+	if hint == "" {
+		hint = instead
+	}
 	var msg strings.Builder
 	msg.WriteString(what)
+	msg.WriteString(refused)
 	for _, dir := range fullDirs(b.worker.dirs) {
 		msg.WriteString("\n" + dir + " has no room left")
 	}
@@ -59,11 +64,34 @@ func (b *build) explain(err error, t *trace, full bool) error {
 	if tail := lastLines(string(t.tail()), tailLines); tail != "" {
 		msg.WriteString("\nIts last output:\n" + tail)
 	}
-	e := model.Errorf(model.Invalid, "%s", msg.String())
+	e := model.Errorf(code, "%s", msg.String())
 	if hint != "" {
 		return e.WithHint("%s", hint)
 	}
 	return e
+}
+
+// refused says what the build's steps did not get, one a line, and what to do
+// instead. Denied where there is anything.
+func (s *surroundings) refused() (code model.Code, told, hint string) {
+	if s.net == nil {
+		return model.Invalid, "", ""
+	}
+	list := s.net.Refusals()
+	if len(list) == 0 {
+		return model.Invalid, "", ""
+	}
+	for i, f := range list {
+		if i == tailLines {
+			told += fmt.Sprintf("\nand %d more", len(list)-i)
+			break
+		}
+		told += "\n" + f.What + " " + f.Why
+		if hint == "" {
+			hint = f.Hint
+		}
+	}
+	return model.Denied, told, hint
 }
 
 // location shows the line of the Containerfile that an error is about, or "".

@@ -31,14 +31,15 @@ func newFrontends() *frontends { return &frontends{builds: map[string]*observer{
 
 // observer is what is noted of one build.
 type observer struct {
-	note func(string)
+	note   func(string)
+	around *surroundings
 
 	mu    sync.Mutex
 	bases []model.Parent
 }
 
-func (f *frontends) watch(session string, note func(string)) *observer {
-	o := &observer{note: note}
+func (f *frontends) watch(session string, around *surroundings, note func(string)) *observer {
+	o := &observer{note: note, around: around}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.builds[session] = o
@@ -102,6 +103,14 @@ func (c *observed) BuildOpts() client.BuildOpts {
 // the Containerfile has a "# syntax=" line.
 func (c *observed) Solve(ctx context.Context, req client.SolveRequest) (*client.Result, error) {
 	if req.Frontend != "gateway.v0" {
+		if req.Definition == nil {
+			return c.Client.Solve(ctx, req)
+		}
+		def, err := c.surround(ctx, req.Definition)
+		if err != nil {
+			return nil, err
+		}
+		req.Definition = def
 		return c.Client.Solve(ctx, req)
 	}
 	source := req.FrontendOpt["source"]
@@ -111,6 +120,19 @@ func (c *observed) Solve(ctx context.Context, req client.SolveRequest) (*client.
 	}
 	c.o.note("# syntax=" + source + " is read by kiln's built-in frontend")
 	return dockerfile.Build(ctx, &observed{Client: c.Client, o: c.o, builtin: true})
+}
+
+// surround gives the operations of the build its network.
+func (c *observed) surround(ctx context.Context, def *pb.Definition) (*pb.Definition, error) {
+	around := c.o.around
+	w := &rewriter{
+		token: around.token, steps: around.steps,
+		source: func(op *pb.SourceOp) error { return around.source(ctx, op) },
+		located: func(err error, where *pb.Location) error {
+			return locate(err, around.containerfile, def.Source.GetInfos(), where)
+		},
+	}
+	return w.rewrite(def)
 }
 
 // isDockerfileFrontend reports whether a frontend is the one that is built in.
@@ -126,9 +148,23 @@ func isDockerfileFrontend(source string) bool {
 // ResolveImageConfig implements client.Client: every FROM and every
 // COPY --from=IMAGE comes by here.
 func (c *observed) ResolveImageConfig(ctx context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
-	resolved, d, config, err := c.Client.ResolveImageConfig(ctx, ref, opt)
+	want, err := c.o.around.base(ctx, ref)
+	if err != nil {
+		return "", "", nil, err
+	}
+	exact := ref
+	if want != "" && !strings.Contains(ref, "@") {
+		exact += "@" + string(want) // a tag may have moved in its registry
+	}
+	resolved, d, config, err := c.Client.ResolveImageConfig(ctx, exact, opt)
 	if err != nil {
 		return "", "", nil, baseError(ctx, ref, err)
+	}
+	if resolved == exact {
+		resolved = ref
+	}
+	if err := c.o.around.took(ref, model.Digest(d)); err != nil {
+		return "", "", nil, err
 	}
 	c.o.took(ref, model.Digest(d))
 	return resolved, d, config, nil
@@ -138,6 +174,11 @@ func (c *observed) ResolveImageConfig(ctx context.Context, ref string, opt sourc
 // that are images come by here.
 func (c *observed) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, opt sourceresolver.Opt) (*sourceresolver.MetaResponse, error) {
 	name, isImage := strings.CutPrefix(op.GetIdentifier(), imageScheme)
+	if isImage {
+		if _, err := c.o.around.base(ctx, name); err != nil {
+			return nil, err
+		}
+	}
 	resp, err := c.Client.ResolveSourceMetadata(ctx, op, opt)
 	if !isImage {
 		return resp, err
@@ -146,6 +187,9 @@ func (c *observed) ResolveSourceMetadata(ctx context.Context, op *pb.SourceOp, o
 		return nil, baseError(ctx, name, err)
 	}
 	if resp.Image != nil {
+		if err := c.o.around.took(name, model.Digest(resp.Image.Digest)); err != nil {
+			return nil, err
+		}
 		c.o.took(name, model.Digest(resp.Image.Digest))
 	}
 	return resp, nil

@@ -61,7 +61,7 @@ func enterNetwork(cfg Config, lockPath string) (*netns, error) {
 	if v := os.Getenv(insideEnv); v != "" {
 		return n, n.inherit(v)
 	}
-	lock, err := lock(lockPath, filepath.Join(cfg.RunDir, SocketName))
+	lock, err := takeLock(lockPath, filepath.Join(cfg.RunDir, SocketName))
 	if err != nil {
 		return nil, err
 	}
@@ -207,8 +207,12 @@ func (n *netns) removeRemnants() {
 }
 
 // New implements network.Provider: all steps share the builder's namespace,
-// which holds nothing but its link to the outside.
-func (n *netns) New(context.Context, string, network.NamespaceOptions) (network.Namespace, error) {
+// which holds nothing but its link to the outside, but those that have one of
+// their own.
+func (n *netns) New(ctx context.Context, _ string, _ network.NamespaceOptions) (network.Namespace, error) {
+	if own, ok := ctx.Value(stepKey{}).(string); ok {
+		return joined{path: own}, nil
+	}
 	return joined{path: n.path}, nil
 }
 

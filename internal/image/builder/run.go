@@ -71,6 +71,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := removeRemnants(ctx, cfg, store); err != nil {
 		return err
 	}
+	removeCAs(cfg.RunDir)
 	memory, err := limitMemory(cfg.Instance, cfg.Memory, cfg.Log)
 	if err != nil {
 		return err
@@ -79,7 +80,7 @@ func Run(ctx context.Context, cfg Config) error {
 	workerCtx, stopWorker := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWorker()
 	open := opener(func(root string) (*worker, error) {
-		w, err := newWorker(workerCtx, cfg, root, netns)
+		w, err := newWorker(workerCtx, cfg, root, netns, store)
 		if err == nil {
 			w.memory, w.dirs = memory, []string{root, filepath.Join(cfg.DataDir, "containerd"), cfg.RunDir}
 		}
@@ -108,9 +109,9 @@ func Run(ctx context.Context, cfg Config) error {
 // lockPatience is how long a builder waits for one that is about to end.
 const lockPatience = 10 * time.Second
 
-// lock takes the cache for this process, until the file is closed. One that
+// takeLock takes the cache for this process, until the file is closed. One that
 // does not answer any more at socket, but still holds the cache, is waited for.
-func lock(path, socket string) (*os.File, error) {
+func takeLock(path, socket string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot start the builder: %w", err)

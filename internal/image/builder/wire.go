@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 
+	"kiln/internal/lock"
 	"kiln/internal/model"
 )
 
@@ -18,6 +19,8 @@ type Request struct {
 	Name          string            `json:"name,omitempty"`     // what FROM may call the result; may be empty
 	NoCache       bool              `json:"no_cache,omitempty"` // run every step again
 	Fresh         bool              `json:"fresh,omitempty"`    // from nothing, in a place of its own
+	Network       string            `json:"network,omitempty"`  // what it reaches; "": open
+	Lock          *Lock             `json:"lock,omitempty"`     // nil: nothing is locked
 }
 
 // Result is a built image.
@@ -25,6 +28,8 @@ type Result struct {
 	Digest  model.Digest   `json:"digest"`
 	Parents []model.Parent `json:"parents,omitempty"` // the images it was built on
 	Size    int64          `json:"size"`              // bytes as stored
+	Locked  []lock.Entry   `json:"locked,omitempty"`  // what it was made from, where there is a lock
+	Inputs  model.Digest   `json:"inputs,omitempty"`  // of the record that keeps the bytes of it; "": there are none
 }
 
 // Status says where a step is.
@@ -96,9 +101,9 @@ func (f *failure) error() error {
 	return e.WithHint("%s", f.Hint)
 }
 
-// maxLine bounds a line of the protocol: a request carries build arguments, a
-// failure the tail of a step's output.
-const maxLine = 1 << 20
+// maxLine bounds a line of the protocol: a request carries a lock file, a result
+// what was locked.
+const maxLine = 64 << 20
 
 // lines writes JSON values, one a line, from several goroutines.
 type lines struct {

@@ -43,20 +43,26 @@ type worker struct {
 	sessions  *session.Manager
 	frontends *frontends
 	memory    *memoryGroup
+	networks  *networks // of the builds that are not open
+	runDir    string
 	dirs      []string // that builds write
 }
 
-func newWorker(ctx context.Context, cfg Config, root string, netns *netns) (*worker, error) {
+func newWorker(ctx context.Context, cfg Config, root string, netns *netns, store *image.Store) (*worker, error) {
 	fail := func(err error) (*worker, error) {
 		return nil, model.Errorf(model.Unavailable, "cannot start BuildKit: %w", err)
 	}
-	opt, err := workerOpt(cfg, root, netns)
+	nets := newNetworks()
+	opt, err := workerOpt(cfg, root, netns, nets)
 	if err != nil {
 		return fail(err)
 	}
 	w, err := base.NewWorker(ctx, opt)
 	if err != nil {
 		return fail(err)
+	}
+	if err := attachSources(w, nets, store); err != nil {
+		return fail(errors.Join(err, w.Close()))
 	}
 	all := &bkworker.Controller{}
 	if err := all.Add(w); err != nil {
@@ -93,12 +99,12 @@ func newWorker(ctx context.Context, cfg Config, root string, netns *netns) (*wor
 	if err != nil {
 		return fail(errors.Join(err, all.Close(), cache.Close(), history.Close()))
 	}
-	return &worker{control: ctl, sessions: sessions, frontends: front}, nil
+	return &worker{control: ctl, sessions: sessions, frontends: front, networks: nets, runDir: cfg.RunDir}, nil
 }
 
 // workerOpt describes the worker. Its executor is made anew, because BuildKit's
 // constructor offers no network of the caller's own.
-func workerOpt(cfg Config, root string, netns *netns) (base.WorkerOpt, error) {
+func workerOpt(cfg Config, root string, netns *netns, nets *networks) (base.WorkerOpt, error) {
 	opts := bkcontainerd.WorkerOptions{
 		Root:            root,
 		Address:         image.SocketPath(cfg.RunDir),
@@ -121,7 +127,7 @@ func workerOpt(cfg Config, root string, netns *netns) (base.WorkerOpt, error) {
 	}
 	opt.ImageStore = pinned{opt.ImageStore}
 	opt.ProxyProvider = nil
-	opt.Executor = containerdexecutor.New(containerdexecutor.ExecutorOptions{
+	opt.Executor = &lockedExecutor{networks: nets, Executor: containerdexecutor.New(containerdexecutor.ExecutorOptions{
 		Client:           c,
 		Root:             opt.Root,
 		CgroupParent:     opts.CgroupParent,
@@ -132,7 +138,7 @@ func workerOpt(cfg Config, root string, netns *netns) (base.WorkerOpt, error) {
 			Path:    cfg.ShimPath,
 			Options: &runcoptions.Options{BinaryName: cfg.RuncPath, Root: filepath.Join(cfg.RunDir, "runc")},
 		},
-	})
+	})}
 	opt.RegistryHosts = registryHosts(netns)
 	limit := cfg.CacheLimit
 	if limit == 0 {

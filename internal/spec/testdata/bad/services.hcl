@@ -46,3 +46,15 @@ service "epoch" {
     source_date_epoch = "yesterday"
   }
 }
+service "offline" {
+  image {
+    context = "."
+    network = "lockd"
+  }
+}
+service "pulled" {
+  image {
+    ref     = "base/debian:12"
+    network = "none"
+  }
+}

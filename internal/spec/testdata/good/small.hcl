@@ -24,6 +24,7 @@ service "worker" {
   image {
     context = "worker"
     target  = "run"
+    network = "locked"
     args = {
       VERSION = 2
     }
