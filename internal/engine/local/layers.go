@@ -51,12 +51,10 @@ func (e *Engine) layerOf(dir string) (*layer, error) {
 	if l := e.drift.layers[dir]; l != nil {
 		return l, nil
 	}
-	var st unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
-		return nil, fmt.Errorf("cannot look at layer %s: %w", dir, err)
+	name, err := layerName(dir)
+	if err != nil {
+		return nil, err
 	}
-	// Not by its number alone: another may come to have that.
-	name := shortHash(dir, strconv.FormatUint(st.Ino, 10), fmt.Sprint(st.Btime.Sec, st.Btime.Nsec))
 	l := &layer{dir: dir, list: filepath.Join(e.layersDir(), name)}
 	if e.drift.layers == nil {
 		e.drift.layers = map[string]*layer{}
@@ -65,7 +63,19 @@ func (e *Engine) layerOf(dir string) (*layer, error) {
 	return l, nil
 }
 
-// forgetLayers lets go of what is known of layers that no server stands on.
+// layerName names a directory, not by its number alone: another may come to have
+// that.
+func layerName(dir string) (string, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return "", fmt.Errorf("cannot look at layer %s: %w", dir, err)
+	}
+	return shortHash(dir, strconv.FormatUint(st.Ino, 10), fmt.Sprint(st.Btime.Sec, st.Btime.Nsec)), nil
+}
+
+// forgetLayers lets go of what is known of layers that no server stands on, and of
+// the lists of those that are gone. The others' lists stay: a server may stand on
+// them again.
 func (e *Engine) forgetLayers() {
 	used := map[string]bool{}
 	for _, r := range e.records() {
@@ -73,25 +83,29 @@ func (e *Engine) forgetLayers() {
 			used[dir] = true
 		}
 	}
+	snapshots, err := namesIn(filepath.Join(e.DataDir, "containerd", "io.containerd.snapshotter.v1.overlayfs", "snapshots"))
+	if err != nil {
+		return
+	}
 	e.drift.mu.Lock()
 	defer e.drift.mu.Unlock()
-	lists := map[string]bool{}
-	for dir, l := range e.drift.layers {
-		if _, err := os.Lstat(dir); err != nil && !used[dir] {
-			delete(e.drift.layers, dir)
-			continue
+	there := map[string]bool{}
+	for _, snapshot := range snapshots {
+		if name, err := layerName(filepath.Join(snapshot, "fs")); err == nil {
+			there[name] = true
 		}
-		lists[filepath.Base(l.list)] = used[dir]
+	}
+	for dir, l := range e.drift.layers {
+		if !used[dir] {
+			delete(e.drift.layers, dir)
+		} else {
+			there[filepath.Base(l.list)] = true
+		}
 	}
 	names, _ := namesIn(e.layersDir())
 	for _, name := range names {
-		if keep, known := lists[strings.TrimSuffix(filepath.Base(name), proofSuffix)]; known && !keep {
-			_ = os.Remove(name) // it is made anew when a server stands on it again
-		}
-	}
-	for dir, l := range e.drift.layers {
-		if !lists[filepath.Base(l.list)] {
-			delete(e.drift.layers, dir)
+		if !there[strings.TrimSuffix(filepath.Base(name), proofSuffix)] {
+			_ = os.Remove(name)
 		}
 	}
 }

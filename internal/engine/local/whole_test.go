@@ -109,6 +109,22 @@ func TestNothingStartsFromChangedBytes(t *testing.T) {
 		taken(t, again)
 		_ = again.Close()
 	})
+	t.Run("and no server stands on it", func(t *testing.T) {
+		e.drift.mu.Lock()
+		l := e.drift.layers[layer]
+		e.drift.mu.Unlock()
+		gone := filepath.Join(e.layersDir(), "gone")
+		if err := os.WriteFile(gone, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		e.forgetLayers()
+		if _, err := os.Lstat(l.list + proofSuffix); err != nil {
+			t.Errorf("what was proven of the layer is forgotten: %v", err)
+		}
+		if _, err := os.Lstat(gone); err == nil {
+			t.Error("the list of a layer that is gone stays")
+		}
+	})
 	t.Run("and what was known of it is lost", func(t *testing.T) {
 		flipByte(t, motd, 0)
 		if err := os.RemoveAll(e.layersDir()); err != nil {
