@@ -35,6 +35,7 @@ type ImageCheck struct {
 	Findings []CheckFinding `json:"findings,omitempty"`
 	More     int            `json:"more,omitempty"`  // findings past those
 	Notes    []string       `json:"notes,omitempty"` // what somebody should know, and nothing fails for
+	Log      []string       `json:"log,omitempty"`   // the last lines that the disposable server wrote, where it did not pass
 }
 
 // CheckFinding is one thing that is not as it should be.

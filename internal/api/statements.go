@@ -16,9 +16,12 @@ type Key struct {
 
 // Statements is what was said of an image under a signature.
 type Statements struct {
-	Image      model.Digest `json:"image"`
-	Signed     bool         `json:"signed"`     // this kiln has signed its digest, and that holds
-	Statements []Statement  `json:"statements"` // by repository and manifest
+	Image  model.Digest `json:"image"`
+	Signed bool         `json:"signed"` // this kiln has signed its digest, and that holds
+	// Passed are the names of the checks that it has passed, by the statements that hold
+	// and are of keys that are trusted: of each name what was said last counts.
+	Passed     []string    `json:"passed,omitempty"`
+	Statements []Statement `json:"statements"` // by repository and manifest
 }
 
 // Statement is a signed statement as it is attached to an image in the registry,
@@ -33,6 +36,9 @@ type Statement struct {
 	Holds      bool         `json:"holds"`
 	At         *time.Time   `json:"at,omitempty"`      // when this kiln made it, or first accepted it
 	Trouble    string       `json:"trouble,omitempty"` // why it does not hold
+	// Passed and Failed are the checks that a statement of their results names.
+	Passed []string `json:"passed,omitempty"`
+	Failed []string `json:"failed,omitempty"`
 }
 
 // Key asks for the key that the daemon signs with.

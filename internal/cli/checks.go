@@ -14,8 +14,9 @@ func (a *app) checkImageCommand() *cobra.Command {
 	var service string
 	cmd := &cobra.Command{
 		Use: "check IMAGE", Short: "Whether an image is what a service's policy asks for",
-		Long: `Holds the image against the policy of the service's newest release. Ends with 1 where it does
-not pass.`,
+		Long: `Holds the image against the policy of the service's newest release: its form, its packages,
+and its validations, for which a disposable server runs that is cut off from the network.
+What it has passed before is not asked again. Ends with 1 where it does not pass.`,
 		Example: "  kiln images check sha256:4f53\n  kiln images check sha256:4f53 --service shop --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: a.run(func(ctx context.Context, args []string) error {
@@ -68,6 +69,9 @@ func (a *app) showChecks(checks *api.ImageChecks) {
 			if f.Hint != "" {
 				a.printf("         %s\n", printable(f.Hint))
 			}
+		}
+		for _, line := range c.Log {
+			a.printf("         | %s\n", printable(line))
 		}
 		if c.More > 0 {
 			a.printf("  %-6s %s: and %d more\n", verdictOf(c), c.Name, c.More)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -68,6 +69,9 @@ func (a *app) showStatements(list *api.Statements) {
 	if len(list.Statements) == 0 {
 		return
 	}
+	if len(list.Passed) > 0 {
+		a.printf("passed %s\n", printable(strings.Join(list.Passed, ", ")))
+	}
 	a.table("", "REPOSITORY\tWHAT\tSIGNED WITH\tWHEN\t", func(w io.Writer) {
 		for _, s := range list.Statements {
 			verdict, when, key := "holds", "-", "-"
@@ -94,6 +98,8 @@ func statementName(kind string) string {
 		return "provenance"
 	case model.RejectionType:
 		return "rejection"
+	case model.TestResultType:
+		return "checks"
 	case model.SPDXType:
 		return "SBOM (SPDX)"
 	case model.CycloneDXType:

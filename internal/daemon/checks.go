@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,15 +21,25 @@ type checks struct {
 
 	mu     sync.Mutex
 	passed map[string][]api.ImageCheck // by image and what was asked
+	trying chan struct{}               // has room for one trial
+}
+
+func newChecks(d *daemon) *checks {
+	return &checks{d: d, lists: knownLists{filepath.Join(d.cfg.DataDir, "lists")}, trying: make(chan struct{}, 1)}
 }
 
 // Judge implements server.Checks.
-func (c *checks) Judge(ctx context.Context, q api.CheckRequest, _ bool) (api.ImageChecks, error) {
+func (c *checks) Judge(ctx context.Context, q api.CheckRequest, run bool) (api.ImageChecks, error) {
 	out := api.ImageChecks{Image: q.Template.Image, Service: q.Template.Service, Passed: true, Checks: []api.ImageCheck{}}
 	if q.Policy.Image == nil {
 		return out, nil
 	}
-	list, err := c.form(ctx, q)
+	list, err := c.form(ctx, q, run)
+	if err == nil {
+		var tried []api.ImageCheck
+		tried, err = c.validations(ctx, q, run)
+		list = append(list, tried...)
+	}
 	if err != nil {
 		return out, model.Errorf(model.CodeOf(err), "cannot judge image %s: %w", out.Image.Short(), err).WithHint("%s", model.HintOf(err))
 	}
@@ -40,13 +51,14 @@ func (c *checks) Judge(ctx context.Context, q api.CheckRequest, _ bool) (api.Ima
 }
 
 // form holds the form of an image against the policy.
-func (c *checks) form(ctx context.Context, q api.CheckRequest) ([]api.ImageCheck, error) {
+func (c *checks) form(ctx context.Context, q api.CheckRequest, run bool) ([]api.ImageCheck, error) {
 	key := string(q.Template.Image) + " " + q.Policy.Image.Hash(q.Template)
-	c.mu.Lock()
-	known, ok := c.passed[key]
-	c.mu.Unlock()
-	if ok {
-		return slices.Clone(known), nil
+	config, names := q.Policy.Image.Hash(q.Template), slices.DeleteFunc(q.Policy.Image.Checks(), func(name string) bool { return !strings.HasPrefix(name, suitePolicy+"/") })
+	if known, ok := c.known(key); ok {
+		return known, nil
+	}
+	if known, ok := c.before(q.Template.Image, suitePolicy, config, names); ok {
+		return known, nil
 	}
 	value, err := c.d.images.Value(ctx, q.Template.Image)
 	if err != nil {
@@ -66,15 +78,32 @@ func (c *checks) form(ctx context.Context, q api.CheckRequest) ([]api.ImageCheck
 	}
 	list = append(list, inside...)
 	slices.SortFunc(list, func(a, b api.ImageCheck) int { return strings.Compare(a.Name, b.Name) })
-	if !slices.ContainsFunc(list, func(c api.ImageCheck) bool { return !c.Passed }) {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if c.passed == nil || len(c.passed) >= passedKept {
-			c.passed = map[string][]api.ImageCheck{}
-		}
-		c.passed[key] = slices.Clone(list)
+	if run {
+		c.result(ctx, q.Author, q.Template.Image, suitePolicy, config, list)
+		c.remember(key, list)
 	}
 	return list, nil
+}
+
+// known returns what an image has passed before.
+func (c *checks) known(key string) ([]api.ImageCheck, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list, ok := c.passed[key]
+	return slices.Clone(list), ok
+}
+
+// remember keeps what an image has passed, as a whole.
+func (c *checks) remember(key string, list []api.ImageCheck) {
+	if slices.ContainsFunc(list, func(c api.ImageCheck) bool { return !c.Passed }) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.passed == nil || len(c.passed) >= passedKept {
+		c.passed = map[string][]api.ImageCheck{}
+	}
+	c.passed[key] = slices.Clone(list)
 }
 
 // rulesOf is what a policy asks of an image's form.

@@ -221,7 +221,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	if d.inside, err = d.openInside(); err != nil {
 		return err
 	}
-	d.checks = &checks{d: d, lists: knownLists{filepath.Join(d.cfg.DataDir, "lists")}}
+	d.checks = newChecks(d)
 	d.takeIn(ctx)
 	d.complainOfImages(ctx)
 	d.tidyVault(ctx)

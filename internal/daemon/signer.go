@@ -313,6 +313,7 @@ func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment
 		if v, err = ring.Verify(text, digest.Digest(image.DigestStr()), "", time.Now(), remembered); err == nil {
 			said.Type, said.Key, said.KeyName, said.Holds = v.Statement.PredicateType, v.Key.ID(), v.Name, true
 			said.predicate = v.Statement.Predicate
+			said.Passed, said.Failed = resultsIn(said.Type, said.predicate)
 		}
 	}
 	if err != nil {

@@ -24,6 +24,8 @@ func (s *State) foldUpkeep(e Event) (known bool, err error) {
 		s.Fleet = dropFindings(s.Fleet, p.Keys)
 	case ImagePinned:
 		return true, s.pinImage(e, p)
+	case ImageChecked:
+		return true, s.checkImage(e, p)
 	case ImageRejected:
 		return true, s.rejectImage(e, p)
 	case ImageAttested:
@@ -316,6 +318,26 @@ func (s *State) pinImage(e Event, p ImagePinned) error {
 	if p.Pinned {
 		img.Pinned = &Pin{By: p.By, Reason: p.Reason, At: e.At}
 	}
+	return nil
+}
+
+// checksKept is how many results of checks are remembered of an image.
+const checksKept = 16
+
+func (s *State) checkImage(e Event, p ImageChecked) error {
+	img := s.Images[p.Digest]
+	if img == nil {
+		return fmt.Errorf("there is no image %s", p.Digest)
+	}
+	p.Checked.At = e.At
+	var kept []CheckedImage
+	for _, known := range img.Checked {
+		if known.Suite != p.Checked.Suite || known.Config != p.Checked.Config {
+			kept = append(kept, known)
+		}
+	}
+	kept = append(kept, p.Checked)
+	img.Checked = kept[max(0, len(kept)-checksKept):]
 	return nil
 }
 

@@ -125,6 +125,7 @@ var payloads = map[Kind]func([]byte) (Payload, error){
 	ExperimentAdvanced{}.Kind():    decode[ExperimentAdvanced],
 	ExperimentEnded{}.Kind():       decode[ExperimentEnded],
 	ImagePinned{}.Kind():           decode[ImagePinned],
+	ImageChecked{}.Kind():          decode[ImageChecked],
 	ImageRejected{}.Kind():         decode[ImageRejected],
 	ImageAttested{}.Kind():         decode[ImageAttested],
 	ImagePublished{}.Kind():        decode[ImagePublished],

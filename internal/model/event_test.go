@@ -34,6 +34,7 @@ func examples() []Payload {
 			Source: "build", Provenance: provenance, Size: 1000, Pinned: &Pin{By: "ann", Reason: "audit", At: at}, RemovedAt: at, LastUse: 3,
 			Rejection:  &Rejection{Lifted: true, By: "ann", Reason: "a mistake", From: "ghijkl", At: at},
 			Statements: []Statement{{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
+			Checked:    []CheckedImage{{Suite: "policy", Config: "c", Passed: []string{"policy/root"}, Failed: []string{"policy/size"}, At: at}},
 			Made: []Making{{
 				Service: "shop", At: at, Author: "ann", Reason: "faster", Commit: "c0ffee", Dirty: true, From: "sha256:dd", How: ByCommit,
 			}},
@@ -119,6 +120,7 @@ func upkeepExamples() []Payload {
 		}},
 		ExperimentAdvanced{ID: "x-abcdef", Service: "shop", Armed: 1, Applied: 1, Detected: 2, Replaced: 3, Ending: ChaosStopped, Reason: "r"},
 		ExperimentEnded{ID: "x-abcdef", Service: "shop", Outcome: ChaosRecovered, Reason: "r", Failed: 2},
+		ImageChecked{Digest: "sha256:aa", Checked: CheckedImage{Suite: "policy", Config: "c", Passed: []string{"policy/root"}, Failed: []string{"policy/size"}, At: at}},
 		ImageRejected{Digest: "sha256:aa", Rejection: Rejection{Lifted: true, By: "ann", Reason: "a mistake", From: "ghijkl", At: at}},
 		ImagePinned{Digest: "sha256:aa", Pinned: true, By: "ann", Reason: "audit"},
 		ImageAttested{Digest: "sha256:aa", Statement: Statement{Bundle: "sha256:cc", Type: "https://slsa.dev/provenance/v1", Key: "d00d", At: at}},
@@ -181,6 +183,10 @@ func examplePolicy() Policy {
 		},
 		StopSignal: "SIGQUIT", StopGrace: 10 * second,
 		Image: &ImagePolicy{
+			Validations: []Validation{{
+				Name: "self-test", Kind: CheckExec, Path: "/", Port: 8080, Headers: map[string]string{"Server": "shop"}, Status: 200,
+				Contains: "Shop", Matches: "S.op", Command: []string{"/app", "selftest"}, Timeout: 30 * second,
+			}},
 			NotRoot: true, Exposed: true, NoSetuid: true, SetuidAllowed: []string{"/usr/bin/sudo"}, NoWorldWritable: true, NoDevices: true,
 			Size: 1000, UnpackedSize: 2000, Labels: map[string]string{"org.example.team": "[a-z]+"}, ForbiddenPaths: []string{"/etc/ssh/**"},
 			ForbiddenPackages: []string{"telnetd"}, Vulnerabilities: &VulnerabilityPolicy{

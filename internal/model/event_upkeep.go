@@ -132,6 +132,13 @@ type ImageAttested struct {
 	Statement Statement `json:"statement"` // its time is the event's
 }
 
+// ImageChecked says what came of a suite of checks of an image, before servers were
+// made from it.
+type ImageChecked struct {
+	Digest  Digest       `json:"digest"`
+	Checked CheckedImage `json:"checked"` // its time is the event's
+}
+
 // ImageRejected says that an image is bad, or (Lifted) is not bad after all.
 type ImageRejected struct {
 	Digest    Digest    `json:"digest"`
@@ -258,6 +265,9 @@ func (ExperimentEnded) Kind() Kind { return "chaos.ended" }
 
 // Kind implements Payload.
 func (ImagePinned) Kind() Kind { return "image.pinned" }
+
+// Kind implements Payload.
+func (ImageChecked) Kind() Kind { return "image.checked" }
 
 // Kind implements Payload.
 func (ImageRejected) Kind() Kind { return "image.rejected" }

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
+	"strings"
 )
 
 // ImagePolicy is what an image has to be before servers are made from it. Its
@@ -24,6 +26,9 @@ type ImagePolicy struct {
 	// ForbiddenPackages are in the form of ParsePackageRule.
 	ForbiddenPackages []string             `json:"forbidden_packages,omitempty"`
 	Vulnerabilities   *VulnerabilityPolicy `json:"vulnerabilities,omitempty"`
+	// Validations are asked once of a disposable server that is cut off from the
+	// network, before there is any other from the image.
+	Validations []Validation `json:"validations,omitempty"`
 }
 
 // VulnerabilityPolicy says which vulnerabilities an image must not have.
@@ -47,11 +52,57 @@ type VulnerabilityList struct {
 // template: what an image has passed under one it has passed under another with
 // the same hash.
 func (p ImagePolicy) Hash(t Template) string {
+	p.Validations = nil
 	return hashOf(struct {
 		Policy ImagePolicy
 		User   string
 		Port   int
 	}{p, t.User, t.Port})
+}
+
+// Trial is the template of the disposable server that an image's validations are
+// asked of: what is the image's own. Where volumes would be there is an empty
+// place.
+func (t Template) Trial() Template {
+	for _, m := range t.Volumes {
+		t.Ephemeral = append(slices.Clip(t.Ephemeral), Ephemeral{Path: m.Path, Size: trialVolume})
+	}
+	slices.SortFunc(t.Ephemeral, func(a, b Ephemeral) int { return strings.Compare(a.Path, b.Path) })
+	t.Volumes, t.Connects, t.Secrets, t.Config = nil, nil, nil, nil
+	return t
+}
+
+// trialVolume is how much a disposable server can write where a volume would be, in
+// bytes.
+const trialVolume = 64 << 20
+
+// ValidationsHash identifies what a disposable server of the template is asked.
+func (p ImagePolicy) ValidationsHash(t Template) string {
+	return hashOf(struct {
+		Validations []Validation
+		Template    Template
+	}{p.Validations, t.Trial()})
+}
+
+// Checks are the names of what the policy asks of an image, in order: policy/RULE
+// and image/VALIDATION. They are part of what is signed, and stay.
+func (p ImagePolicy) Checks() []string {
+	names := []string{}
+	for name, is := range map[string]bool{
+		"policy/devices": p.NoDevices, "policy/exposed": p.Exposed, "policy/forbidden_packages": len(p.ForbiddenPackages) > 0,
+		"policy/forbidden_paths": len(p.ForbiddenPaths) > 0, "policy/labels": len(p.Labels) > 0, "policy/root": p.NotRoot,
+		"policy/setuid": p.NoSetuid, "policy/size": p.Size > 0 || p.UnpackedSize > 0, "policy/vulnerabilities": p.Vulnerabilities != nil,
+		"policy/world_writable": p.NoWorldWritable,
+	} {
+		if is {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	for _, v := range p.Validations {
+		names = append(names, "image/"+v.Name)
+	}
+	return names
 }
 
 // hashOf is the SHA-256 of a value's JSON, in hexadecimal.

@@ -56,10 +56,33 @@ type Image struct {
 	Statements []Statement `json:"statements,omitempty"`
 	// Published is what came of putting it into a registry that others share, last.
 	Published *Publication `json:"published,omitempty"`
+	// Checked is what came of its checks: the last of each suite and configuration,
+	// the oldest first.
+	Checked []CheckedImage `json:"checked,omitempty"`
 	// Made is how it came to be, for each service that it was built for.
 	Made []Making `json:"made,omitempty"`
 	// Rejection is the last word about whether it is bad; nil: nobody has said anything.
 	Rejection *Rejection `json:"rejection,omitempty"`
+}
+
+// CheckedImage is what came of a suite of checks.
+type CheckedImage struct {
+	Suite  string    `json:"suite"`            // "policy" or "image"
+	Config string    `json:"config"`           // what was asked: a hash of it, in hexadecimal
+	Passed []string  `json:"passed,omitempty"` // names as of ImagePolicy.Checks
+	Failed []string  `json:"failed,omitempty"`
+	At     time.Time `json:"at"`
+}
+
+// CheckedBy returns what came of the suite with the configuration; nil: it was not
+// asked, or so long ago that it is forgotten.
+func (i *Image) CheckedBy(suite, config string) *CheckedImage {
+	for k := range i.Checked {
+		if i.Checked[k].Suite == suite && i.Checked[k].Config == config {
+			return &i.Checked[k]
+		}
+	}
+	return nil
 }
 
 // Making is how an image came to be, for one service: the first time, where it was
@@ -122,6 +145,9 @@ const (
 	SignatureType = "https://sigstore.dev/cosign/sign/v1"
 	// RejectionType is that an image is bad, or is not bad after all: a Rejection.
 	RejectionType = "urn:kiln:rejection:1"
+	// TestResultType is what came of checks of the image
+	// (https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md).
+	TestResultType = "https://in-toto.io/attestation/test-result/v0.1"
 	// ProvenanceType is how an image was built (https://slsa.dev/spec/v1.1/provenance).
 	ProvenanceType = "https://slsa.dev/provenance/v1"
 	// SPDXType and CycloneDXType are lists of what is inside

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,6 +40,9 @@ func imagePolicyText(p *model.ImagePolicy) string {
 		}
 		add(v.Severity != "", "of severity %s or worse", v.Severity)
 		add(len(v.Ignore) > 0, "but %s", strings.Join(v.Ignore, " "))
+	}
+	for _, v := range p.Validations {
+		add(true, "validate %q on the image (%s %s, timeout %s)", v.Name, v.Kind, cmp.Or(v.Path, strings.Join(v.Command, " ")), v.Timeout)
 	}
 	if len(words) == 0 {
 		return "nothing is asked"

@@ -55,6 +55,7 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 	release := *present
 	release.Template, release.Provenance = old.Template, old.Provenance
 	release.Policy.Health, release.Policy.Validations = old.Policy.Health, old.Policy.Validations
+	release.Policy.Image = rolledBack(present.Policy.Image, old.Policy.Image)
 	release.Policy.StopSignal, release.Policy.StopGrace = old.Policy.StopSignal, old.Policy.StopGrace
 	release.RollbackOf = to
 	release.CreatedAt, release.Author, release.Reason = now.Wall, req.Author, req.Reason
@@ -62,6 +63,23 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 		release.Reason = fmt.Sprintf("rollback from release %d to release %d", present.Number, to)
 	}
 	return order{release: release, strategy: model.BlueGreen, actor: req.Actor, mode: req.Mode, capacity: req.Capacity}.place(s, now)
+}
+
+// rolledBack is what an image has to be that a rollback takes again: of the form that
+// is asked for now, with the validations that were written for it.
+func rolledBack(present, old *model.ImagePolicy) *model.ImagePolicy {
+	if present == nil && (old == nil || len(old.Validations) == 0) {
+		return nil
+	}
+	p := model.ImagePolicy{}
+	if present != nil {
+		p = *present
+	}
+	p.Validations = nil
+	if old != nil {
+		p.Validations = old.Validations
+	}
+	return &p
 }
 
 // RollbackTarget returns the release that a rollback without a number goes to:

@@ -229,6 +229,9 @@ func failures(checks api.ImageChecks) (lines []string) {
 				lines = append(lines, "    "+f.Hint)
 			}
 		}
+		for _, line := range c.Log {
+			lines = append(lines, "    | "+line)
+		}
 		if c.More > 0 {
 			lines = append(lines, fmt.Sprintf("  %s: and %d more", c.Name, c.More))
 		}

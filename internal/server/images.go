@@ -61,6 +61,7 @@ func copyOf(img *model.Image) model.Image {
 		said := *img.Rejection
 		c.Rejection = &said
 	}
+	c.Checked = slices.Clone(img.Checked)
 	c.Names, c.Services, c.Statements, c.Made = slices.Clone(img.Names), slices.Clone(img.Services), slices.Clone(img.Statements), slices.Clone(img.Made)
 	return c
 }

@@ -58,7 +58,7 @@ func (s *Server) statements(ctx context.Context, in *statementsInput) (*reply[ap
 		}
 	})
 	return &reply[api.Statements]{api.Statements{
-		Image: img.Digest, Statements: list,
+		Image: img.Digest, Statements: list, Passed: Passed(list),
 		Signed: slices.ContainsFunc(list, func(x api.Statement) bool { return x.Holds && own[x.Key] && x.Type == model.SignatureType }),
 	}}, nil
 }

@@ -33,6 +33,8 @@ func inWords(e model.Event) (service, text string) {
 		return "", fmt.Sprintf("image %s is published to %s, with %d %s", p.Digest.Short(), p.Publication.To, p.Publication.Statements, plural(p.Publication.Statements, "statement"))
 	case model.KeyTrusted, model.KeyRotated, model.KeyRevoked, model.KeyDistrusted:
 		return "", keyInWords(p)
+	case model.ImageChecked:
+		return "", checkedInWords(p)
 	case model.ImageRejected:
 		return "", rejectionInWords(p)
 	case model.ImagePinned, model.ImageRemoved, model.ObjectsRemoved, model.DiskChanged:
@@ -73,6 +75,8 @@ func statementInWords(kind string) string {
 		return "the provenance"
 	case model.RejectionType:
 		return "what is said against it"
+	case model.TestResultType:
+		return "what came of checks"
 	case model.SPDXType:
 		return "the SBOM (SPDX)"
 	case model.CycloneDXType:
@@ -80,6 +84,20 @@ func statementInWords(kind string) string {
 	default:
 		return "a statement (" + kind + ")"
 	}
+}
+
+func checkedInWords(p model.ImageChecked) string {
+	text := fmt.Sprintf("image %s", p.Digest.Short())
+	if len(p.Checked.Passed) > 0 {
+		text += " passed " + strings.Join(p.Checked.Passed, ", ")
+	}
+	if len(p.Checked.Failed) > 0 {
+		if len(p.Checked.Passed) > 0 {
+			text += " and"
+		}
+		text += " did not pass " + strings.Join(p.Checked.Failed, ", ")
+	}
+	return text
 }
 
 func rejectionInWords(p model.ImageRejected) string {

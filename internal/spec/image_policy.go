@@ -20,6 +20,9 @@ func (b *body) imagePolicy(s *Service) {
 		return
 	}
 	p := &model.ImagePolicy{}
+	if s.Policy.Image != nil {
+		p = s.Policy.Image // with its validations
+	}
 	in.refuses("root", &p.NotRoot)
 	in.boolean("exposed", &p.Exposed)
 	if p.Exposed && s.Template.Port == 0 && !b.has("port") {

@@ -145,8 +145,16 @@ func (b *body) validations(s *Service) {
 			in.expectation(&v)
 		}
 		in.duration("timeout", ms(10), &v.Timeout)
+		on, _ := in.choice("on", "server", "image")
 		in.done()
-		s.Policy.Validations = append(s.Policy.Validations, v)
+		if on != "image" {
+			s.Policy.Validations = append(s.Policy.Validations, v)
+			continue
+		}
+		if s.Policy.Image == nil {
+			s.Policy.Image = &model.ImagePolicy{}
+		}
+		s.Policy.Image.Validations = append(s.Policy.Image.Validations, v)
 	}
 }
 

@@ -194,8 +194,9 @@ func (e *Engine) recover(ctx context.Context, records []*record, strays []string
 		return err
 	}
 	for _, r := range records {
-		if r.StartedAt.IsZero() {
-			// The engine ended while it made this one; nobody was told of it.
+		if r.StartedAt.IsZero() || r.Trial {
+			// The engine ended while it made this one; nobody was told of it. Whoever
+			// made a trial has ended with it.
 			strays = append(strays, string(r.ID))
 			continue
 		}

@@ -268,7 +268,7 @@ func TestOrphans(t *testing.T) {
 		t.Fatal(err)
 	}
 	stray := model.ServerID("stray-aaaaaa")
-	if _, err := e.network.attach(stray, 0); err != nil {
+	if _, err := e.network.attach(stray, 0, false); err != nil {
 		t.Fatal(err)
 	}
 	e.client, err = e.connect(t.Context())

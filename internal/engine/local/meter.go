@@ -28,7 +28,7 @@ func (e *Engine) Usage(ctx context.Context) (map[model.ServerID]engine.Usage, er
 	e.mu.Lock()
 	var running []model.ServerID
 	for id, s := range e.servers {
-		if s.record.state() == model.Running {
+		if s.record.state() == model.Running && !s.record.Trial {
 			running = append(running, id)
 		}
 	}

@@ -71,8 +71,8 @@ func (n *network) lastFile() string { return filepath.Join(n.config.serversDir()
 
 // attach gives the server a network namespace and a link with an address that
 // nobody else on the machine has claimed. With ids the namespace belongs to a
-// user namespace of these.
-func (n *network) attach(id model.ServerID, ids uint32) (netip.Addr, error) {
+// user namespace of these. A trial's link leads to the machine and no further.
+func (n *network) attach(id model.ServerID, ids uint32, trial bool) (netip.Addr, error) {
 	path := n.config.netns(id)
 	var err error
 	if ids == 0 {
@@ -92,11 +92,16 @@ func (n *network) attach(id model.ServerID, ids uint32) (netip.Addr, error) {
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("cannot make a link for %s: %w", id, err)
 	}
+	if trial {
+		if err := cutOff(n.config.link(id)); err != nil {
+			return netip.Addr{}, err
+		}
+	}
 	address, err := n.claim(link)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("cannot give %s an address: %w", id, err)
 	}
-	if err := n.configure(ns, address); err != nil {
+	if err := n.configure(ns, address, trial); err != nil {
 		return netip.Addr{}, fmt.Errorf("cannot set up the link of %s: %w", id, err)
 	}
 	return address, nil
@@ -210,7 +215,7 @@ func (n *network) free() (int, error) {
 }
 
 // configure sets up the server's end.
-func (n *network) configure(ns netns.NsHandle, address netip.Addr) error {
+func (n *network) configure(ns netns.NsHandle, address netip.Addr, trial bool) error {
 	h, err := netlink.NewHandleAt(ns)
 	if err != nil {
 		return err
@@ -235,7 +240,7 @@ func (n *network) configure(ns netns.NsHandle, address netip.Addr) error {
 	}
 	index := eth.Attrs().Index
 	err = h.RouteAdd(&netlink.Route{LinkIndex: index, Dst: hostNet(n.gateway), Scope: netlink.SCOPE_LINK, Src: address.AsSlice()})
-	if err != nil {
+	if err != nil || trial {
 		return err
 	}
 	return h.RouteAdd(&netlink.Route{LinkIndex: index, Gw: n.gateway.AsSlice(), Src: address.AsSlice()})

@@ -52,7 +52,9 @@ func (e *Engine) Observe(ctx context.Context) (*model.Snapshot, error) {
 		MemoryTotal: total, MemoryFree: free, Addresses: addresses,
 	}}
 	for _, server := range e.servers {
-		s.Servers = append(s.Servers, server.record.observed())
+		if !server.record.Trial {
+			s.Servers = append(s.Servers, server.record.observed())
+		}
 	}
 	slices.SortFunc(s.Servers, func(a, b model.Observed) int { return cmp.Compare(a.ID, b.ID) })
 	for _, r := range remains {

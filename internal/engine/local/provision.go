@@ -30,6 +30,11 @@ const cleanupLimit = 30 * time.Second
 
 // Provision implements engine.Engine.
 func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template) error {
+	return e.provision(ctx, ref, t, false)
+}
+
+// provision makes a server, or a trial.
+func (e *Engine) provision(ctx context.Context, ref engine.Ref, t model.Template, trial bool) error {
 	ctx = e.scoped(ctx)
 	done, err := e.begin(ctx, ref)
 	if err != nil {
@@ -38,7 +43,7 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 	defer done()
 	hash := t.Hash()
 	if s, r := e.lookup(ref.ID); r != nil {
-		if r.Hash != hash {
+		if r.Hash != hash || r.Trial != trial {
 			return model.Errorf(model.Conflict, "cannot start %s: it exists with another template", ref.ID)
 		}
 		return e.touch(s, ref)
@@ -47,7 +52,7 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 	if err != nil {
 		return startError(ref.ID, err)
 	}
-	r := &record{ID: ref.ID, Epoch: ref.Epoch, Template: t, Hash: hash, StopSignal: p.stopSignal, CreatedAt: time.Now().UTC()}
+	r := &record{ID: ref.ID, Epoch: ref.Epoch, Template: t, Hash: hash, Trial: trial, StopSignal: p.stopSignal, CreatedAt: time.Now().UTC()}
 	s := &server{record: r, exited: make(chan struct{}), reaped: make(chan struct{})}
 	e.mu.Lock()
 	if err := e.mayHaveLocked(ref.ID, t); err != nil {
@@ -112,7 +117,7 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan, whole func() err
 	var mounts []mount.Mount
 	both, bothCtx := errgroup.WithContext(ctx)
 	both.Go(func() (err error) {
-		address, err = e.network.attach(r.ID, r.IDs)
+		address, err = e.network.attach(r.ID, r.IDs, r.Trial)
 		if errors.Is(err, errNoAddress) {
 			return model.Errorf(model.Unavailable, "no address of %s is free", e.ServerNet)
 		}
@@ -217,8 +222,12 @@ func (e *Engine) writeOwnFiles(r *record) error {
 		}
 		hosts.WriteByte('\n')
 	}
+	resolve := resolvConf()
+	if r.Trial {
+		resolve = "# nothing is reached from here: an image is tried\n"
+	}
 	for name, content := range map[string]string{
-		"hostname": string(r.ID) + "\n", "hosts": hosts.String(), "resolv.conf": resolvConf(),
+		"hostname": string(r.ID) + "\n", "hosts": hosts.String(), "resolv.conf": resolve,
 	} {
 		if err := os.WriteFile(filepath.Join(e.serverDir(r.ID), name), []byte(content), 0o644); err != nil {
 			return fmt.Errorf("cannot write the server's %s: %w", name, err)

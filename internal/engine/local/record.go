@@ -27,6 +27,7 @@ type record struct {
 	Upper      string         `json:"upper,omitempty"`  // where its changes would be
 	Lowers     []string       `json:"lowers,omitempty"` // the image's layers, uppermost first
 	IDs        uint32         `json:"ids,omitempty"`    // what user and group 0 are on the machine; 0: the same
+	Trial      bool           `json:"trial,omitempty"`  // it is nobody's server, and cut off
 
 	// Set when it was started.
 	StartedAt time.Time `json:"started_at,omitzero"`

@@ -75,7 +75,7 @@ func (a *alarms) newUpperWatch() (*upperWatch, error) {
 func (w *upperWatch) sync() {
 	wanted := map[model.ServerID]bool{}
 	for _, r := range w.e.records() {
-		if r.state() == model.Running && r.Upper != "" {
+		if r.state() == model.Running && r.Upper != "" && !r.Trial {
 			wanted[r.ID] = true
 			w.add(r)
 		}

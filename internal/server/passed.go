@@ -1,0 +1,44 @@
+package server
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+)
+
+// Passed returns the names of the checks that an image has passed, sorted, by the
+// statements about their results that hold: of each name what was said last counts,
+// and of two that were said at once, or nobody knows when, the worse.
+func Passed(list []api.Statement) []string {
+	results := slices.DeleteFunc(slices.Clone(list), func(s api.Statement) bool { return !s.Holds || s.Type != model.TestResultType })
+	slices.SortStableFunc(results, func(a, b api.Statement) int { return said(a).Compare(said(b)) })
+	when, passed := map[string]time.Time{}, map[string]bool{}
+	for _, s := range results {
+		for _, name := range s.Passed {
+			if at, known := when[name]; !known || said(s).After(at) {
+				when[name], passed[name] = said(s), true
+			}
+		}
+		for _, name := range s.Failed {
+			when[name], passed[name] = said(s), false
+		}
+	}
+	names := []string{}
+	for name, did := range passed {
+		if did {
+			names = append(names, name)
+		}
+	}
+	slices.SortFunc(names, cmp.Compare)
+	return names
+}
+
+func said(s api.Statement) time.Time {
+	if s.At == nil {
+		return time.Time{}
+	}
+	return *s.At
+}
