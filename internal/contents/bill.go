@@ -87,11 +87,17 @@ func (b Bill) name() string {
 // purl names the image
 // (https://github.com/package-url/purl-spec/blob/main/types-doc/oci-definition.md).
 func (b Bill) purl() string {
-	name := "image"
+	name, tag := "image", ""
 	if b.Name != "" {
-		name = strings.ToLower(path.Base(b.Name))
+		name, _, _ = strings.Cut(path.Base(b.Name), "@")
+		name, tag, _ = strings.Cut(name, ":")
+		name = strings.ToLower(name)
 	}
-	return purl.PackageURL{Type: "oci", Name: name, Version: string(b.Image)}.String()
+	u := purl.PackageURL{Type: "oci", Name: name, Version: string(b.Image)}
+	if tag != "" {
+		u.Qualifiers = purl.QualifiersFromMap(map[string]string{"tag": tag})
+	}
+	return u.String()
 }
 
 // date is the bill's, as both formats want it.

@@ -217,3 +217,16 @@ func TestBillOfAnImage(t *testing.T) {
 		t.Error("the document is no JSON")
 	}
 }
+
+// TestPURLOfImages: a tag and a digest are no part of an image's name.
+func TestPURLOfImages(t *testing.T) {
+	at := strings.ReplaceAll(someDigest, ":", "%3A")
+	for name, want := range map[string]string{
+		"": "pkg:oci/image@" + at, "shop": "pkg:oci/shop@" + at, "base/Debian:12-Slim": "pkg:oci/debian@" + at + "?tag=12-Slim",
+		"localhost:5000/a/b": "pkg:oci/b@" + at, "a/b@" + someDigest: "pkg:oci/b@" + at,
+	} {
+		if got := (Bill{Image: someDigest, Name: name}).purl(); got != want {
+			t.Errorf("%q is %s, want %s", name, got, want)
+		}
+	}
+}

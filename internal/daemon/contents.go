@@ -34,7 +34,7 @@ func (i inside) Diff(ctx context.Context, a, b model.Digest) (*api.ImageDiff, er
 	}
 	diff, err := i.reader().Diff(ctx, before, after)
 	if err != nil {
-		return nil, err
+		return nil, i.store.OfStored(ctx, err)
 	}
 	text, err := json.Marshal(diff)
 	if err != nil {
@@ -95,7 +95,7 @@ func (i inside) bill(ctx context.Context, img model.Image) (*contents.Bill, erro
 	}
 	packages, err := i.reader().Packages(ctx, value)
 	if err != nil {
-		return nil, err
+		return nil, i.store.OfStored(ctx, err)
 	}
 	bill := &contents.Bill{Image: img.Digest, Created: img.CreatedAt, Tool: i.version, Inventory: packages}
 	if len(img.Services) > 0 {

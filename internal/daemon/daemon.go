@@ -215,7 +215,7 @@ func (d *daemon) connect(ctx context.Context) (err error) {
 	if d.engine, err = local.New(ctx, ec); err != nil {
 		return err
 	}
-	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, Keys: d.publisher.keys, Log: d.cfg.Log}); err != nil {
+	if d.images, err = image.Open(ctx, image.Config{Instance: d.instance, RunDir: d.runDir, DataDir: d.cfg.DataDir, Keys: d.publisher.keys, Log: d.cfg.Log}); err != nil {
 		return err
 	}
 	if d.inside, err = d.openInside(); err != nil {

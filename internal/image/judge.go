@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"kiln/internal/layers"
@@ -43,10 +46,29 @@ func (s *Store) judge(ctx context.Context, desc ocispec.Descriptor) error {
 	w.Unpacked = true // as said above
 	for _, l := range all {
 		if _, err := w.Walk(ctx, l, func(*layers.Entry) error { return nil }); err != nil {
-			return err
+			return s.OfStored(ctx, err)
 		}
 	}
 	return nil
+}
+
+// OfStored returns what to say of an error of a walk over what is kept here, where
+// nothing gets without being compared with its digest. A layer that is damaged all
+// the same is taken away: with it gone, whoever brings it again is not told that it
+// is here.
+func (s *Store) OfStored(ctx context.Context, err error) error {
+	d, damaged := layers.Damaged(err)
+	if !damaged {
+		return err
+	}
+	blob := digest.Digest(d)
+	// The file first: containerd leaves it until it collects, and takes it for whole
+	// if the blob comes again before.
+	gone := os.Remove(filepath.Join(s.blobs, blob.Algorithm().String(), blob.Encoded()))
+	gone = errors.Join(gone, s.client.ContentStore().Delete(s.scoped(ctx), blob))
+	s.log.Error("a layer was changed where it is kept, and is removed", "digest", string(d), "error", gone)
+	return model.Errorf(model.Precondition, "%w", err).
+		WithHint("it was changed where it is kept, and is removed there: build, import or pull it again; the disk may be failing")
 }
 
 // open returns the content of a blob.

@@ -39,6 +39,7 @@ const leaseTerm = time.Hour
 type Config struct {
 	Instance model.InstanceID
 	RunDir   string         // holds containerd.sock
+	DataDir  string         // holds containerd's own
 	Keys     authn.Keychain // credentials of registries; nil: those of the user that runs it
 	Log      *slog.Logger
 }
@@ -46,6 +47,7 @@ type Config struct {
 // Store is the images of an instance. Its methods may be called at once.
 type Store struct {
 	client    *client.Client
+	blobs     string // where containerd has the files
 	log       *slog.Logger
 	keys      authn.Keychain
 	transport http.RoundTripper // to registries
@@ -63,7 +65,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot reach containerd: %w", err)
 	}
-	s := &Store{client: c, log: cfg.Log, keys: cfg.Keys, transport: Transport()}
+	s := &Store{
+		client: c, blobs: filepath.Join(cfg.DataDir, "containerd", "io.containerd.content.v1.content", "blobs"),
+		log: cfg.Log, keys: cfg.Keys, transport: Transport(),
+	}
 	if s.keys == nil {
 		s.keys = authn.DefaultKeychain
 	}

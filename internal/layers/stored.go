@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash"
 	"io"
 
@@ -134,17 +135,33 @@ func sumOf(h hash.Hash) model.Digest {
 	return model.Digest("sha256:" + hex.EncodeToString(h.Sum(nil)))
 }
 
+// damagedError says that the bytes of a layer are not those of its digest.
+type damagedError struct {
+	error
+	of model.Digest
+}
+
+// Damaged returns the digest of a layer whose bytes are others, if that is what the
+// error of a walk says.
+func Damaged(err error) (model.Digest, bool) {
+	d, ok := errors.AsType[damagedError](err)
+	return d.of, ok
+}
+
 // damage compares what was read, which is to be all there is, with the digest.
 func (o *opened) damage() error {
+	var what error
 	switch {
 	case o.raw.read < o.raw.size:
-		return o.errorf("it is cut off: %d of its %d bytes are there", o.raw.read, o.raw.size)
+		what = fmt.Errorf("it is cut off: %d of its %d bytes are there", o.raw.read, o.raw.size)
 	case o.raw.read > o.raw.size:
-		return o.errorf("it has more than the %d bytes that its manifest says", o.raw.size)
+		what = fmt.Errorf("it has more than the %d bytes that its manifest says", o.raw.size)
 	case sumOf(o.raw.sum) != o.Digest:
-		return o.errorf("it is damaged: its bytes do not match its digest")
+		what = errors.New("it is damaged: its bytes do not match its digest")
+	default:
+		return nil
 	}
-	return nil
+	return o.errorf("%w", damagedError{what, o.Digest})
 }
 
 // verdict makes the error to return of what went wrong while the layer was read.

@@ -266,6 +266,9 @@ func TestWalkComparesDigests(t *testing.T) {
 			if model.CodeOf(err) != c.code {
 				t.Errorf("the error is %s, want %s: %v", model.CodeOf(err), c.code, err)
 			}
+			if _, damaged := layers.Damaged(err); damaged != (c.code == model.Invalid) {
+				t.Errorf("damaged: %v", damaged)
+			}
 		})
 	}
 }

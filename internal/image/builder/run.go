@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer stopDNS()
 	resolveInside()
-	store, err := image.Open(ctx, image.Config{Instance: cfg.Instance, RunDir: cfg.RunDir, Log: cfg.Log})
+	store, err := image.Open(ctx, image.Config{Instance: cfg.Instance, RunDir: cfg.RunDir, DataDir: cfg.DataDir, Log: cfg.Log})
 	if err != nil {
 		return err
 	}

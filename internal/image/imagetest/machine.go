@@ -88,7 +88,7 @@ func (m *Machine) run(t testing.TB) {
 // Store opens the machine's images.
 func (m *Machine) Store(t testing.TB) *image.Store {
 	t.Helper()
-	s, err := image.Open(context.Background(), image.Config{Instance: m.Instance, RunDir: m.RunDir, Log: m.Log})
+	s, err := image.Open(context.Background(), image.Config{Instance: m.Instance, RunDir: m.RunDir, DataDir: m.DataDir, Log: m.Log})
 	if err != nil {
 		t.Fatal(err)
 	}
