@@ -161,6 +161,23 @@ func (w *InputWriter) Close() error {
 	return err
 }
 
+// Discard removes bytes that are not what their digest says.
+func (i *Inputs) Discard(ctx context.Context, d model.Digest) error {
+	ctx = i.store.scoped(ctx)
+	if err := i.store.client.ContentStore().Delete(ctx, digest.Digest(d)); err != nil && !errdefs.IsNotFound(err) {
+		return unavailable("remove "+string(d), err)
+	}
+	// The collector takes them off the disk, and is asked by the end of a lease.
+	lease, err := i.store.client.LeasesService().Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTerm))
+	if err == nil {
+		err = i.store.client.LeasesService().Delete(ctx, lease, leases.SynchronousDelete)
+	}
+	if err != nil {
+		return unavailable("remove "+string(d), err)
+	}
+	return nil
+}
+
 // Keep keeps bytes for a service, until the record that it returns is removed. The
 // same again is the same record, used now.
 func (i *Inputs) Keep(ctx context.Context, service string, blobs []InputBlob) (model.Digest, error) {

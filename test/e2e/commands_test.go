@@ -36,6 +36,7 @@ type world struct {
 	held     []net.Conn // connections that a script has open
 	ended    bool       // as it should: nothing is left
 	screen   *screen    // that terminal acts on
+	origin   *origin    // from which builds fetch; nil: there is none
 
 	authorities []*authority.Authority
 }
@@ -83,7 +84,7 @@ func commands() map[string]command {
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
 		"reboot": reboot, "lose": lose, "program": program,
 		"terminal": terminal, "tools": tools, "pull": pull, "attach": attach,
-		"authority": authorityCommand, "certificate": certificate,
+		"authority": authorityCommand, "origin": originCommand, "certificate": certificate,
 	}
 }
 

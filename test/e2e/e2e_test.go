@@ -98,6 +98,7 @@ func setup(t *testing.T, env *testscript.Env, root string, w world) error {
 		w.stopLoads()
 		w.letGo()
 		w.stopAuthorities()
+		w.removeOrigin()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := w.Purge(ctx); err != nil {

@@ -72,18 +72,18 @@ func (b *build) explain(err error, t *trace, full bool, around *surroundings) er
 }
 
 // refused says what the build's steps did not get, one a line, and what to do
-// instead. Denied where there is anything.
+// instead. Denied where anything was refused.
 func (s *surroundings) refused() (code model.Code, told, hint string) {
 	if s.net == nil {
 		return model.Invalid, "", ""
 	}
-	list := s.net.Refusals()
-	if len(list) == 0 {
-		return model.Invalid, "", ""
-	}
-	for i, f := range list {
+	code = model.Invalid
+	for i, f := range s.net.Refusals() {
+		if !f.Passing {
+			code = model.Denied
+		}
 		if i == tailLines {
-			told += fmt.Sprintf("\nand %d more", len(list)-i)
+			told += "\nand more"
 			break
 		}
 		told += "\n" + f.What + " " + f.Why
@@ -91,7 +91,7 @@ func (s *surroundings) refused() (code model.Code, told, hint string) {
 			hint = f.Hint
 		}
 	}
-	return model.Denied, told, hint
+	return code, told, hint
 }
 
 // location shows the line of the Containerfile that an error is about, or "".

@@ -116,7 +116,7 @@ func (b *build) attempts(ctx context.Context, session string) (Result, error) {
 		if err == nil || !more || p.then == nil || ctx.Err() != nil {
 			return result, err
 		}
-		b.progress(Event{Status: Note, Log: err.Error() + ": it is fetched and added"})
+		b.progress(Event{Status: Note, Log: "something is not in " + b.req.Lock.File + " yet: building again, with the network for that"})
 		p = p.then
 	}
 }
@@ -164,7 +164,7 @@ func (b *build) attempt(ctx context.Context, session string, inputs *image.Input
 	result, err = b.solve(ctx, session, s)
 	for _, f := range r.Refusals() {
 		more = more || f.Missing
-		if err == nil {
+		if err == nil && !f.Passing {
 			b.progress(Event{Status: Note, Log: "warning: a step did without: " + f.What + " " + f.Why})
 		}
 	}

@@ -56,7 +56,7 @@ func (w *rewriter) rewrite(def *pb.Definition) (*pb.Definition, error) {
 			}
 		}
 		if err := w.operation(&op); err != nil {
-			return nil, w.located(err, firstLocation(def.Source.GetLocations()[was]))
+			return nil, w.located(err, whereIs(def, was))
 		}
 		text, err := op.Marshal()
 		if err != nil {
@@ -75,11 +75,24 @@ func (w *rewriter) rewrite(def *pb.Definition) (*pb.Definition, error) {
 	return out, nil
 }
 
-func firstLocation(l *pb.Locations) *pb.Location {
-	if l == nil || len(l.Locations) == 0 {
-		return nil
+// whereIs returns where the Containerfile has an operation, or what takes it in:
+// that alone is said of what ADD fetches. nil: nowhere.
+func whereIs(def *pb.Definition, op string) *pb.Location {
+	if l := def.Source.GetLocations()[op]; l != nil && len(l.Locations) > 0 {
+		return l.Locations[0]
 	}
-	return l.Locations[0]
+	for _, text := range def.Def {
+		var taker pb.Op
+		if taker.Unmarshal(text) != nil {
+			continue
+		}
+		for _, in := range taker.Inputs {
+			if in.Digest == op {
+				return whereIs(def, digest.FromBytes(text).String())
+			}
+		}
+	}
+	return nil
 }
 
 // operation changes one operation.

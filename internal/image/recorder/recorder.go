@@ -10,6 +10,7 @@ package recorder
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -29,6 +30,7 @@ type Bytes interface {
 	Has(ctx context.Context, d model.Digest) (bool, error)
 	Open(ctx context.Context, d model.Digest) (*image.Input, error)
 	New(ctx context.Context) (*image.InputWriter, error)
+	Discard(ctx context.Context, d model.Digest) error
 }
 
 // Mode says what a recorder does about what it does not know.
@@ -87,6 +89,7 @@ type Refusal struct {
 	Why     string
 	Hint    string
 	Missing bool // it is not in the lock, and recording would put it there
+	Passing bool // the network did not give it; nobody has refused it
 }
 
 // New makes a recorder with an authority of its own.
@@ -295,13 +298,20 @@ func (r *Recorder) open(ctx context.Context, e lock.Entry) (*image.Input, error)
 		return in, nil
 	}
 	got, err := digestOf(io.NewSectionReader(in, 0, in.Size()))
-	if err != nil || got != e.Digest {
+	if err != nil {
+		return nil, errors.Join(err, in.Close())
+	}
+	if got != e.Digest {
 		_ = in.Close()
-		if err == nil {
-			err = model.Errorf(model.Denied, "%s: the bytes of %s were changed on the disk: they are %s, and the lock says %s", r.Where(e), e.Name, got, e.Digest).
-				WithHint("kiln lock update fetches them anew")
+		if r.cfg.Mode == Sealed {
+			return nil, model.Errorf(model.Denied, "%s: the bytes of %s were changed on the disk: they are %s, and the lock says %s", r.Where(e), e.Name, got, e.Digest).
+				WithHint("a build without --locked fetches them again, and takes them if they are the same")
 		}
-		return nil, err
+		r.cfg.Log.Warn("bytes that a build has fetched were changed on the disk", "digest", string(e.Digest), "is", string(got))
+		if err := r.cfg.Bytes.Discard(ctx, e.Digest); err != nil {
+			return nil, err
+		}
+		return nil, model.Errorf(model.NotFound, "%s was changed on the disk", e.Digest)
 	}
 	r.mu.Lock()
 	r.verified[e.Digest] = true

@@ -161,6 +161,7 @@ func (s *Step) fetch(ctx context.Context, w http.ResponseWriter, req *http.Reque
 	resp, err := s.r.ask(context.WithoutCancel(ctx), req.Method, key, req.Header)
 	if err != nil {
 		s.r.cfg.Log.Info("a build cannot fetch", "url", key.name, "error", err)
+		_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be fetched: " + err.Error(), Passing: true})
 		http.Error(w, "kiln: cannot fetch "+key.name+": "+err.Error(), http.StatusBadGateway)
 		return
 	}
