@@ -22,9 +22,9 @@ const (
 
 // Where the registries are for Docker, which has a network namespace of its own.
 const (
-	registryHost = "192.0.2.1" // TEST-NET-1: nobody's
-	dockerEnd    = "192.0.2.2"
-	registryNet  = "192.0.2.0/24"
+	registryHost = "198.51.100.1" // TEST-NET-2: nobody's
+	dockerEnd    = "198.51.100.2"
+	registryNet  = "198.51.100.0/24"
 )
 
 // registries measures pushing and pulling an image of 500 MB.
