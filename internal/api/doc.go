@@ -40,6 +40,8 @@ const (
 	PathInputs     = "/v1/inputs"                           // POST InputsRequest → InputsReport
 	PathOutdated   = "/v1/images/outdated"                  // GET → Outdated
 	PathPin        = "/v1/images/{image}/pin"               // POST PinRequest → Image
+	PathApprove    = "/v1/images/{image}/approve"           // POST ApproveRequest → Approval; an image, or what a service has in service
+	PathApprovals  = "/v1/images/{image}/approvals"         // GET → Approvals
 	PathReject     = "/v1/images/{image}/reject"            // POST RejectRequest → Rejected
 	PathBill       = "/v1/images/{image}/sbom"              // GET ?form=spdx|cyclonedx → the document
 	PathChecks     = "/v1/images/{image}/checks"            // GET ?service= → ImageChecks

@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"encoding/json"
+	"time"
 
 	"kiln/internal/model"
 )
@@ -35,4 +37,50 @@ type Running struct {
 // Reject says that an image is bad, or is not bad after all.
 func (c *Client) Reject(ctx context.Context, image string, in RejectRequest) (*Rejected, error) {
 	return post[Rejected](ctx, c, path(PathReject, image), in)
+}
+
+// ApproveRequest says that an image may serve in an environment. Who says so is who
+// asks, as the socket knows it, or whose key has signed Bundle.
+type ApproveRequest struct {
+	Environment string `json:"environment"`
+	Reason      string `json:"reason,omitempty"`
+	Author      string `json:"author,omitempty"` // where the socket does not know who asks
+	// Bundle is the approval as the approver has signed it; null: the kiln signs that
+	// it was said.
+	Bundle json.RawMessage `json:"bundle,omitempty"`
+}
+
+// Approval is somebody's word that an image may serve in an environment.
+type Approval struct {
+	Image       model.Digest `json:"image"`
+	Environment string       `json:"environment"`
+	By          string       `json:"by"`
+	Reason      string       `json:"reason,omitempty"`
+	At          time.Time    `json:"at"`
+	Key         string       `json:"key"` // the id of the key that it is signed with
+}
+
+// Approvals are all that are attached to an image and hold, oldest first.
+type Approvals struct {
+	Image     model.Digest `json:"image"`
+	Approvals []Approval   `json:"approvals"`
+}
+
+// ApprovalPredicate is what a statement of model.ApprovalType says.
+type ApprovalPredicate struct {
+	Environment string           `json:"environment"`
+	By          string           `json:"by"`
+	Reason      string           `json:"reason,omitempty"`
+	At          time.Time        `json:"at"`
+	Instance    model.InstanceID `json:"instance,omitempty"`
+}
+
+// Approve says that an image may serve in an environment.
+func (c *Client) Approve(ctx context.Context, image string, in ApproveRequest) (*Approval, error) {
+	return post[Approval](ctx, c, path(PathApprove, image), in)
+}
+
+// Approvals asks who has approved of an image.
+func (c *Client) Approvals(ctx context.Context, image string) (*Approvals, error) {
+	return get[Approvals](ctx, c, path(PathApprovals, image), nil)
 }

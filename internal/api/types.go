@@ -136,6 +136,8 @@ type DeployRequest struct {
 	// Values are what the template names: its secrets have no version here, and
 	// its configuration files no digest.
 	Values Values `json:"values,omitzero"`
+	// Promoted is where the image serves from which it is moved; null: it is no promotion.
+	Promoted *model.Promotion `json:"promoted,omitempty"`
 }
 
 // RollbackRequest goes back to a release; 0: the last that served well.
@@ -199,6 +201,7 @@ type DeployAccepted struct {
 	Verdict    model.Verdict       `json:"verdict,omitempty"`
 	Message    string              `json:"message,omitempty"`
 	Queued     bool                `json:"queued,omitempty"` // it waits for the one that runs
+	From       string              `json:"from,omitempty"`   // the environment that its image was promoted from
 }
 
 // Result is the last line of deploy and rollback.
@@ -207,6 +210,7 @@ type Result struct {
 	Service          string              `json:"service"`
 	Release          int                 `json:"release"`
 	Image            model.Digest        `json:"image"`
+	From             string              `json:"from,omitempty"` // the environment that its image was promoted from
 	Verdict          model.Verdict       `json:"verdict"`
 	Reason           string              `json:"reason"`
 	TookMS           int64               `json:"took_ms"`
@@ -262,6 +266,7 @@ type ReleaseEntry struct {
 	Commit           string        `json:"commit,omitempty"`
 	Dirty            bool          `json:"dirty,omitempty"`
 	Environment      string        `json:"environment,omitempty"` // where it served; "": the declaration had none
+	From             string        `json:"from,omitempty"`        // the environment that its image was promoted from
 	// While its deployment runs or waits:
 	Phase  model.DeployPhase `json:"phase,omitempty"`
 	Stage  int               `json:"stage,omitempty"`  // from 1

@@ -120,6 +120,11 @@ func (a *app) named(file *spec.File, names []string) ([]*spec.Service, error) {
 	var services []*spec.Service
 	for _, s := range file.Services {
 		if len(names) == 0 || wanted[s] {
+			policy, err := a.keyIDs(s.Policy)
+			if err != nil {
+				return nil, err
+			}
+			s.Policy = policy
 			services = append(services, s)
 		}
 	}

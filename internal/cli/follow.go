@@ -21,7 +21,7 @@ func (a *app) follow(ctx context.Context, service string, start func() (*api.Dep
 	if err != nil {
 		return a.refused(service, err)
 	}
-	result := api.Result{Deployment: acc.Deployment, Service: service, Release: acc.Release, Image: acc.Image, Verdict: acc.Verdict, Reason: acc.Message}
+	result := api.Result{Deployment: acc.Deployment, Service: service, Release: acc.Release, Image: acc.Image, From: acc.From, Verdict: acc.Verdict, Reason: acc.Message}
 	switch {
 	case acc.Deployment == nil:
 		if result.Reason == "" && acc.Verdict == model.Unchanged {

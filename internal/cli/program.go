@@ -169,18 +169,18 @@ Exit codes: 0 done; 1 it failed; 2 the input is wrong; 3 the verdict is unknown
 	f.StringVarP(&a.opts.message, "message", "m", "", "the reason, for the history")
 	f.BoolVarP(&a.opts.verbose, "verbose", "v", false, "show the output of build steps")
 	for _, cmd := range []*cobra.Command{
-		a.initCommand(), a.validateCommand(), a.planCommand(), a.buildCommand(), a.deployCommand(), a.rebuildCommand(), a.doctorCommand(),
+		a.initCommand(), a.validateCommand(), a.planCommand(), a.buildCommand(), a.deployCommand(), a.promoteCommand(), a.rebuildCommand(), a.doctorCommand(),
 	} {
 		// Only these read the declaration; elsewhere -f follows.
 		cmd.Flags().StringVarP(&a.opts.file, "file", "f", defaultFile, "the declaration")
-		if cmd.Name() != "init" {
+		if name := cmd.Name(); name != "init" && name != "promote" {
 			cmd.Flags().StringVarP(&a.opts.where, "environment", "e", "", "the environment, of a declaration that has some (KILN_ENVIRONMENT)")
 		}
 		root.AddCommand(cmd)
 	}
 	root.AddCommand(
 		a.daemonCommand(), a.abortCommand(), a.statusCommand(), a.serversCommand(), a.releasesCommand(),
-		a.rollbackCommand(), a.scaleCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
+		a.rollbackCommand(), a.scaleCommand(), a.approveCommand(), a.canaryCommand(), a.logsCommand(), a.eventsCommand(), a.auditCommand(),
 		a.chaosCommand(),
 		a.driftCommand(), a.evidenceCommand(), a.metricsCommand(), a.alertCommand(), a.imagesCommand(), a.keyCommand(), a.gcCommand(), a.secretsCommand(), a.recycleCommand(), a.destroyCommand(), a.backupCommand(), a.restoreCommand(),
 		a.installCommand(), a.uninstallCommand(), a.versionCommand(),

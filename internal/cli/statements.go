@@ -96,6 +96,10 @@ func statementName(kind string) string {
 		return "signature"
 	case model.ProvenanceType:
 		return "provenance"
+	case model.ApprovalType:
+		return "approval"
+	case model.ServedType:
+		return "time in service"
 	case model.RejectionType:
 		return "rejection"
 	case model.TestResultType:

@@ -15,7 +15,7 @@ type rejection struct {
 	Instance model.InstanceID `json:"instance"`
 }
 
-// Rejected implements server.Signer.
+// Rejected implements server.Word.
 func (s *signer) Rejected(ctx context.Context, d model.Digest) error {
 	var said *model.Rejection
 	s.d.control.View(func(st *model.State, _ *model.Snapshot) {

@@ -226,6 +226,11 @@ func (s *signer) repositories(d model.Digest) []string {
 
 // attach attaches a bundle to the image in repositories, and writes it down.
 func (s *signer) attach(ctx context.Context, d model.Digest, repositories []string, bundle []byte, kind string) (model.Statement, error) {
+	return s.attachSigned(ctx, d, repositories, bundle, kind, s.private().Public().ID())
+}
+
+// attachSigned is attach for a bundle that is signed with any key.
+func (s *signer) attachSigned(ctx context.Context, d model.Digest, repositories []string, bundle []byte, kind, key string) (model.Statement, error) {
 	for _, repository := range repositories {
 		to, err := inRegistry(repository, d)
 		if err != nil {
@@ -235,7 +240,7 @@ func (s *signer) attach(ctx context.Context, d model.Digest, repositories []stri
 			return model.Statement{}, err
 		}
 	}
-	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: s.private().Public().ID()}
+	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: key}
 	return said, s.d.control.Do(ctx, "kiln", func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
 		if st.Images[d] == nil {
 			return nil, nil
@@ -268,6 +273,12 @@ func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, e
 
 // attached reads and checks what is attached to an image.
 func (s *signer) attached(ctx context.Context, img model.Image) ([]statement, error) {
+	return s.attachedOf(ctx, img, func(string) bool { return true })
+}
+
+// attachedOf is attached for the types that are wanted, as far as the registry tells
+// them.
+func (s *signer) attachedOf(ctx context.Context, img model.Image, wanted func(kind string) bool) ([]statement, error) {
 	ring, err := s.ring()
 	if err != nil {
 		return nil, err
@@ -284,6 +295,9 @@ func (s *signer) attached(ctx context.Context, img model.Image) ([]statement, er
 			return nil, err
 		}
 		for _, a := range attached {
+			if !wanted(a.PredicateType) {
+				continue
+			}
 			list = append(list, s.check(ctx, at, a, ring, remembered))
 		}
 	}

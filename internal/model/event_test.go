@@ -44,6 +44,7 @@ func examples() []Payload {
 			Service: "shop", Number: 2, Template: template, TemplateHash: "t", ChecksHash: "c", Policy: policy,
 			CreatedAt: at, Author: "ann", Reason: "faster", Provenance: provenance, RollbackOf: 1,
 			Environment: "staging", Declared: "shop",
+			Promoted: &Promotion{Instance: "ghijkl", Environment: "staging", Service: "shop-staging", Release: 3},
 		}},
 		DeploymentStarted{Deployment: exampleDeployment()},
 		DeploymentAdvanced{ID: "d-abcdef", Service: "shop", Phase: DeployChecking, WaitingFor: "health", Until: 9, Generation: 3, Stage: 1},
@@ -187,6 +188,10 @@ func examplePolicy() Policy {
 				Name: "self-test", Kind: CheckExec, Path: "/", Port: 8080, Headers: map[string]string{"Server": "shop"}, Status: 200,
 				Contains: "Shop", Matches: "S.op", Command: []string{"/app", "selftest"}, Timeout: 30 * second,
 			}},
+			Require: &Requirement{
+				Signed: []string{"ci"}, Checks: []string{"policy/root"}, Served: []Served{{Environment: "staging", For: 3600 * second}},
+				Approvals: []string{"ann"}, Approvers: 1,
+			},
 			NotRoot: true, Exposed: true, NoSetuid: true, SetuidAllowed: []string{"/usr/bin/sudo"}, NoWorldWritable: true, NoDevices: true,
 			Size: 1000, UnpackedSize: 2000, Labels: map[string]string{"org.example.team": "[a-z]+"}, ForbiddenPaths: []string{"/etc/ssh/**"},
 			ForbiddenPackages: []string{"telnetd"}, Vulnerabilities: &VulnerabilityPolicy{

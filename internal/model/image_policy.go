@@ -29,6 +29,8 @@ type ImagePolicy struct {
 	// Validations are asked once of a disposable server that is cut off from the
 	// network, before there is any other from the image.
 	Validations []Validation `json:"validations,omitempty"`
+	// Require is what has to be said and done about it; nil: nothing.
+	Require *Requirement `json:"require,omitempty"`
 }
 
 // VulnerabilityPolicy says which vulnerabilities an image must not have.
@@ -53,6 +55,7 @@ type VulnerabilityList struct {
 // the same hash.
 func (p ImagePolicy) Hash(t Template) string {
 	p.Validations = nil
+	p.Require = nil // says nothing about its form
 	return hashOf(struct {
 		Policy ImagePolicy
 		User   string

@@ -21,6 +21,8 @@ type Release struct {
 	// the service; "": the declaration has no environments.
 	Environment string `json:"environment,omitempty"`
 	Declared    string `json:"declared,omitempty"`
+	// Promoted is where its image was taken from; nil: it was built or brought for it.
+	Promoted *Promotion `json:"promoted,omitempty"`
 }
 
 // Provenance is where an image came from. It is kept in the journal and never
@@ -143,6 +145,10 @@ const (
 	// SignatureType is what cosign 3 writes for "cosign sign": the statement says
 	// nothing but which image it is of.
 	SignatureType = "https://sigstore.dev/cosign/sign/v1"
+	// ApprovalType is that somebody approves of an image for an environment.
+	ApprovalType = "urn:kiln:approval:1"
+	// ServedType is how long an image was in service in an environment.
+	ServedType = "urn:kiln:served:1"
 	// RejectionType is that an image is bad, or is not bad after all: a Rejection.
 	RejectionType = "urn:kiln:rejection:1"
 	// TestResultType is what came of checks of the image

@@ -23,6 +23,8 @@ type DeployRequest struct {
 	// the service; "": the declaration has no environments.
 	Environment string
 	Declared    string
+	Promoted    *model.Promotion // where its image serves; nil: it is no promotion
+	Vouched     Vouched          // what is said of its image
 }
 
 // DeployResult is what became of a request.
@@ -61,10 +63,16 @@ func Deploy(s *model.State, req DeployRequest, now model.Now) ([]model.Payload, 
 	if err := usable(s, req.Template.Image, "deploy "+req.Service); err != nil {
 		return nil, DeployResult{}, err
 	}
+	if err := promotable(s, req); err != nil {
+		return nil, DeployResult{}, err
+	}
 	release := model.Release{
 		Service: req.Service, Number: 1, Template: numbered(s.Services[req.Service], req.Template), Policy: req.Policy,
 		CreatedAt: now.Wall, Author: req.Author, Reason: req.Reason, Provenance: req.Provenance,
-		Environment: req.Environment, Declared: req.Declared,
+		Environment: req.Environment, Declared: req.Declared, Promoted: req.Promoted,
+	}
+	if err := allowed(s, req, now); err != nil && !stands(s, release) {
+		return nil, DeployResult{}, err
 	}
 	return order{release: release, strategy: release.Policy.Deploy.Strategy, actor: req.Actor, mode: req.Mode, capacity: req.Capacity}.place(s, now)
 }

@@ -44,8 +44,46 @@ func imagePolicyText(p *model.ImagePolicy) string {
 	for _, v := range p.Validations {
 		add(true, "validate %q on the image (%s %s, timeout %s)", v.Name, v.Kind, cmp.Or(v.Path, strings.Join(v.Command, " ")), v.Timeout)
 	}
+	words = append(words, requirementText(p.Require)...)
 	if len(words) == 0 {
 		return "nothing is asked"
 	}
 	return strings.Join(words, ", ")
+}
+
+// shortKeys are keys as people know them: by name, or the beginning of the id.
+func shortKeys(keys []string) []string {
+	short := make([]string, len(keys))
+	for i, k := range keys {
+		short[i] = k
+		if len(k) == 64 {
+			short[i] = k[:12]
+		}
+	}
+	return short
+}
+
+// requirementText is what has to be said and done about an image.
+func requirementText(r *model.Requirement) (words []string) {
+	if r == nil {
+		return nil
+	}
+	if len(r.Signed) > 0 {
+		words = append(words, "signed with "+strings.Join(shortKeys(r.Signed), ", "))
+	}
+	if len(r.Checks) > 0 {
+		words = append(words, "passed "+strings.Join(r.Checks, ", "))
+	}
+	for _, served := range r.Served {
+		words = append(words, fmt.Sprintf("served in %s for %s", served.Environment, served.For))
+	}
+	switch {
+	case r.Approvers > 0 && len(r.Approvals) > 0:
+		words = append(words, fmt.Sprintf("approved by %d of %s", r.Approvers, strings.Join(r.Approvals, ", ")))
+	case r.Approvers > 0:
+		words = append(words, fmt.Sprintf("approved by %d", r.Approvers))
+	case len(r.Approvals) > 0:
+		words = append(words, "approved by "+strings.Join(r.Approvals, ", "))
+	}
+	return words
 }

@@ -73,6 +73,16 @@ type order struct {
 	capacity *model.Capacity
 }
 
+// stands reports whether the release would change nothing.
+func stands(s *model.State, release model.Release) bool {
+	svc := s.Services[release.Service]
+	if svc == nil || busy(svc) {
+		return false
+	}
+	r := current(svc)
+	return r != nil && r.TemplateHash == release.Template.Hash() && samePolicy(r.Policy, release.Policy)
+}
+
 // place numbers the release and starts its deployment, or has it wait. Nothing
 // is made when nothing would change.
 func (o order) place(s *model.State, now model.Now) ([]model.Payload, DeployResult, error) {
@@ -82,10 +92,8 @@ func (o order) place(s *model.State, now model.Now) ([]model.Payload, DeployResu
 		release.Number = len(svc.Releases) + 1
 	}
 	waits := busy(svc)
-	if svc != nil && !waits {
-		if r := current(svc); r != nil && r.TemplateHash == release.TemplateHash && samePolicy(r.Policy, release.Policy) {
-			return nil, DeployResult{Release: r.Number, Verdict: model.Unchanged}, nil
-		}
+	if stands(s, release) {
+		return nil, DeployResult{Release: current(svc).Number, Verdict: model.Unchanged}, nil
 	}
 	if err := fits(svc, &release, o.strategy); err != nil {
 		return nil, DeployResult{}, err

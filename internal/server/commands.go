@@ -41,7 +41,7 @@ func (in *deployInput) request(snap *model.Snapshot) reconcile.DeployRequest {
 		Service: in.Service, Template: in.Body.Template, Policy: in.Body.Policy,
 		Author: in.Body.Author, Reason: in.Body.Reason, Provenance: in.Body.Provenance,
 		Actor: actor(in.Body.Author), Capacity: capacity(snap), Mode: reconcile.DeployMode(in.Body.Mode),
-		Environment: in.Body.Environment, Declared: in.Body.Declared,
+		Environment: in.Body.Environment, Declared: in.Body.Declared, Promoted: in.Body.Promoted,
 	}
 }
 
@@ -66,12 +66,18 @@ func (s *Server) deploy(ctx context.Context, in *deployInput) (*reply[api.Deploy
 	}
 	defer release()
 	in.Body.Template = template
+	vouched, err := s.vouch(ctx, in.Body.Template.Image)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
 	return s.judged(ctx, in.Service, in.Body.Author, nil, func(st *model.State, snap *model.Snapshot, now model.Now) ([]model.Payload, reconcile.DeployResult, error) {
 		if st.Images[in.Body.Template.Image] == nil {
 			return nil, reconcile.DeployResult{}, model.Errorf(model.NotFound, "cannot deploy %s: no image %s is here", in.Service, in.Body.Template.Image).
 				WithHint("kiln images lists what is here")
 		}
-		return reconcile.Deploy(st, in.request(snap), now)
+		req := in.request(snap)
+		req.Vouched = vouched
+		return reconcile.Deploy(st, req, now)
 	})
 }
 
@@ -91,13 +97,14 @@ func (s *Server) deployed(ctx context.Context, service, author string,
 		return nil, s.refuse(err)
 	}
 	var image model.Digest
+	from := ""
 	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
 		if r := st.Services[service].Release(result.Release); r != nil {
-			image = r.Template.Image
+			image, from = r.Template.Image, promotedFrom(r)
 		}
 	})
 	out := &reply[api.DeployAccepted]{api.DeployAccepted{
-		Service: service, Release: result.Release, Image: image, Verdict: result.Verdict, Queued: result.Queued,
+		Service: service, Release: result.Release, Image: image, Verdict: result.Verdict, Queued: result.Queued, From: from,
 	}}
 	if result.Verdict == model.Unchanged {
 		out.Body.Message = "nothing changes: release " + strconv.Itoa(result.Release) + " is what is declared"
@@ -115,9 +122,15 @@ func (s *Server) plan(ctx context.Context, in *deployInput) (*reply[reconcile.Pl
 		return nil, s.refuse(err)
 	}
 	in.Body.Template = template
+	vouched, err := s.vouch(ctx, in.Body.Template.Image)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
 	now := s.cfg.Clock.Now()
 	s.cfg.Control.View(func(st *model.State, snap *model.Snapshot) {
-		out.Body = reconcile.PlanDeploy(st, snap, in.request(snap), now)
+		req := in.request(snap)
+		req.Vouched = vouched
+		out.Body = reconcile.PlanDeploy(st, snap, req, now)
 	})
 	out.Body.Volumes = s.volumesLack(ctx, in.Body.Template)
 	if err := s.planChecks(ctx, in, &out.Body); err != nil {

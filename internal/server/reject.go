@@ -2,18 +2,11 @@ package server
 
 import (
 	"context"
-	"net/http"
-
-	"github.com/danielgtaylor/huma/v2"
 
 	"kiln/internal/api"
 	"kiln/internal/model"
 	"kiln/internal/reconcile"
 )
-
-func (s *Server) registerPromotion(h huma.API) {
-	huma.Register(h, operation("reject", http.MethodPost, api.PathReject, "Say that an image is bad"), s.reject)
-}
 
 type rejectInput struct {
 	Image string `path:"image"`
@@ -36,7 +29,7 @@ func (s *Server) reject(ctx context.Context, in *rejectInput) (*reply[api.Reject
 	}
 	out := &reply[api.Rejected]{api.Rejected{Image: img.Digest, Running: []api.Running{}}}
 	// The word is in force; that others hear of it as well may have to wait.
-	if err := s.cfg.Signer.Rejected(context.WithoutCancel(ctx), img.Digest); err != nil {
+	if err := s.cfg.Word.Rejected(context.WithoutCancel(ctx), img.Digest); err != nil {
 		out.Body.Trouble = err.Error()
 	}
 	out.Body.Signed = out.Body.Trouble == ""

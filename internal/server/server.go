@@ -105,6 +105,7 @@ type Config struct {
 	Alerts    Alerts          // nil: there are none
 	Troubles  func() []string // what kiln cannot write down beside its work; nil: nothing
 	Signer    Signer
+	Word      Word
 	Keys      Keys
 	Values    Values
 	Bringer   Bringer

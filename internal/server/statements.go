@@ -20,8 +20,6 @@ type Signer interface {
 	Sign(img model.Image, req api.BuildRequest, began time.Time)
 	// Check reads and checks all that is attached to the image.
 	Check(ctx context.Context, img model.Image) ([]api.Statement, error)
-	// Rejected signs what is said of the image: that it is bad, or not after all.
-	Rejected(ctx context.Context, d model.Digest) error
 }
 
 // Bringer brings what is attached to an image from where it was pulled from.

@@ -162,7 +162,7 @@ func releasesView(s *model.State, svc *model.Service) api.Releases {
 			Number: r.Number, Image: r.Template.Image, CreatedAt: r.CreatedAt, Author: r.Author, Reason: r.Reason,
 			Verdict: reconcile.ReleaseVerdict(svc, r.Number), RollbackPossible: possible,
 			InService: svc.InService == r.Number, Servers: r.Policy.Servers, Commit: r.Provenance.Commit, Dirty: r.Provenance.Dirty,
-			Environment: r.Environment,
+			Environment: r.Environment, From: promotedFrom(r),
 		}
 		if d := underWay(svc, r.Number); d != nil {
 			e.Phase, e.Stages = d.Phase, len(d.Stages)
@@ -174,6 +174,14 @@ func releasesView(s *model.State, svc *model.Service) api.Releases {
 		out.Releases = append(out.Releases, e)
 	}
 	return out
+}
+
+// promotedFrom is the environment that a release's image was promoted from, or "".
+func promotedFrom(r *model.Release) string {
+	if r.Promoted == nil {
+		return ""
+	}
+	return r.Promoted.Environment
 }
 
 // underWay returns the deployment that brings the release and has not ended.
@@ -199,7 +207,7 @@ func resultView(svc *model.Service, d *model.Deployment) *api.Result {
 		TookMS: d.TookMS, RequestsFinished: d.Finished, RequestsCut: d.Cut,
 	}
 	if rel := svc.Release(d.To); rel != nil {
-		r.Image = rel.Template.Image
+		r.Image, r.From = rel.Template.Image, promotedFrom(rel)
 	}
 	return r
 }

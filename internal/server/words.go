@@ -73,6 +73,10 @@ func statementInWords(kind string) string {
 		return "the digest"
 	case model.ProvenanceType:
 		return "the provenance"
+	case model.ApprovalType:
+		return "an approval"
+	case model.ServedType:
+		return "the time in service"
 	case model.RejectionType:
 		return "what is said against it"
 	case model.TestResultType:

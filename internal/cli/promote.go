@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+	"kiln/internal/spec"
+)
+
+func (a *app) promoteCommand() *cobra.Command {
+	var from, to string
+	var turn turn
+	cmd := &cobra.Command{
+		Use:   "promote SERVICE --from ENVIRONMENT --to ENVIRONMENT",
+		Short: "Bring the image that serves in one environment into service in another",
+		Long: `Takes the very image that is in service in one environment, by its digest, and deploys it in
+another, with what kiln.hcl declares for that one. Nothing is built. What the other
+environment's policy requires of an image (policy { require { … } }) has to be so, else
+nothing happens, and all that is missing is said.
+
+Standard output gets one JSON line.`,
+		Example: "  kiln promote shop --from staging --to production\n  kiln promote shop --from staging --to production -m \"release 14\" --queue",
+		Args:    cobra.ExactArgs(1),
+		RunE: a.run(func(ctx context.Context, args []string) error {
+			mode, err := turn.mode()
+			if err != nil {
+				return err
+			}
+			switch {
+			case from == "" || to == "":
+				return usagef("--from and --to name the environments: where the image serves, and where it is to serve")
+			case from == to:
+				return usagef("--from and --to are the same environment, %q", from)
+			}
+			return a.promote(ctx, args[0], from, to, mode)
+		}),
+	}
+	cmd.Flags().StringVar(&from, "from", "", "the environment where it serves")
+	cmd.Flags().StringVar(&to, "to", "", "the environment where it is to serve")
+	turn.flags(cmd)
+	return cmd
+}
+
+func (a *app) promote(ctx context.Context, name, from, to string, mode api.Mode) error {
+	file, err := a.declaration()
+	if err != nil {
+		return err
+	}
+	there, err := a.in(file, from)
+	if err != nil {
+		return err
+	}
+	source := a.socket()
+	a.kiln = ""
+	here, err := a.in(file, to)
+	if err != nil {
+		return err
+	}
+	services, err := a.named(there, []string{name})
+	if err != nil {
+		return err
+	}
+	targets, err := a.named(here, []string{services[0].Declared})
+	if err != nil {
+		return err
+	}
+	s := targets[0]
+	if source != a.socket() {
+		return invalid("cannot promote %s: %s is on the kiln at %s, and %s on that at %s", s.Declared, from, source, to, a.socket())
+	}
+	code := a.follow(ctx, s.Name, func() (*api.DeployAccepted, error) {
+		req, err := a.promotion(ctx, a.api(), services[0], s, mode)
+		if err != nil {
+			return nil, err
+		}
+		return a.submit(ctx, s.Name, func() (*api.DeployAccepted, error) { return a.api().Deploy(ctx, s.Name, *req) })
+	})
+	return exit(code)
+}
+
+// promotion is what the daemon is asked: what serves as from, for to.
+func (a *app) promotion(ctx context.Context, source *api.Client, from, to *spec.Service, mode api.Mode) (*api.DeployRequest, error) {
+	var status *api.Status
+	err := a.steady(ctx, func() (err error) {
+		status, err = source.Status(ctx, from.Name)
+		return err
+	})
+	if model.CodeOf(err) == model.NotFound {
+		status, err = &api.Status{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(status.Services, func(s api.ServiceStatus) bool { return s.Name == from.Name })
+	if i < 0 || status.Services[i].Release == 0 {
+		return nil, model.Errorf(model.Precondition, "cannot promote %s from %s: nothing of it serves there", from.Declared, from.Environment).
+			WithHint("kiln deploy %s -e %s", from.Declared, from.Environment)
+	}
+	serving := status.Services[i]
+	if d := serving.Deployment; d != nil {
+		return nil, model.Errorf(model.Precondition, "cannot promote %s from %s: deployment %s is under way there, and what serves is about to change", from.Declared, from.Environment, d.ID).
+			WithHint("wait for it: kiln status %s", from.Name)
+	}
+	version, err := source.Version(ctx)
+	if err != nil {
+		return nil, err
+	}
+	img, err := source.Image(ctx, string(serving.Image))
+	if err != nil {
+		return nil, err
+	}
+	a.progressf("%s: %s serves as release %d of %s", to.Name, serving.Image.Short(), serving.Release, from.Name)
+	values, err := a.values(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	req := a.complete(ctx, to, &made{digest: serving.Image, provenance: img.Provenance}, values)
+	req.Mode = mode
+	req.Promoted = &model.Promotion{Instance: version.Instance, Environment: from.Environment, Service: from.Name, Release: serving.Release}
+	return req, nil
+}
+
+// keyIDs puts the ids of public keys in the place of files that a policy names them
+// by: what has a slash in it, or ends like such a file.
+func (a *app) keyIDs(p model.Policy) (model.Policy, error) {
+	if p.Image == nil || p.Image.Require == nil {
+		return p, nil
+	}
+	img, require := *p.Image, *p.Image.Require
+	require.Signed = slices.Clone(require.Signed)
+	for i, key := range require.Signed {
+		if !strings.Contains(key, "/") && !strings.HasSuffix(key, ".pub") && !strings.HasSuffix(key, ".pem") {
+			continue
+		}
+		if !filepath.IsAbs(key) {
+			key = filepath.Join(filepath.Dir(a.opts.file), key)
+		}
+		text, err := os.ReadFile(key)
+		if err != nil {
+			return p, invalid("cannot read the public key %s, which the policy names: %w", key, readFailure(err))
+		}
+		block, _ := pem.Decode(text)
+		if block == nil || block.Type != "PUBLIC KEY" {
+			return p, invalid("%s, which the policy names, is no public key in PEM", key).WithHint("kiln key prints this kiln's")
+		}
+		sum := sha256.Sum256(block.Bytes)
+		require.Signed[i] = hex.EncodeToString(sum[:])
+	}
+	img.Require = &require
+	p.Image = &img
+	return p, nil
+}

@@ -1,0 +1,143 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"kiln/internal/api"
+	"kiln/internal/model"
+	"kiln/internal/reconcile"
+)
+
+// Word signs what is said of images, and reads what others have said.
+type Word interface {
+	// Rejected signs what is said of the image: that it is bad, or not after all.
+	Rejected(ctx context.Context, d model.Digest) error
+	// Approve signs, or takes in as it was signed, that the image may serve.
+	Approve(ctx context.Context, d model.Digest, by string, req api.ApproveRequest) (api.Approval, error)
+	// Said is what is attached to the image and holds.
+	Said(ctx context.Context, d model.Digest) (Said, error)
+}
+
+// Said is what is said of an image under signatures that hold.
+type Said struct {
+	reconcile.Vouched
+	Approved   []api.Approval    // oldest first
+	Rejections []model.Rejection // by other instances, oldest first
+}
+
+func (s *Server) registerPromotion(h huma.API) {
+	huma.Register(h, operation("reject", http.MethodPost, api.PathReject, "Say that an image is bad"), s.reject)
+	huma.Register(h, operation("approve", http.MethodPost, api.PathApprove, "Say that an image may serve in an environment"), s.approve)
+	huma.Register(h, operation("approvals", http.MethodGet, api.PathApprovals, "Who has approved of an image"), s.approvals)
+}
+
+// vouch returns what is said of an image, and takes over what other kilns have said
+// against it.
+func (s *Server) vouch(ctx context.Context, d model.Digest) (reconcile.Vouched, error) {
+	if _, err := s.imageHere(string(d)); err != nil {
+		return reconcile.Vouched{}, nil //nolint:nilerr // whoever goes on says so
+	}
+	said, err := s.cfg.Word.Said(ctx, d)
+	if err != nil {
+		return reconcile.Vouched{}, model.Errorf(model.CodeOf(err), "cannot read what is said of image %s: %w", d.Short(), err)
+	}
+	for _, r := range said.Rejections {
+		err := s.cfg.Control.Do(ctx, "kiln "+r.From, func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
+			if known := st.Images[d].Rejection; known != nil && !known.At.Before(r.At) {
+				return nil, nil
+			}
+			return reconcile.Reject(st, reconcile.RejectRequest{Image: d, Rejection: r}, now)
+		})
+		if err != nil {
+			return reconcile.Vouched{}, err
+		}
+	}
+	return said.Vouched, nil
+}
+
+type approveInput struct {
+	Image string `path:"image"`
+	Body  api.ApproveRequest
+}
+
+func (s *Server) approve(ctx context.Context, in *approveInput) (*reply[api.Approval], error) {
+	img, err := s.imageOf(in.Image)
+	switch {
+	case err != nil:
+	case !model.ValidServiceName(in.Body.Environment):
+		err = model.Errorf(model.Invalid, "cannot approve image %s: %q is not the name of an environment", img.Digest.Short(), in.Body.Environment)
+	case !img.RemovedAt.IsZero():
+		err = model.Errorf(model.Precondition, "cannot approve image %s: its content was removed", img.Digest.Short())
+	case img.Rejected():
+		err = model.Errorf(model.Precondition, "cannot approve image %s: it is rejected by %s: %s", img.Digest.Short(), img.Rejection.By, img.Rejection.Reason).
+			WithHint("if it is not bad after all: kiln images unreject %s", img.Digest.Short())
+	}
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	said, err := s.cfg.Word.Approve(ctx, img.Digest, peer(ctx, in.Body.Author), in.Body)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	return &reply[api.Approval]{said}, nil
+}
+
+func (s *Server) approvals(ctx context.Context, in *imageInput) (*reply[api.Approvals], error) {
+	img, err := s.imageOf(in.Image)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	said, err := s.cfg.Word.Said(ctx, img.Digest)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	out := &reply[api.Approvals]{api.Approvals{Image: img.Digest, Approvals: []api.Approval{}}}
+	out.Body.Approvals = append(out.Body.Approvals, said.Approved...)
+	return out, nil
+}
+
+// imageOf finds an image by its name or digest, or as what a service has in service.
+func (s *Server) imageOf(text string) (found model.Image, err error) {
+	name, err := url.PathUnescape(text)
+	if err != nil {
+		name = text
+	}
+	s.cfg.Control.View(func(st *model.State, _ *model.Snapshot) {
+		var serving []model.Digest
+		for _, service := range sortedKeys(st.Services) {
+			svc := st.Services[service]
+			r := svc.Release(svc.InService)
+			if r == nil || svc.Destroyed || service != name && r.Declared != name {
+				continue
+			}
+			if service == name {
+				serving = []model.Digest{r.Template.Image}
+				break
+			}
+			if len(serving) == 0 || serving[0] != r.Template.Image {
+				serving = append(serving, r.Template.Image)
+			}
+		}
+		switch len(serving) {
+		case 0:
+			var img *model.Image
+			if img, err = imageNamed(st, name); err == nil {
+				found = *img
+			}
+		case 1:
+			if img := st.Images[serving[0]]; img != nil {
+				found, err = copyOf(img), nil
+				return
+			}
+			err = model.Errorf(model.NotFound, "cannot find image %s, which serves as %s", serving[0], name)
+		default:
+			err = model.Errorf(model.Invalid, "cannot tell which image of %q is meant: its environments have different ones in service", name).
+				WithHint("name the service of one environment, as kiln status shows it, or the image")
+		}
+	})
+	return found, err
+}
