@@ -11,7 +11,7 @@ import (
 
 // TestDeclarationExample parses the example that the reference shows.
 func TestDeclarationExample(t *testing.T) {
-	for _, file := range []string{"docs/declaration.md", "docs/first-steps.md", "docs/volumes.md", "docs/secrets.md", "README.md"} {
+	for _, file := range []string{"docs/declaration.md", "docs/first-steps.md", "docs/volumes.md", "docs/secrets.md", "docs/promotion.md", "README.md"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
@@ -26,7 +26,7 @@ func TestDeclarationExample(t *testing.T) {
 			}
 		}
 	}
-	for _, file := range []string{"examples/shop/kiln.hcl", "examples/site/kiln.hcl"} {
+	for _, file := range []string{"examples/shop/kiln.hcl", "examples/site/kiln.hcl", "examples/shop/environments.hcl"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
