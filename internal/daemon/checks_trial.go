@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -96,7 +97,7 @@ func (c *checks) try(ctx context.Context, t model.Template, validations []model.
 			refuse(&check, c.refusal(ctx, ref, err))
 			check.Log = c.tail(ctx, ref)
 		}
-		if ctx.Err() != nil && context.Cause(ctx) != context.DeadlineExceeded {
+		if ctx.Err() != nil && !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 			return nil, context.Cause(ctx)
 		}
 		list = append(list, check)

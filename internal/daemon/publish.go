@@ -297,11 +297,11 @@ func (p *publisher) Bring(ctx context.Context, d model.Digest, ref string) error
 func (p *publisher) pulled(ctx context.Context, d model.Digest, ref string) error {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
-		return nil //nolint:nilerr // it came from nowhere
+		return nil // it came from nowhere
 	}
 	from, err := name.NewRepository(named.Name())
 	if err != nil {
-		return nil //nolint:nilerr // likewise
+		return nil // likewise
 	}
 	ctx, cancel := context.WithTimeout(ctx, shareWithin)
 	defer cancel()
