@@ -139,6 +139,9 @@ func (w *InputWriter) Write(p []byte) (int, error) {
 // Invalid: they are something else.
 func (w *InputWriter) Keep(want model.Digest) (InputBlob, error) {
 	got := InputBlob{Digest: model.Digest(w.Digest()), Size: w.size}
+	if w.size == 0 { // the store knows a digest from the first byte on
+		got.Digest = model.Digest(digest.FromBytes(nil))
+	}
 	if want != "" && got.Digest != want {
 		return got, model.Errorf(model.Invalid, "the bytes are %s", got.Digest)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +33,7 @@ type origin struct {
 
 // originCommand starts the script's origin, at $ORIGIN, or stops it: nobody answers
 // there any more. What it serves is below the directory www, and: /file/NAME, /count,
-// /redirect, /flaky.
+// /empty, /redirect, /flaky.
 func originCommand(ts *testscript.TestScript, _ bool, args []string) {
 	want(ts, len(args) == 1 && (args[0] == "start" || args[0] == "stop"), "origin start|stop")
 	w := of(ts)
@@ -41,8 +42,13 @@ func originCommand(ts *testscript.TestScript, _ bool, args []string) {
 		return
 	}
 	if w.origin == nil {
-		n := os.Getpid() % 64
-		o := &origin{link: fmt.Sprintf("kt%dorg", os.Getpid()), address: fmt.Sprintf("198.51.100.%d", 4*n+2), asked: map[string]int{}}
+		port, err := strconv.Atoi(ts.Getenv("PORT")) // each script has another
+		check(ts, err)
+		n := port % 64
+		for taken(fmt.Sprintf("198.51.100.%d", 4*n+1)) {
+			n = (n + 1) % 64
+		}
+		o := &origin{link: fmt.Sprintf("kt%dorg", port), address: fmt.Sprintf("198.51.100.%d", 4*n+2), asked: map[string]int{}}
 		w.origin = o
 		check(ts, inThread(func() error { return o.connect(fmt.Sprintf("198.51.100.%d", 4*n+1)) }))
 		certificate(ts, false, []string{o.address, "origin"})
@@ -125,6 +131,17 @@ func inThread(do func() error) error {
 	return <-done
 }
 
+// taken reports whether this machine has the address, for another script's origin.
+func taken(address string) bool {
+	all, _ := netlink.AddrList(nil, netlink.FAMILY_V4) // what cannot be listed fails when it is made
+	for _, a := range all {
+		if a.IP.String() == address {
+			return true
+		}
+	}
+	return false
+}
+
 func addressed(link, cidr string) error {
 	l, err := netlink.LinkByName(link)
 	if err != nil {
@@ -155,6 +172,7 @@ func (o *origin) handler(www string) http.Handler {
 		http.ServeContent(w, r, path.Base(r.URL.Path)+".txt", at, strings.NewReader("the file "+path.Base(r.URL.Path)+"\n"))
 	})
 	mux.HandleFunc("/count", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, times(r)) })
+	mux.HandleFunc("/empty", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	mux.HandleFunc("/redirect", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/file/redirected", http.StatusFound)
 	})

@@ -79,6 +79,9 @@ func (s *surroundings) refused() (code model.Code, told, hint string) {
 	}
 	code = model.Invalid
 	for i, f := range s.net.Refusals() {
+		if f.Without {
+			continue // that is not why
+		}
 		if !f.Passing {
 			code = model.Denied
 		}

@@ -175,14 +175,19 @@ func (e *lockedExecutor) Run(ctx context.Context, id string, root executor.Mount
 	if own == nil {
 		return nil, model.Errorf(model.Unavailable, "cannot run a step: its build has ended")
 	}
-	ns, err := openStep(own.Step(strings.Join(p.Meta.Args, " ")))
+	step := own.Step(strings.Join(p.Meta.Args, " "))
+	ns, err := openStep(step)
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot make the network of a step: %w", err)
 	}
 	defer ns.close()
 	p.Meta.Env = environment(env)
 	mounts = append(slices.Clip(mounts), executor.Mount{Src: hostDir(own.ca), Dest: caDir, Readonly: true})
-	return e.Executor.Run(context.WithValue(ctx, stepKey{}, ns.path), id, root, mounts, p, started)
+	used, err := e.Executor.Run(context.WithValue(ctx, stepKey{}, ns.path), id, root, mounts, p, started)
+	if err == nil {
+		step.Succeeded()
+	}
+	return used, err
 }
 
 // hostDir is a directory of the machine, to be mounted.

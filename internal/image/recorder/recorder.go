@@ -90,6 +90,8 @@ type Refusal struct {
 	Hint    string
 	Missing bool // it is not in the lock, and recording would put it there
 	Passing bool // the network did not give it; nobody has refused it
+	Without bool // the step that asked for it has done without
+	step    string
 }
 
 // New makes a recorder with an authority of its own.

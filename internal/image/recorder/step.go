@@ -36,7 +36,18 @@ func (r *Recorder) Step(command string) *Step {
 
 // Refuse notes what the step tried in another way than HTTP.
 func (s *Step) Refuse(what, why string) *model.Error {
-	return s.r.Refuse(Refusal{What: what, Why: why, Hint: instead})
+	return s.r.Refuse(Refusal{What: what, Why: why, Hint: instead, step: s.id})
+}
+
+// Succeeded says that the step has ended well, whatever it did not get.
+func (s *Step) Succeeded() {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	for i := range s.r.refusals {
+		if s.r.refusals[i].step == s.id {
+			s.r.refusals[i].Without = true
+		}
+	}
 }
 
 // ServeHTTP answers a request, and refuses what cannot be answered again.
@@ -161,7 +172,7 @@ func (s *Step) fetch(ctx context.Context, w http.ResponseWriter, req *http.Reque
 	resp, err := s.r.ask(context.WithoutCancel(ctx), req.Method, key, req.Header)
 	if err != nil {
 		s.r.cfg.Log.Info("a build cannot fetch", "url", key.name, "error", err)
-		_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be fetched: " + err.Error(), Passing: true})
+		_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be fetched: " + err.Error(), Passing: true, step: s.id})
 		http.Error(w, "kiln: cannot fetch "+key.name+": "+err.Error(), http.StatusBadGateway)
 		return
 	}
@@ -259,6 +270,7 @@ func (s *Step) failed(w http.ResponseWriter, what string, err error) {
 
 // deny says no, for the step's output and for the build's error.
 func (s *Step) deny(w http.ResponseWriter, f Refusal) {
+	f.step = s.id
 	err := s.r.Refuse(f)
 	text := "kiln: " + err.Error() + "\n"
 	if f.Hint != "" {
