@@ -3,12 +3,10 @@ package local
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"syscall"
 
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
@@ -70,7 +68,8 @@ func (e *Engine) RemoveBuildRemnants(ctx context.Context) error {
 }
 
 // Purge implements engine.Closer. What is left then is containerd itself, which
-// is not the engine's to stop, and its directories.
+// is not the engine's to stop, and its directories with all images and the build
+// cache.
 func (e *Engine) Purge(ctx context.Context) error {
 	ctx = e.scoped(ctx)
 	e.mu.Lock()
@@ -86,44 +85,9 @@ func (e *Engine) Purge(ctx context.Context) error {
 	if err := e.RemoveBuildRemnants(ctx); err != nil {
 		return err
 	}
-	if err := e.removeImages(ctx); err != nil {
-		return err
-	}
 	errs := []error{removeGroup(e.cgroup()), removeFirewall(e.Config), removeLosses(e.Config), e.dropMemory()}
 	for _, dir := range []string{e.netnsDir(), e.usernsDir(), e.mountsDir(), e.execDir(), e.runcRoot(), e.serversDir(), e.logsDir()} {
 		errs = append(errs, os.RemoveAll(dir))
 	}
 	return errors.Join(errs...)
-}
-
-// removeImages removes every image, and with the last everything that only
-// images kept.
-func (e *Engine) removeImages(ctx context.Context) error {
-	held, err := e.client.LeasesService().List(ctx)
-	if err != nil {
-		return containerdError(err, "list the leases")
-	}
-	for _, l := range held {
-		if err := e.client.LeasesService().Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-			return containerdError(err, "delete lease %s", l.ID)
-		}
-	}
-	records, err := e.client.ImageService().List(ctx)
-	if err != nil {
-		return containerdError(err, "list the images")
-	}
-	for _, r := range records {
-		if err := e.client.ImageService().Delete(ctx, r.Name); err != nil && !errdefs.IsNotFound(err) {
-			return containerdError(err, "delete image %s", r.Name)
-		}
-	}
-	// A lease that is deleted synchronously has the collector run.
-	l, err := e.client.LeasesService().Create(ctx, leases.WithRandomID())
-	if err == nil {
-		err = e.client.LeasesService().Delete(ctx, l, leases.SynchronousDelete)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot collect what images kept: %w", err)
-	}
-	return nil
 }
