@@ -23,6 +23,7 @@ import (
 	fstypes "github.com/tonistiigi/fsutil/types"
 
 	"kiln/internal/model"
+	"kiln/internal/source"
 )
 
 // The names by which the builder asks for files.
@@ -117,6 +118,9 @@ func openSources(dir, containerfileDir string) (filesync.StaticDirSource, error)
 }
 
 func ownedByRoot(_ string, st *fstypes.Stat) fsutil.MapResult {
+	if filepath.Base(st.Path) == source.OriginFile { // what is built from it is the same wherever it comes from
+		return fsutil.MapResultExclude
+	}
 	st.Uid, st.Gid = 0, 0
 	return fsutil.MapResultKeep
 }
