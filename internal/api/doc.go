@@ -48,6 +48,7 @@ const (
 	PathLists      = "/v1/vulnerabilities"                  // GET ?digest= → List; POST ?name= body: the list → List
 	PathDiff       = "/v1/images/diff"                      // GET ?from= &to= → ImageDiff
 	PathStatements = "/v1/images/{image}/statements"        // GET → Statements
+	PathSource     = "/v1/images/{image}/source"            // GET → a line with Source, then the archive; POST body: a line with SourceHead, then the archive → Source
 	PathKey        = "/v1/key"                              // GET → Key; POST RotateRequest → Key, the new one
 	PathKeys       = "/v1/keys"                             // GET → Keys; POST TrustRequest → KnownKey
 	PathRevoke     = "/v1/keys/{key}/revoke"                // POST RevokeRequest → KnownKey

@@ -393,7 +393,9 @@ type BuildEvent struct {
 	Differs *Discrepancies `json:"differs,omitempty"` // with Result, where that is not the image that it should be
 	Lock    string         `json:"lock,omitempty"`    // with Result: the text of the lock file, with what the image was made from
 	Inputs  model.Digest   `json:"inputs,omitempty"`  // with Result: of what keeps the bytes that were fetched
-	Error   *Problem       `json:"error,omitempty"`
+	// WantsSource, with Result: what the image was made from is not kept yet (KeepSource).
+	WantsSource bool     `json:"wants_source,omitempty"`
+	Error       *Problem `json:"error,omitempty"`
 }
 
 // Checks is what doctor found.

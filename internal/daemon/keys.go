@@ -62,7 +62,7 @@ func (d *daemon) openSigner() error {
 		return model.Errorf(model.Precondition, "cannot sign with the key in %s: it is key %q, which was revoked: %s", path, known.Name, known.Revoked.Reason).
 			WithHint("put another key there, or take it away: the daemon makes one")
 	}
-	d.signer = &signer{d: d, key: key}
+	d.signer, d.sources = &signer{d: d, key: key}, &sources{d: d}
 	return nil
 }
 

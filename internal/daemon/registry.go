@@ -39,6 +39,7 @@ func (d *daemon) startRegistry(ctx context.Context) {
 	d.running.Go(func() { d.registry.Run(ctx) })
 	d.signer.signOld()
 	d.running.Go(func() { d.signer.rejectOld(d.signer.ctx) })
+	d.running.Go(func() { d.sources.dropOld(d.signer.ctx) })
 	d.running.Go(func() { d.publisher.Run(ctx) })
 	public := d.registry.Public()
 	if public == nil {

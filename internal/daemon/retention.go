@@ -22,7 +22,7 @@ func (d *daemon) newRetention() *control.Retention {
 	return control.NewRetention(control.RetentionConfig{
 		Control: d.control, Clock: d.clock, Rooms: rooms(d.cfg.DataDir), Log: d.cfg.Log,
 		Sources: []control.Source{
-			{Kind: model.ObjectImage, Inventory: image.Inventory{Store: d.images}},
+			{Kind: model.ObjectImage, Inventory: withSources{image.Inventory{Store: d.images}, d.sources}},
 			{Kind: model.ObjectInputs, Inventory: image.InputInventory{Store: d.images}},
 			{Kind: model.ObjectSnapshot, Inventory: image.Strays{Store: d.images}},
 			{Kind: model.ObjectBuildCache, Inventory: buildCache{d.builds}, Ready: d.builds.up},

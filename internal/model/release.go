@@ -154,6 +154,8 @@ const (
 	// TestResultType is what came of checks of the image
 	// (https://github.com/in-toto/attestation/blob/main/spec/predicates/test-result.md).
 	TestResultType = "https://in-toto.io/attestation/test-result/v0.1"
+	// SourceType is which archive of its source is kept beside an image.
+	SourceType = "urn:kiln:source:1"
 	// ProvenanceType is how an image was built (https://slsa.dev/spec/v1.1/provenance).
 	ProvenanceType = "https://slsa.dev/provenance/v1"
 	// SPDXType and CycloneDXType are lists of what is inside

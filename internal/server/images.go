@@ -318,6 +318,7 @@ func (s *Server) runBuild(ctx context.Context, req api.BuildRequest, waiting cha
 	return api.BuildEvent{
 		Result:  &api.ImageResult{Image: img.Digest, Size: img.Size, TookMS: time.Since(began).Milliseconds()},
 		Parents: img.Provenance.Parents, Lock: locked, Inputs: img.Provenance.Inputs,
+		WantsSource: s.cfg.Sources.Lacks(ctx, img.Digest),
 	}
 }
 

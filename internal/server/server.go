@@ -112,6 +112,7 @@ type Config struct {
 	Contents  Contents
 	Checks    Checks
 	Lists     Lists
+	Sources   Sources
 	Registry  http.Handler // of what is below api.PathRegistry; nil: there is none
 	Metrics   http.Handler // of api.PathMetrics and what is below api.PathQueries; nil: there are none
 	Retention Retention
@@ -150,6 +151,7 @@ func New(cfg Config) *Server {
 	s.registerKeys(h)
 	s.registerContents(h)
 	s.registerChecks(h)
+	s.registerSources()
 	s.registerValues(h)
 	s.registerVolumes(h)
 	s.registerRetention(h)

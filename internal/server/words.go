@@ -81,6 +81,8 @@ func statementInWords(kind string) string {
 		return "what is said against it"
 	case model.TestResultType:
 		return "what came of checks"
+	case model.SourceType:
+		return "the source"
 	case model.SPDXType:
 		return "the SBOM (SPDX)"
 	case model.CycloneDXType:
