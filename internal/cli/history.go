@@ -47,7 +47,7 @@ func (a *app) showHistory(h audit.History) {
 		for _, line := range g.join(x.Digest) {
 			a.printf("%s\n", line)
 		}
-		head := fmt.Sprintf("%s  %s  %s  %s", x.Digest.Short(), stamp(x.At), source(x.Commit, x.Dirty), printable(strings.TrimSuffix(x.Author+": "+x.Reason, ": ")))
+		head := fmt.Sprintf("%s  %s  %s  %s", x.Digest.Short(), stamp(x.At), commitText(x.Commit, x.Dirty), printable(strings.TrimSuffix(x.Author+": "+x.Reason, ": ")))
 		drawn := g.image(x.Digest, x.From)
 		a.printf("%s%s\n", drawn, strings.TrimRight(head, " "))
 		for _, note := range notesOf(x) {

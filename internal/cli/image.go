@@ -172,28 +172,13 @@ func (a *app) make(ctx context.Context, s *spec.Service, h how) (*made, error) {
 
 func (a *app) build(ctx context.Context, s *spec.Service, h how) (*made, error) {
 	dir := a.contextDir(s.Build)
-	ancestry, dirty := commits(ctx, dir)
-	hash := ""
-	if len(ancestry) > 0 {
-		hash = ancestry[0]
-	}
-	allow, err := a.allowed()
+	req, err := a.buildRequest(ctx, s, h, dir)
 	if err != nil {
 		return nil, err
 	}
-	locked, err := a.lockFor(s)
-	if err != nil {
-		return nil, err
-	}
-	args := buildArgs(ctx, s.Build, dir, dirty)
-	req := api.BuildRequest{
-		Allow: allow, Service: declaredName(s), Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: args,
-		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, Ancestry: ancestry,
-		NoCache: h.noCache, Fresh: h.fresh, Same: h.same,
-		Lock: locked,
-	}
-	if s.Build.Network != spec.NetworkOpen {
-		req.Network = string(s.Build.Network)
+	from, what := a.originOf(dir), seen{}
+	if req.Origin = from.Image; h.same == "" {
+		what = a.see(ctx, s, dir)
 	}
 	view := &buildView{app: a, service: s.Name, began: a.Now()}
 	view.start()
@@ -209,15 +194,49 @@ func (a *app) build(ctx context.Context, s *spec.Service, h how) (*made, error) 
 		return nil, err
 	}
 	view.done(last.Result)
-	if err := a.lockAfter(s, locked, last.Lock); err != nil {
+	if h.same == "" {
+		if last.WantsSource {
+			a.keepSource(ctx, s, what, req, last)
+		}
+		a.goesOn(dir, from, last.Result.Image)
+	}
+	if err := a.lockAfter(s, req.Lock, last.Lock); err != nil {
 		return nil, err
 	}
 	return &made{
 		digest:     last.Result.Image,
-		provenance: model.Provenance{Commit: hash, Dirty: dirty, Parents: last.Parents, Inputs: last.Inputs},
+		provenance: model.Provenance{Commit: req.Commit, Dirty: req.Dirty, Parents: last.Parents, Inputs: last.Inputs},
 		result:     *last.Result,
 		differs:    last.Differs,
 	}, nil
+}
+
+// buildRequest is what is asked of a build, beside its files.
+func (a *app) buildRequest(ctx context.Context, s *spec.Service, h how, dir string) (req api.BuildRequest, err error) {
+	ancestry, dirty := commits(ctx, dir)
+	hash := ""
+	if len(ancestry) > 0 {
+		hash = ancestry[0]
+	}
+	allow, err := a.allowed()
+	if err != nil {
+		return req, err
+	}
+	locked, err := a.lockFor(s)
+	if err != nil {
+		return req, err
+	}
+	args := buildArgs(ctx, s.Build, dir, dirty)
+	req = api.BuildRequest{
+		Allow: allow, Service: declaredName(s), Containerfile: s.Build.Containerfile, Target: s.Build.Target, Args: args,
+		Author: a.author(ctx), Reason: a.opts.message, Commit: hash, Dirty: dirty, Ancestry: ancestry,
+		NoCache: h.noCache, Fresh: h.fresh, Same: h.same,
+		Lock: locked,
+	}
+	if s.Build.Network != spec.NetworkOpen {
+		req.Network = string(s.Build.Network)
+	}
+	return req, nil
 }
 
 // refer finds an image that is not built: one that was imported or built here

@@ -45,7 +45,7 @@ func (a *app) imagesCommand() *cobra.Command {
 			}),
 		},
 		a.importCommand(),
-		a.pinCommand(true), a.pinCommand(false), a.outdatedCommand(), a.verifyImageCommand(), a.diffImagesCommand(), a.billCommand(), a.historyCommand(), a.checkImageCommand(),
+		a.pinCommand(true), a.pinCommand(false), a.outdatedCommand(), a.verifyImageCommand(), a.diffImagesCommand(), a.billCommand(), a.historyCommand(), a.checkoutCommand(), a.checkImageCommand(),
 		a.rejectCommand(), a.unrejectCommand(),
 		&cobra.Command{
 			Use: "pull REFERENCE", Short: "Fetch an image of a registry and record its digest",
@@ -78,7 +78,7 @@ func (a *app) listImages(ctx context.Context) error {
 				short += " (rejected)"
 			}
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", short, model.SizeText(i.Size), stamp(i.CreatedAt), i.Source,
-				source(i.Provenance.Commit, i.Provenance.Dirty), orDash(printable(i.Author)), orDash(strings.Join(i.Names, " ")))
+				commitText(i.Provenance.Commit, i.Provenance.Dirty), orDash(printable(i.Author)), orDash(strings.Join(i.Names, " ")))
 		}
 	})
 	return nil

@@ -108,6 +108,8 @@ func statementName(kind string) string {
 		return "SBOM (SPDX)"
 	case model.CycloneDXType:
 		return "SBOM (CycloneDX)"
+	case model.SourceType:
+		return "source"
 	case "":
 		return "?"
 	default:

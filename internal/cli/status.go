@@ -276,7 +276,7 @@ func (a *app) releasesCommand() *cobra.Command {
 			a.table("", "RELEASE\tIMAGE\tSERVERS\tVERDICT\tCREATED\tAUTHOR\tSOURCE\tREASON", func(w io.Writer) {
 				for _, r := range out.Releases {
 					fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", marked(r), r.Image.Short(), r.Servers, verdict(r),
-						stamp(r.CreatedAt), orDash(printable(r.Author)), source(r.Commit, r.Dirty), printable(about(r)))
+						stamp(r.CreatedAt), orDash(printable(r.Author)), commitText(r.Commit, r.Dirty), printable(about(r)))
 				}
 			})
 			return nil
@@ -304,7 +304,7 @@ func verdict(r api.ReleaseEntry) string {
 	}
 }
 
-func source(commit string, dirty bool) string {
+func commitText(commit string, dirty bool) string {
 	short := orDash(commit[:min(len(commit), 10)])
 	if dirty {
 		short += "+"
