@@ -60,8 +60,8 @@ func (a *app) promote(ctx context.Context, name, from, to string, mode api.Mode)
 	if err != nil {
 		return err
 	}
-	source := a.socket()
-	a.kiln = ""
+	source, at := a.api(), a.socket()
+	a.client, a.kiln = nil, ""
 	here, err := a.in(file, to)
 	if err != nil {
 		return err
@@ -75,11 +75,11 @@ func (a *app) promote(ctx context.Context, name, from, to string, mode api.Mode)
 		return err
 	}
 	s := targets[0]
-	if source != a.socket() {
-		return invalid("cannot promote %s: %s is on the kiln at %s, and %s on that at %s", s.Declared, from, source, to, a.socket())
-	}
 	code := a.follow(ctx, s.Name, func() (*api.DeployAccepted, error) {
-		req, err := a.promotion(ctx, a.api(), services[0], s, mode)
+		req, img, err := a.promotion(ctx, source, services[0], s, mode)
+		if err == nil && at != a.socket() {
+			err = a.bring(ctx, img, s)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -88,8 +88,31 @@ func (a *app) promote(ctx context.Context, name, from, to string, mode api.Mode)
 	return exit(code)
 }
 
-// promotion is what the daemon is asked: what serves as from, for to.
-func (a *app) promotion(ctx context.Context, source *api.Client, from, to *spec.Service, mode api.Mode) (*api.DeployRequest, error) {
+// bring has another kiln take an image from the registry that the two share, with what
+// is attached to it.
+func (a *app) bring(ctx context.Context, img *api.Image, to *spec.Service) error {
+	said := img.Published
+	switch {
+	case said == nil || len(img.Services) == 0:
+		return model.Errorf(model.Precondition, "cannot promote %s to %s: that is on the kiln at %s, and image %s is in no registry that it could be taken from",
+			to.Declared, to.Environment, a.socket(), img.Digest.Short()).
+			WithHint("start the daemon where it serves with --publish HOST/PATH, a registry that both reach")
+	case said.Trouble != "":
+		return model.Errorf(model.Precondition, "cannot promote %s to %s: image %s could not be published to %s: %s", to.Declared, to.Environment, img.Digest.Short(), said.To, said.Trouble).
+			WithHint("the daemon tries it again; kiln images shows whether it is there")
+	}
+	brought, err := a.refer(ctx, said.To+"/"+img.Services[0]+"@"+string(img.Digest))
+	if err != nil {
+		return err
+	}
+	if brought.digest != img.Digest {
+		return model.Errorf(model.Internal, "cannot promote %s to %s: %s gave image %s for %s", to.Declared, to.Environment, said.To, brought.digest.Short(), img.Digest.Short())
+	}
+	return nil
+}
+
+// promotion is what the daemon is asked, what serves as from for to, and the image.
+func (a *app) promotion(ctx context.Context, source *api.Client, from, to *spec.Service, mode api.Mode) (*api.DeployRequest, *api.Image, error) {
 	var status *api.Status
 	err := a.steady(ctx, func() (err error) {
 		status, err = source.Status(ctx, from.Name)
@@ -99,35 +122,35 @@ func (a *app) promotion(ctx context.Context, source *api.Client, from, to *spec.
 		status, err = &api.Status{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	i := slices.IndexFunc(status.Services, func(s api.ServiceStatus) bool { return s.Name == from.Name })
 	if i < 0 || status.Services[i].Release == 0 {
-		return nil, model.Errorf(model.Precondition, "cannot promote %s from %s: nothing of it serves there", from.Declared, from.Environment).
+		return nil, nil, model.Errorf(model.Precondition, "cannot promote %s from %s: nothing of it serves there", from.Declared, from.Environment).
 			WithHint("kiln deploy %s -e %s", from.Declared, from.Environment)
 	}
 	serving := status.Services[i]
 	if d := serving.Deployment; d != nil {
-		return nil, model.Errorf(model.Precondition, "cannot promote %s from %s: deployment %s is under way there, and what serves is about to change", from.Declared, from.Environment, d.ID).
+		return nil, nil, model.Errorf(model.Precondition, "cannot promote %s from %s: deployment %s is under way there, and what serves is about to change", from.Declared, from.Environment, d.ID).
 			WithHint("wait for it: kiln status %s", from.Name)
 	}
 	version, err := source.Version(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	img, err := source.Image(ctx, string(serving.Image))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	a.progressf("%s: %s serves as release %d of %s", to.Name, serving.Image.Short(), serving.Release, from.Name)
 	values, err := a.values(ctx, to)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	req := a.complete(ctx, to, &made{digest: serving.Image, provenance: img.Provenance}, values)
 	req.Mode = mode
 	req.Promoted = &model.Promotion{Instance: version.Instance, Environment: from.Environment, Service: from.Name, Release: serving.Release}
-	return req, nil
+	return req, img, nil
 }
 
 // keyIDs puts the ids of public keys in the place of files that a policy names them

@@ -108,6 +108,48 @@ func TestPublish(t *testing.T) {
 			t.Errorf("the other kiln believes %d of %s", held, out)
 		}
 	})
+	t.Run("promotion to another kiln", func(t *testing.T) {
+		other, address := serveRegistry(t, root)
+		kiln := publishing(t, root, address+"/team")
+		dir := t.TempDir()
+		program, err := os.ReadFile(filepath.Join(buildShops(t, root), "1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		declaration := filepath.Join(dir, "kiln.hcl")
+		for file, content := range map[string]string{
+			declaration: "service \"shop\" {\n  image {\n    context = \".\"\n  }\n}\n\nenvironment \"staging\" {\n}\n\n" +
+				"environment \"production\" {\n  kiln = \"" + other.Socket() + "\"\n}\n",
+			filepath.Join(dir, "Containerfile"): "FROM scratch\nCOPY app /app\nENTRYPOINT [\"/app\"]\n",
+			filepath.Join(dir, "app"):           string(program),
+		} {
+			if err := os.WriteFile(file, []byte(content), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		must(t, kiln, "deploy", "-e", "staging", "-f", declaration)
+		says(t, kiln, "is published to "+address+"/team")
+		promoted := func() (r struct{ Image, Verdict, Service string }) {
+			out := must(t, kiln, "promote", "shop", "--from", "staging", "--to", "production", "-f", declaration)
+			if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &r); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			return r
+		}
+		var staging struct{ Services []struct{ Image string } }
+		if err := json.Unmarshal([]byte(must(t, kiln, "status", "--json")), &staging); err != nil || len(staging.Services) != 1 {
+			t.Fatalf("%v: %+v", err, staging)
+		}
+		if got := promoted(); got.Verdict != "succeeded" || got.Service != "shop-production" || got.Image != staging.Services[0].Image {
+			t.Errorf("promoted %+v, and %s serves in staging", got, staging.Services[0].Image)
+		}
+		if got := promoted(); got.Verdict != "unchanged" {
+			t.Errorf("promoted again: %+v", got)
+		}
+		if out := must(t, other, "status"); !strings.Contains(out, "environment production of shop") {
+			t.Errorf("the other kiln: %s", out)
+		}
+	})
 }
 
 // publishing starts a daemon that publishes.

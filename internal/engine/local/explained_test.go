@@ -23,7 +23,8 @@ func TestExplained(t *testing.T) {
 		path     string
 		want     string
 	}{
-		{nil, there, ""}, {nil, gone, ""},
+		{nil, there, ""},
+		{nil, gone, ""},
 		{open, there, "s-open"},
 		{open, gone, "s-open"},
 		{ended, there, ""},
