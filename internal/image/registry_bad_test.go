@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -44,9 +45,7 @@ func changed(part string, change func(http.Header, []byte) []byte) badly {
 		good.ServeHTTP(rec, r)
 		head := rec.Header().Clone()
 		body := change(head, rec.Body.Bytes())
-		for key, values := range head {
-			w.Header()[key] = values
-		}
+		maps.Copy(w.Header(), head)
 		w.WriteHeader(rec.Code)
 		_, _ = w.Write(body)
 		return true

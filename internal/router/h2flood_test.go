@@ -121,7 +121,7 @@ func TestRapidResetIsBounded(t *testing.T) {
 	go func() { // until the connection is ended: how many it takes depends on who is faster
 		var flood bytes.Buffer
 		at := http2.NewFramer(&flood, nil)
-		for i := uint32(0); i < 1<<20; i++ {
+		for i := range uint32(1 << 20) {
 			err := errors.Join(
 				at.WriteHeaders(http2.HeadersFrameParam{StreamID: 2*i + 1, BlockFragment: head, EndHeaders: true, EndStream: true}),
 				at.WriteRSTStream(2*i+1, http2.ErrCodeCancel))

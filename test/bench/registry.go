@@ -166,10 +166,11 @@ func answersHTTP(ctx context.Context, url string) error {
 // large builds an image of new bytes with Docker.
 func (b *bench) large(ctx context.Context, d *docker, image string) error {
 	dir := filepath.Join(b.dir, "large")
-	text := "FROM scratch\n"
+	var text strings.Builder
+	text.WriteString("FROM scratch\n")
 	for n := range pushedLayers {
 		name := fmt.Sprintf("layer%d", n)
-		text += "COPY " + name + " /\n"
+		fmt.Fprintf(&text, "COPY %s /\n", name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
 		}
@@ -185,7 +186,7 @@ func (b *bench) large(ctx context.Context, d *docker, image string) error {
 			return err
 		}
 	}
-	if err := writeFile(filepath.Join(dir, "Containerfile"), text+"CMD [\"/none\"]\n", 0o644); err != nil {
+	if err := writeFile(filepath.Join(dir, "Containerfile"), text.String()+"CMD [\"/none\"]\n", 0o644); err != nil {
 		return err
 	}
 	if _, err := d.run(ctx, "build", "-q", "-t", image, "-f", filepath.Join(dir, "Containerfile"), dir); err != nil {
