@@ -63,7 +63,7 @@ func TestPutAndOpen(t *testing.T) {
 	if err := os.WriteFile(onDisk, []byte("from disk"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	digest, err := s.Put(t.Context(), "s-abcdef", func(w *Writer) error {
+	digest, err := s.Put(t.Context(), "s-abcdef", time.Now(), func(w *Writer) error {
 		f, err := os.Open(onDisk)
 		if err != nil {
 			return err
@@ -127,7 +127,7 @@ func TestPutThatFails(t *testing.T) {
 		"too large":     {"shop-aaaaaa", func(w *Writer) error { return w.File("x", strings.NewReader(noise(4<<20)())) }, model.Precondition},
 		"no name":       {"../x", func(*Writer) error { return nil }, model.Invalid},
 	} {
-		if _, err := s.Put(t.Context(), c.name, c.write); model.CodeOf(err) != c.code {
+		if _, err := s.Put(t.Context(), c.name, time.Now(), c.write); model.CodeOf(err) != c.code {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

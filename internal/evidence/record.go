@@ -195,7 +195,7 @@ func (s *Store) ask(ctx context.Context, c *Content) {
 func (s *Store) keep(ctx context.Context, c Content, secrets *Redactor) (digest string, missing []string, err error) {
 	name := string(c.Record.Server)
 	short := s.opts.Logs == nil
-	digest, err = s.Put(ctx, name, func(w *Writer) error {
+	digest, err = s.Put(ctx, name, c.Record.EndedAt, func(w *Writer) error {
 		if err := c.write(w); err != nil {
 			return err
 		}
@@ -224,7 +224,7 @@ func (s *Store) keep(ctx context.Context, c Content, secrets *Redactor) (digest 
 // the disk is full in the place of the oldest archives.
 func (s *Store) keepShort(ctx context.Context, c Content) (string, error) {
 	write := func(w *Writer) error { return errors.Join(c.write(w), writeLines(w, c.Log)) }
-	digest, err := s.Put(ctx, string(c.Record.Server), write)
+	digest, err := s.Put(ctx, string(c.Record.Server), c.Record.EndedAt, write)
 	if !full(err) {
 		return digest, err
 	}
@@ -243,7 +243,7 @@ func (s *Store) keepShort(ctx context.Context, c Content) (string, error) {
 		s.makeRoomLocked(ctx, need, max(kept, need), "the disk is full, and the newest takes the place of the oldest")
 	}
 	s.room.Unlock()
-	return s.Put(ctx, string(c.Record.Server), write)
+	return s.Put(ctx, string(c.Record.Server), c.Record.EndedAt, write)
 }
 
 // write adds all but the log.

@@ -141,8 +141,10 @@ func parseName(file string) (Archive, bool) {
 }
 
 // Put writes an archive about the server or session with the name, durably, and
-// returns its digest. What write adds is thrown away if it returns an error.
-func (s *Store) Put(ctx context.Context, name string, write func(*Writer) error) (digest string, err error) {
+// returns its digest. Its files have the time at, when the server or session
+// ended, so that the same content makes the same archive whenever it is written.
+// What write adds is thrown away if it returns an error.
+func (s *Store) Put(ctx context.Context, name string, at time.Time, write func(*Writer) error) (digest string, err error) {
 	if !validName.MatchString(name) {
 		return "", model.Errorf(model.Invalid, "cannot keep evidence of %q: that is the name of no server or session", name)
 	}
@@ -154,7 +156,7 @@ func (s *Store) Put(ctx context.Context, name string, write func(*Writer) error)
 		return "", err
 	}
 	out := seal(d, s.opts.Quota)
-	err = pack(out, time.Now(), s.spool, write)
+	err = pack(out, at, s.spool, write)
 	if out.wrote != nil {
 		err = out.wrote // whoever it went through may have lost what it was
 	}

@@ -32,7 +32,7 @@ type Clock interface {
 
 // Archives keep what sessions leave.
 type Archives interface {
-	Put(ctx context.Context, name string, write func(*evidence.Writer) error) (digest string, err error)
+	Put(ctx context.Context, name string, at time.Time, write func(*evidence.Writer) error) (digest string, err error)
 	Open(digest string) (*evidence.Files, error)
 }
 

@@ -112,7 +112,7 @@ func TestWhatASessionLeaves(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &collection{differences: []engine.Difference{odd, binary, link, gone, changed, difference("/opt/new", "added", fs.ModeDir|0o750), difference("/run/sock", "added", fs.ModeSocket|0o755), huge}}
-	digest, err := store.Put(t.Context(), "s-abcdef", func(w *evidence.Writer) error { return c.write(w) })
+	digest, err := store.Put(t.Context(), "s-abcdef", time.Now(), func(w *evidence.Writer) error { return c.write(w) })
 	if err != nil {
 		t.Fatal(err)
 	}

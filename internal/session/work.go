@@ -164,7 +164,7 @@ func (w *work) finish(ctx context.Context, end model.SessionEnd) model.SessionEn
 			c.miss("the rest of the recording: %s", missing)
 		}
 	}
-	if end.Evidence, err = r.cfg.Archives.Put(ctx, string(w.session.ID), func(out *evidence.Writer) error { return w.write(out, c, end) }); err != nil {
+	if end.Evidence, err = r.cfg.Archives.Put(ctx, string(w.session.ID), time.Now(), func(out *evidence.Writer) error { return w.write(out, c, end) }); err != nil {
 		r.cfg.Log.Warn("what a session leaves is not kept", "session", string(w.session.ID), "error", err)
 		c.miss("the archive of what it leaves: %v", err)
 	}
