@@ -11,8 +11,11 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
+	"github.com/containerd/containerd/v2/pkg/labels"
+	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"kiln/internal/model"
@@ -215,7 +218,22 @@ func manifestLabels(config ocispec.Descriptor, layers []ocispec.Descriptor) map[
 // unpack makes the image's layers ready to be used as a root filesystem.
 func (s *Store) unpack(ctx context.Context, desc ocispec.Descriptor) error {
 	img := client.NewImage(s.client, images.Image{Name: desc.Digest.String(), Target: desc})
-	err := img.Unpack(ctx, Snapshotter)
+	return unpackError(ctx, img.Unpack(ctx, Snapshotter))
+}
+
+// unpackLayer unpacks a layer onto those below it; what they unpack to is said by
+// the chain.
+func (s *Store) unpackLayer(ctx context.Context, layer rootfs.Layer, chain []digest.Digest) error {
+	unpacked, err := rootfs.ApplyLayer(ctx, layer, chain, s.client.SnapshotService(Snapshotter), s.client.DiffService())
+	if err != nil || !unpacked {
+		return unpackError(ctx, err)
+	}
+	said := content.Info{Digest: layer.Blob.Digest, Labels: map[string]string{labels.LabelUncompressed: layer.Diff.Digest.String()}}
+	_, err = s.client.ContentStore().Update(ctx, said, "labels."+labels.LabelUncompressed)
+	return unpackError(ctx, err)
+}
+
+func unpackError(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
 		return nil

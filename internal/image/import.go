@@ -52,12 +52,17 @@ func (s *Store) Import(ctx context.Context, r io.Reader, name string, progress f
 	return img, err
 }
 
-// admit judges an image whose content is in the store, unpacks it, which verifies
-// its layers, and records it.
+// admit judges an image whose content is in the store, unpacks it, which compares its
+// layers with the configuration, and records it.
 func (s *Store) admit(ctx context.Context, desc ocispec.Descriptor, source string, names []string) (model.Image, error) {
 	if err := s.judge(ctx, desc); err != nil {
 		return model.Image{}, err
 	}
+	return s.record(ctx, desc, source, names)
+}
+
+// record unpacks what is not unpacked of an image that was judged, and records it.
+func (s *Store) record(ctx context.Context, desc ocispec.Descriptor, source string, names []string) (model.Image, error) {
 	if err := s.unpack(ctx, desc); err != nil {
 		return model.Image{}, err
 	}

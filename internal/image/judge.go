@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -15,24 +14,32 @@ import (
 	"kiln/internal/model"
 )
 
-// judge reads an image's layers before they are unpacked, and refuses what no image
-// should have: names and links that lead out of it, what is made to exhaust the
-// machine, layers that are none. Nothing of it is on the machine's disk then, but
-// the archives. Whether a layer unpacks to what the configuration says is compared
-// when it is.
-func (s *Store) judge(ctx context.Context, desc ocispec.Descriptor) error {
+// judgement reads an image's layers before they are unpacked, each when those below
+// it were read, and refuses what no image should have: names and links that lead out
+// of it, what is made to exhaust the machine, layers that are none. Nothing of a layer
+// is on the machine's disk then, but its archive. Whether it unpacks to what the
+// configuration says is compared when it is.
+type judgement struct {
+	store  *Store
+	layers []layers.Layer
+	walker layers.Walker
+}
+
+// judging begins the judgement of an image whose manifest and configuration are in
+// the store.
+func (s *Store) judging(ctx context.Context, desc ocispec.Descriptor) (*judgement, error) {
 	m, spec, err := s.config(ctx, desc)
 	if _, coded := errors.AsType[*model.Error](err); coded {
-		return err
+		return nil, err
 	}
 	if err != nil {
-		return unavailable("read the image", err)
+		return nil, unavailable("read the image", err)
 	}
 	all := make([]layers.Layer, len(m.Layers))
 	for i, d := range m.Layers {
-		all[i] = layers.Layer{Index: i, Digest: model.Digest(d.Digest), Size: d.Size, Open: func() (io.ReadCloser, error) { return s.open(ctx, d) }}
+		all[i] = layers.Layer{Index: i, Digest: model.Digest(d.Digest), Size: d.Size, Open: func() (io.ReadCloser, error) { return s.open(d) }}
 		if err := all[i].OfType(d.MediaType); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	diffIDs := make([]model.Digest, len(spec.RootFS.DiffIDs))
@@ -40,16 +47,26 @@ func (s *Store) judge(ctx context.Context, desc ocispec.Descriptor) error {
 		diffIDs[i] = model.Digest(d)
 	}
 	if err := layers.Name(all, diffIDs); err != nil {
-		return err
+		return nil, err
 	}
 	w := layers.NewWalker(layers.Limits{})
 	w.Unpacked = true // as said above
-	for _, l := range all {
-		if _, err := w.Walk(ctx, l, func(*layers.Entry) error { return nil }); err != nil {
-			return s.OfStored(ctx, err)
-		}
+	return &judgement{s, all, w}, nil
+}
+
+// layer judges the next layer.
+func (j *judgement) layer(ctx context.Context, i int) error {
+	_, err := j.walker.Walk(ctx, j.layers[i], func(*layers.Entry) error { return nil })
+	return j.store.OfStored(ctx, err)
+}
+
+// judge judges all layers of an image.
+func (s *Store) judge(ctx context.Context, desc ocispec.Descriptor) error {
+	j, err := s.judging(ctx, desc)
+	for i := 0; err == nil && i < len(j.layers); i++ {
+		err = j.layer(ctx, i)
 	}
-	return nil
+	return err
 }
 
 // OfStored returns what to say of an error of a walk over what is kept here, where
@@ -64,21 +81,19 @@ func (s *Store) OfStored(ctx context.Context, err error) error {
 	blob := digest.Digest(d)
 	// The file first: containerd leaves it until it collects, and takes it for whole
 	// if the blob comes again before.
-	gone := os.Remove(filepath.Join(s.blobs, blob.Algorithm().String(), blob.Encoded()))
+	gone := os.Remove(s.file(blob))
 	gone = errors.Join(gone, s.client.ContentStore().Delete(s.scoped(ctx), blob))
 	s.log.Error("a layer was changed where it is kept, and is removed", "digest", string(d), "error", gone)
 	return model.Errorf(model.Precondition, "%w", err).
 		WithHint("it was changed where it is kept, and is removed there: build, import or pull it again; the disk may be failing")
 }
 
-// open returns the content of a blob.
-func (s *Store) open(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
-	r, err := s.client.ContentStore().ReaderAt(ctx, desc)
-	if err != nil {
-		return nil, err
-	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{content.NewReader(r), r}, nil
+// open opens a blob's file: containerd would send it in small pieces, each on request.
+func (s *Store) open(desc ocispec.Descriptor) (io.ReadCloser, error) {
+	return os.Open(s.file(desc.Digest))
+}
+
+// file is where containerd keeps a blob.
+func (s *Store) file(d digest.Digest) string {
+	return filepath.Join(s.blobs, d.Algorithm().String(), d.Encoded())
 }

@@ -8,9 +8,11 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"sync"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/pkg/rootfs"
 	"github.com/containerd/errdefs"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -18,6 +20,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"kiln/internal/model"
 )
@@ -47,97 +50,176 @@ func (s *Store) Pull(ctx context.Context, ref string, progress func(Progress)) (
 	if err != nil {
 		return model.Image{}, pullError(ctx, ref, err)
 	}
+	there, err := s.blobsOf(ctx, parsed.Context())
+	if err != nil {
+		return model.Image{}, pullError(ctx, ref, err)
+	}
+	p := &pull{Store: s, ref: ref, from: remoteImage, there: there, progress: progress}
 	var img model.Image
 	err = s.leased(ctx, func(ctx context.Context, to *ingest) error {
-		desc, err := s.fetch(ctx, to, ref, remoteImage, progress)
-		if err != nil {
-			return err
+		p.to = to
+		desc, err := p.manifest(ctx)
+		if err == nil {
+			err = p.layers(ctx, desc)
 		}
-		progress(Progress{Phase: "unpacking", Bytes: desc.Size})
-		img, err = s.admit(ctx, desc, full, []string{full})
+		if err == nil {
+			err = s.labelChildren(ctx, desc)
+		}
+		if err == nil {
+			img, err = s.record(ctx, desc, full, []string{full})
+		}
 		return err
 	})
 	return img, err
 }
 
-// fetch stores the content of a registry's image. The store verifies what
-// arrives against the digests of the manifest, and the manifest against its own.
-func (s *Store) fetch(ctx context.Context, to *ingest, ref string, img v1.Image, progress func(Progress)) (ocispec.Descriptor, error) {
+// pull is an image on its way here. The store compares what arrives with the digests
+// of the manifest, and the manifest with its own.
+type pull struct {
+	*Store
+	to    *ingest
+	ref   string
+	from  v1.Image
+	there blobs
+	m     ocispec.Manifest
+
+	mu       sync.Mutex
+	read     int64
+	progress func(Progress)
+}
+
+// manifest fetches the manifest and the configuration.
+func (p *pull) manifest(ctx context.Context) (ocispec.Descriptor, error) {
 	var none ocispec.Descriptor
-	raw, err := img.RawManifest()
+	raw, err := p.from.RawManifest()
 	if err != nil {
-		return none, pullError(ctx, ref, err)
+		return none, pullError(ctx, p.ref, err)
 	}
-	mediaType, err := img.MediaType()
+	mediaType, err := p.from.MediaType()
 	if err != nil {
-		return none, pullError(ctx, ref, err)
+		return none, pullError(ctx, p.ref, err)
 	}
-	var m ocispec.Manifest
-	if err := decodeJSON(raw, &m); err != nil {
+	if err := decodeJSON(raw, &p.m); err != nil {
 		return none, err
 	}
 	if !images.IsManifestType(string(mediaType)) {
-		return none, model.Errorf(model.Invalid, "cannot pull %s: it is of the kind %q, not an image", ref, mediaType)
+		return none, model.Errorf(model.Invalid, "cannot pull %s: it is of the kind %q, not an image", p.ref, mediaType)
 	}
-	read := int64(0)
-	for _, d := range append([]ocispec.Descriptor{m.Config}, m.Layers...) {
-		if err := fetchBlob(ctx, to, ref, img, m, d); err != nil {
-			return none, err
-		}
-		read += d.Size
-		progress(Progress{Phase: "reading", Bytes: read})
+	if _, err := p.blob(ctx, p.m.Config); err != nil {
+		return none, err
 	}
 	desc := ocispec.Descriptor{MediaType: string(mediaType), Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-	w, err := content.OpenWriter(ctx, to, content.WithRef(desc.Digest.String()), content.WithDescriptor(desc))
+	w, err := content.OpenWriter(ctx, p.to, content.WithRef(desc.Digest.String()), content.WithDescriptor(desc))
 	if err == nil {
 		defer w.Close()
-		err = content.Copy(ctx, w, bytes.NewReader(raw), desc.Size, desc.Digest, content.WithLabels(manifestLabels(m.Config, m.Layers)))
+		err = content.Copy(ctx, w, bytes.NewReader(raw), desc.Size, desc.Digest, content.WithLabels(manifestLabels(p.m.Config, p.m.Layers)))
 	}
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return none, unavailable("store the image", err)
 	}
-	if err := s.labelChildren(ctx, desc); err != nil {
-		return none, err
-	}
-	return s.platformManifest(ctx, desc)
+	return p.platformManifest(ctx, desc)
 }
 
-// fetchBlob stores the configuration or a layer, unless it is here.
-func fetchBlob(ctx context.Context, to *ingest, ref string, img v1.Image, m ocispec.Manifest, d ocispec.Descriptor) error {
-	w, err := content.OpenWriter(ctx, to, content.WithRef(d.Digest.String()), content.WithDescriptor(d))
-	if errdefs.IsAlreadyExists(err) {
+// fetches is how many layers are fetched at once. With more, all come late, and the
+// lowest, which is unpacked first, with them.
+const fetches = 2
+
+// layers fetches the layers, and judges and unpacks each as soon as it is here and
+// those below it are unpacked.
+func (p *pull) layers(ctx context.Context, desc ocispec.Descriptor) error {
+	j, err := p.judging(ctx, desc)
+	if err != nil {
+		return err
+	}
+	work, ctx := errgroup.WithContext(ctx)
+	here, slots := make([]chan struct{}, len(j.layers)), make(chan struct{}, fetches)
+	first := map[digest.Digest]chan struct{}{} // of those that are in the image twice
+	for i, d := range p.m.Layers {
+		if here[i] = first[d.Digest]; here[i] != nil {
+			continue
+		}
+		here[i] = make(chan struct{})
+		first[d.Digest] = here[i]
+	}
+	work.Go(func() error {
+		for i, d := range p.m.Layers {
+			if first[d.Digest] == nil {
+				continue
+			}
+			delete(first, d.Digest)
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			work.Go(func() (err error) {
+				defer func() { <-slots }()
+				if j.layers[i].Proven, err = p.blob(ctx, d); err == nil {
+					close(here[i])
+				}
+				return err
+			})
+		}
 		return nil
+	})
+	work.Go(func() error {
+		var chain []digest.Digest
+		for i, d := range p.m.Layers {
+			select {
+			case <-here[i]:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+			layer := rootfs.Layer{Diff: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: digest.Digest(j.layers[i].DiffID)}, Blob: d}
+			err := j.layer(ctx, i)
+			if err == nil {
+				err = p.unpackLayer(ctx, layer, chain)
+			}
+			if err != nil {
+				return err
+			}
+			chain = append(chain, layer.Diff.Digest)
+		}
+		return nil
+	})
+	return work.Wait()
+}
+
+// blob stores the configuration or a layer, unless it is here. Fresh: it was not, and
+// was compared with its digest.
+func (p *pull) blob(ctx context.Context, d ocispec.Descriptor) (fresh bool, err error) {
+	defer func() {
+		if err == nil {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.read += d.Size
+			p.progress(Progress{Phase: "reading", Bytes: p.read})
+		}
+	}()
+	w, err := content.OpenWriter(ctx, p.to, content.WithRef(d.Digest.String()), content.WithDescriptor(d))
+	if errdefs.IsAlreadyExists(err) {
+		return false, nil
 	}
 	if err != nil {
-		return unavailable("store the image", err)
+		return false, unavailable("store the image", err)
 	}
 	defer w.Close()
-	var source io.ReadCloser
-	if d.Digest == m.Config.Digest {
-		raw, err := img.RawConfigFile()
-		if err != nil {
-			return pullError(ctx, ref, err)
-		}
-		source = io.NopCloser(bytes.NewReader(raw))
-	} else {
-		layer, err := img.LayerByDigest(v1.Hash{Algorithm: d.Digest.Algorithm().String(), Hex: d.Digest.Encoded()})
-		if err != nil {
-			return pullError(ctx, ref, err)
-		}
-		if source, err = layer.Compressed(); err != nil {
-			return pullError(ctx, ref, err)
-		}
+	source, err := p.there.open(ctx, d)
+	if err != nil {
+		return false, pullError(ctx, p.ref, err)
 	}
 	defer source.Close()
 	in := &input{ctx: ctx, r: source, progress: func(Progress) {}}
-	if err := content.Copy(ctx, w, in, d.Size, d.Digest); err != nil && !errdefs.IsAlreadyExists(err) {
-		var netErr net.Error
-		if errors.As(in.err, &netErr) || errors.Is(in.err, io.ErrUnexpectedEOF) {
-			return pullError(ctx, ref, in.err)
-		}
-		return model.Errorf(model.Invalid, "cannot pull %s: what the registry gave for %s does not match its digest: %w", ref, d.Digest, err)
+	err = content.Copy(ctx, w, in, d.Size, d.Digest)
+	switch _, network := errors.AsType[net.Error](in.err); {
+	case err == nil:
+		return true, nil
+	case errdefs.IsAlreadyExists(err):
+		return false, nil
+	case network, errors.Is(in.err, io.ErrUnexpectedEOF):
+		return false, pullError(ctx, p.ref, in.err)
 	}
-	return nil
+	return false, model.Errorf(model.Invalid, "cannot pull %s: what the registry gave for %s does not match its digest: %w", p.ref, d.Digest, err)
 }
 
 // pullError says why a registry gave nothing.

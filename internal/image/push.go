@@ -39,12 +39,15 @@ func Transport() http.RoundTripper {
 	return tlsOutside{stalls{own, stallTimeout}}
 }
 
+// userAgent is what kiln calls itself.
+const userAgent = "kiln"
+
 // Reach is how registries are spoken to: with the credentials that keys has, and each
 // request at most three times where the registry fails for the moment.
 func Reach(keys authn.Keychain, rt http.RoundTripper) []remote.Option {
 	return []remote.Option{
-		remote.WithAuthFromKeychain(keys), remote.WithTransport(rt), remote.WithUserAgent("kiln"),
-		remote.WithRetryBackoff(remote.Backoff{Duration: 500 * time.Millisecond, Factor: 3, Jitter: 0.1, Steps: 3}),
+		remote.WithAuthFromKeychain(keys), remote.WithTransport(rt), remote.WithUserAgent(userAgent),
+		remote.WithRetryBackoff(retries),
 	}
 }
 

@@ -52,6 +52,32 @@ func changed(part string, change func(http.Header, []byte) []byte) badly {
 	}
 }
 
+// sendsTo sends whoever asks for a blob elsewhere.
+func sendsTo(address string) badly {
+	return func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/") {
+			return false
+		}
+		http.Redirect(w, r, address, http.StatusTemporaryRedirect)
+		return true
+	}
+}
+
+// inPieces gives a blob changed, and without saying how long it is.
+func inPieces(change func([]byte) []byte) badly {
+	whole := changed("/blobs/", func(_ http.Header, b []byte) []byte { return change(b) })
+	return func(w http.ResponseWriter, r *http.Request, good http.Handler) bool {
+		rec := httptest.NewRecorder()
+		if !whole(rec, r, good) {
+			return false
+		}
+		w.WriteHeader(rec.Code)
+		_ = http.NewResponseController(w).Flush()
+		_, _ = w.Write(rec.Body.Bytes())
+		return true
+	}
+}
+
 // testBadRegistries pulls from and pushes to registries that misbehave: each is named
 // with what it did, and leaves nothing.
 func testBadRegistries(t *testing.T, s *image.Store) {
@@ -79,7 +105,11 @@ func testBadRegistries(t *testing.T, s *image.Store) {
 		"another digest":          {changed("/manifests/", func(h http.Header, b []byte) []byte { h.Del("Content-Length"); return append(b, ' ') }), model.Invalid, "digest"},
 		"half a manifest":         {changed("/manifests/", func(_ http.Header, b []byte) []byte { return b[:len(b)/2] }), model.Unavailable, ""},
 		"half a blob":             {changed("/blobs/", func(_ http.Header, b []byte) []byte { return b[:len(b)/2] }), model.Unavailable, ""},
-		"half a blob, of no size": {changed("/blobs/", func(h http.Header, b []byte) []byte { h.Del("Content-Length"); return b[:len(b)/2] }), model.Invalid, "does not match"},
+		"a blob of another size":  {changed("/blobs/", func(h http.Header, b []byte) []byte { h.Del("Content-Length"); return append(b, ' ') }), model.Invalid, ""},
+		"a blob in a private net": {sendsTo("http://10.255.255.1/"), model.Denied, "private network"},
+		"half a blob, of no size": {changed("/blobs/", func(h http.Header, b []byte) []byte { h.Del("Content-Length"); return b[:len(b)/2] }), model.Invalid, "in the manifest"},
+		"half a blob, in pieces":  {inPieces(func(b []byte) []byte { return b[:len(b)/2] }), model.Invalid, "does not match"},
+		"other bytes, in pieces":  {inPieces(func(b []byte) []byte { return append([]byte("x"), b[1:]...) }), model.Invalid, "does not match"},
 	} {
 		t.Run("pull, "+what, func(t *testing.T) {
 			clear(t, s)

@@ -18,6 +18,9 @@ type Layer struct {
 	Digest model.Digest // of the bytes as stored
 	DiffID model.Digest // of the archive that they unpack to
 	Size   int64        // of the bytes as stored
+	// Proven says that the bytes were compared with Digest just now, as they were
+	// stored: that is not done again, as it takes longer than the walk itself.
+	Proven bool
 	// Open returns the bytes as stored. Whether they are those of Digest is for the
 	// walk to find out.
 	Open func() (io.ReadCloser, error)
