@@ -3,6 +3,7 @@ package reconcile
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -34,7 +35,7 @@ func lacks(s *model.State, req DeployRequest, now model.Now) []string {
 	need, have := req.Policy.Image.Require, req.Vouched
 	var lines []string
 	for _, key := range need.Signed {
-		if !slices.ContainsFunc(have.Signed, func(k string) bool { return k == key || len(key) >= 12 && strings.HasPrefix(k, key) }) {
+		if !slices.ContainsFunc(have.Signed, func(k string) bool { return isKey(k, key) }) {
 			lines = append(lines, fmt.Sprintf("signed with key %s: it is not, or this kiln does not believe that key (kiln key list)", shortKeys([]string{key})[0]))
 		}
 	}
@@ -53,6 +54,14 @@ func lacks(s *model.State, req DeployRequest, now model.Now) []string {
 	}
 	return append(lines, lacksApproval(req, need)...)
 }
+
+// isKey reports whether a key's name or id is meant: a name as a whole, an id by 12
+// digits or more.
+func isKey(known, meant string) bool {
+	return known == meant || len(meant) >= 12 && keyID.MatchString(known) && strings.HasPrefix(known, meant)
+}
+
+var keyID = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // lacksService says how much longer an image has to serve in an environment; "": no
 // longer.

@@ -36,6 +36,9 @@ func staging(image model.Digest) *model.State {
 	return s
 }
 
+// keyOfCI is the id of a key.
+const keyOfCI = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
 func TestWhatAnImageLacks(t *testing.T) {
 	const image, minute = model.Digest("sha256:aaaaaaaaaaaaaaaa"), model.Duration(time.Minute)
 	now := model.Now{Elapsed: model.Instant(121 * time.Second)}
@@ -46,10 +49,13 @@ func TestWhatAnImageLacks(t *testing.T) {
 	}{
 		"nothing asked":    {},
 		"unsigned":         {require: model.Requirement{Signed: []string{"ci"}}, want: []string{"signed with key ci: "}},
-		"signed by name":   {require: model.Requirement{Signed: []string{"ci"}}, vouched: Vouched{Signed: []string{"ci", "0123456789abcdef"}}},
-		"signed by id":     {require: model.Requirement{Signed: []string{"0123456789abcdef"}}, vouched: Vouched{Signed: []string{"ci", "0123456789abcdef"}}},
-		"by part of an id": {require: model.Requirement{Signed: []string{"0123456789ab"}}, vouched: Vouched{Signed: []string{"ci", "0123456789abcdef"}}},
-		"by too little":    {require: model.Requirement{Signed: []string{"0123"}}, vouched: Vouched{Signed: []string{"ci", "0123456789abcdef"}}, want: []string{"signed with key 0123: "}},
+		"signed by name":   {require: model.Requirement{Signed: []string{"ci"}}, vouched: Vouched{Signed: []string{"ci", keyOfCI}}},
+		"signed by id":     {require: model.Requirement{Signed: []string{keyOfCI}}, vouched: Vouched{Signed: []string{"ci", keyOfCI}}},
+		"by part of an id": {require: model.Requirement{Signed: []string{"0123456789ab"}}, vouched: Vouched{Signed: []string{"ci", keyOfCI}}},
+		"by the beginning of a name": {
+			require: model.Requirement{Signed: []string{"release-team"}}, vouched: Vouched{Signed: []string{"release-team-guests", keyOfCI}}, want: []string{"signed with key release-team: "},
+		},
+		"by too little": {require: model.Requirement{Signed: []string{"0123"}}, vouched: Vouched{Signed: []string{"ci", keyOfCI}}, want: []string{"signed with key 0123: "}},
 		"checks": {
 			require: model.Requirement{Checks: []string{"policy/root", "image/a", "image/b"}},
 			vouched: Vouched{Checks: map[string]bool{"policy/root": true, "image/a": false}},
