@@ -174,7 +174,7 @@ func ringOf(known []model.SigningKey) (sign.Keyring, error) {
 		keys[i] = sign.Key{Name: k.Name, Public: public, NotBefore: k.NotBefore, NotAfter: k.NotAfter, Ended: k.Ended}
 		switch r := k.Revoked; {
 		case r == nil:
-		case r.Since.IsZero():
+		case r.Since.IsZero() || !k.NotBefore.Before(r.Since): // nothing that it signed is older
 			keys[i].Revoked = r.Reason
 		case k.NotAfter.IsZero() || r.Since.Before(k.NotAfter):
 			keys[i].NotAfter, keys[i].Ended = r.Since, "it was revoked: "+r.Reason
