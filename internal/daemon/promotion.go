@@ -75,7 +75,6 @@ func (s *signer) Said(ctx context.Context, d model.Digest) (server.Said, error) 
 	}
 	slices.SortStableFunc(all, func(a, b statement) int { return at(a).Compare(at(b)) })
 	said := server.Said{}
-	said.Checks = map[string]bool{}
 	seen := map[model.Digest]bool{}
 	for _, a := range all {
 		if !a.Holds || seen[a.Bundle] {
@@ -101,15 +100,7 @@ func (s *signer) hear(said *server.Said, d model.Digest, a statement) {
 	case model.SignatureType:
 		said.Signed = append(said.Signed, a.KeyName, a.Key)
 	case model.TestResultType:
-		var result testResult
-		if json.Unmarshal(a.predicate, &result) == nil {
-			for _, name := range result.Passed {
-				said.Checks[name] = true
-			}
-			for _, name := range result.Failed {
-				said.Checks[name] = false
-			}
-		}
+		said.Results = append(said.Results, a.Statement)
 	case model.ApprovalType:
 		if approval, ok := s.approval(d, a); ok {
 			said.Approved = append(said.Approved, approval)
@@ -124,6 +115,9 @@ func (s *signer) hear(said *server.Said, d model.Digest, a statement) {
 		var r rejection
 		if json.Unmarshal(a.predicate, &r) == nil && r.Instance != s.d.instance && model.ValidInstanceID(string(r.Instance)) {
 			r.From, r.Lifted = string(r.Instance), !r.Rejected
+			if came := at(a); !came.IsZero() && r.At.After(came) {
+				r.At = came // a clock that is ahead does not outdo what is said here since
+			}
 			said.Rejections = append(said.Rejections, r.Rejection)
 		}
 	}

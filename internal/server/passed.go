@@ -1,7 +1,6 @@
 package server
 
 import (
-	"cmp"
 	"slices"
 	"time"
 
@@ -9,14 +8,26 @@ import (
 	"kiln/internal/model"
 )
 
-// Passed returns the names of the checks that an image has passed, sorted, by the
-// statements about their results that hold: of each name what was said last counts,
-// and of two that were said at once, or nobody knows when, the worse.
+// Passed returns the names of the checks that an image has passed, sorted.
 func Passed(list []api.Statement) []string {
-	results := slices.DeleteFunc(slices.Clone(list), func(s api.Statement) bool { return !s.Holds || s.Type != model.TestResultType })
-	slices.SortStableFunc(results, func(a, b api.Statement) int { return said(a).Compare(said(b)) })
+	names := []string{}
+	for name, passed := range results(list) {
+		if passed {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// results tells of each check of an image whether it passed, by the statements about
+// their results that hold: of each name what was said last counts, and of two that
+// were said at once, or nobody knows when, the worse.
+func results(list []api.Statement) map[string]bool {
+	told := slices.DeleteFunc(slices.Clone(list), func(s api.Statement) bool { return !s.Holds || s.Type != model.TestResultType })
+	slices.SortStableFunc(told, func(a, b api.Statement) int { return said(a).Compare(said(b)) })
 	when, passed := map[string]time.Time{}, map[string]bool{}
-	for _, s := range results {
+	for _, s := range told {
 		for _, name := range s.Passed {
 			if at, known := when[name]; !known || said(s).After(at) {
 				when[name], passed[name] = said(s), true
@@ -26,14 +37,7 @@ func Passed(list []api.Statement) []string {
 			when[name], passed[name] = said(s), false
 		}
 	}
-	names := []string{}
-	for name, did := range passed {
-		if did {
-			names = append(names, name)
-		}
-	}
-	slices.SortFunc(names, cmp.Compare)
-	return names
+	return passed
 }
 
 func said(s api.Statement) time.Time {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -26,7 +27,18 @@ type Word interface {
 type Said struct {
 	reconcile.Vouched
 	Approved   []api.Approval    // oldest first
-	Rejections []model.Rejection // by other instances, oldest first
+	Results    []api.Statement   // of checks
+	Rejections []model.Rejection // by other instances
+}
+
+// lastWord is what other instances said last against an image, or for it: when they
+// said it, not when it came here; nil: nothing.
+func (s Said) lastWord() *model.Rejection {
+	if len(s.Rejections) == 0 {
+		return nil
+	}
+	last := slices.MaxFunc(s.Rejections, func(a, b model.Rejection) int { return a.At.Compare(b.At) })
+	return &last
 }
 
 func (s *Server) registerPromotion(h huma.API) {
@@ -45,17 +57,18 @@ func (s *Server) vouch(ctx context.Context, d model.Digest) (reconcile.Vouched, 
 	if err != nil {
 		return reconcile.Vouched{}, model.Errorf(model.CodeOf(err), "cannot read what is said of image %s: %w", d.Short(), err)
 	}
-	for _, r := range said.Rejections {
+	if r := said.lastWord(); r != nil {
 		err := s.cfg.Control.Do(ctx, "kiln "+r.From, func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
 			if known := st.Images[d].Rejection; known != nil && !known.At.Before(r.At) {
 				return nil, nil
 			}
-			return reconcile.Reject(st, reconcile.RejectRequest{Image: d, Rejection: r}, now)
+			return reconcile.Reject(st, reconcile.RejectRequest{Image: d, Rejection: *r}, now)
 		})
 		if err != nil {
 			return reconcile.Vouched{}, err
 		}
 	}
+	said.Checks = results(said.Results)
 	return said.Vouched, nil
 }
 
