@@ -52,9 +52,8 @@ func (c *checks) Judge(ctx context.Context, q api.CheckRequest, run bool) (api.I
 
 // form holds the form of an image against the policy.
 func (c *checks) form(ctx context.Context, q api.CheckRequest, run bool) ([]api.ImageCheck, error) {
-	key := string(q.Template.Image) + " " + q.Policy.Image.Hash(q.Template)
 	config, names := q.Policy.Image.Hash(q.Template), slices.DeleteFunc(q.Policy.Image.Checks(), func(name string) bool { return !strings.HasPrefix(name, suitePolicy+"/") })
-	if known, ok := c.known(key); ok {
+	if known, ok := c.known(string(q.Template.Image) + " " + config); ok {
 		return known, nil
 	}
 	if known, ok := c.before(q.Template.Image, suitePolicy, config, names); ok {
@@ -80,7 +79,6 @@ func (c *checks) form(ctx context.Context, q api.CheckRequest, run bool) ([]api.
 	slices.SortFunc(list, func(a, b api.ImageCheck) int { return strings.Compare(a.Name, b.Name) })
 	if run {
 		c.result(ctx, q.Author, q.Template.Image, suitePolicy, config, list)
-		c.remember(key, list)
 	}
 	return list, nil
 }
@@ -93,9 +91,10 @@ func (c *checks) known(key string) ([]api.ImageCheck, bool) {
 	return slices.Clone(list), ok
 }
 
-// remember keeps what an image has passed, as a whole.
-func (c *checks) remember(key string, list []api.ImageCheck) {
-	if slices.ContainsFunc(list, func(c api.ImageCheck) bool { return !c.Passed }) {
+// remember keeps what an image has passed, as a whole; not where that could not be
+// written down (lost), so that it is tried again.
+func (c *checks) remember(key string, list []api.ImageCheck, lost error) {
+	if lost != nil || slices.ContainsFunc(list, func(c api.ImageCheck) bool { return !c.Passed }) {
 		return
 	}
 	c.mu.Lock()

@@ -62,9 +62,18 @@ func (c *checks) before(d model.Digest, suite, config string, names []string) (l
 	return list, ok
 }
 
-// result signs what came of a suite and writes it down, unless it was known. What
-// cannot be written down now is asked and signed again.
+// result signs what came of a suite and writes it down, unless it was known, and
+// remembers it. What cannot be signed or written down now is asked again.
 func (c *checks) result(ctx context.Context, author string, d model.Digest, suite, config string, list []api.ImageCheck) {
+	err := c.written(ctx, author, d, suite, config, list)
+	if err != nil && ctx.Err() == nil {
+		c.d.cfg.Log.Warn("what came of the checks of an image cannot be signed; they are asked again", "image", string(d), "error", err)
+	}
+	c.remember(string(d)+" "+config, list, err)
+}
+
+// written signs what came of a suite, then writes it down, unless it was known.
+func (c *checks) written(ctx context.Context, author string, d model.Digest, suite, config string, list []api.ImageCheck) error {
 	checked := model.CheckedImage{Suite: suite, Config: config}
 	for _, check := range list {
 		if check.Passed {
@@ -74,20 +83,17 @@ func (c *checks) result(ctx context.Context, author string, d model.Digest, suit
 		}
 	}
 	if len(list) == 0 || c.same(d, checked) {
-		return
+		return nil
 	}
-	err := c.attest(ctx, d, checked)
-	if err == nil {
-		err = c.d.control.Do(ctx, cmp.Or(author, "kiln"), func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
-			if st.Images[d] == nil {
-				return nil, nil
-			}
-			return []model.Payload{model.ImageChecked{Digest: d, Checked: checked}}, nil
-		})
+	if err := c.attest(ctx, d, checked); err != nil {
+		return err
 	}
-	if err != nil && ctx.Err() == nil {
-		c.d.cfg.Log.Warn("what came of the checks of an image cannot be signed; they are asked again", "image", string(d), "error", err)
-	}
+	return c.d.control.Do(ctx, cmp.Or(author, "kiln"), func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
+		if st.Images[d] == nil {
+			return nil, nil
+		}
+		return []model.Payload{model.ImageChecked{Digest: d, Checked: checked}}, nil
+	})
 }
 
 // same reports whether the same is known already.

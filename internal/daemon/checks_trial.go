@@ -62,7 +62,6 @@ func (c *checks) validations(ctx context.Context, q api.CheckRequest, run bool) 
 	list, err := c.try(ctx, q.Template.Trial(), p.Validations)
 	if err == nil {
 		c.result(ctx, q.Author, q.Template.Image, suiteImage, config, list)
-		c.remember(string(q.Template.Image)+" "+config, list)
 	}
 	return list, err
 }
@@ -81,6 +80,9 @@ func (c *checks) try(ctx context.Context, t model.Template, validations []model.
 	}
 	ref := engine.Ref{Epoch: c.d.epoch, ID: model.ServerID(t.Service + "-" + strings.ToLower(rand.Text()[:6]))}
 	if err := c.d.engine.Prepare(ctx, t.Image); err != nil {
+		return nil, err
+	}
+	if err := c.d.signer.Trusted(ctx, t.Image); err != nil { // as any other server of it
 		return nil, err
 	}
 	defer c.end(ctx, ref)

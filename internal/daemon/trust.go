@@ -50,13 +50,22 @@ func (v *verdicts) of(d model.Digest) *verdict {
 func (s *signer) Trusted(ctx context.Context, d model.Digest) error {
 	asked := time.Now()
 	s.signing.settled(ctx, d)
-	v := s.trust.of(d)
+	return s.trust.of(d).look(ctx, asked, func() error { return s.trusted(ctx, d) })
+}
+
+// look returns the verdict, for who asked then. One that broke off because whoever
+// asked for it gave up stands for nobody else.
+func (v *verdict) look(ctx context.Context, asked time.Time, at func() error) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if !v.began.After(asked) {
-		v.began, v.err = time.Now(), s.trusted(ctx, d)
+	if v.began.After(asked) {
+		return v.err
 	}
-	return v.err
+	began, err := time.Now(), at()
+	if ctx.Err() == nil {
+		v.began, v.err = began, err
+	}
+	return err
 }
 
 func (s *signer) trusted(ctx context.Context, d model.Digest) error {

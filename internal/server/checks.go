@@ -195,7 +195,8 @@ func sameImage(a, b *model.Release) bool {
 	if a.Template.Hash() != b.Template.Hash() || (a.Policy.Image == nil) != (b.Policy.Image == nil) {
 		return false
 	}
-	return a.Policy.Image == nil || a.Policy.Image.Hash(a.Template) == b.Policy.Image.Hash(b.Template)
+	return a.Policy.Image == nil || a.Policy.Image.Hash(a.Template) == b.Policy.Image.Hash(b.Template) &&
+		a.Policy.Image.ValidationsHash(a.Template) == b.Policy.Image.ValidationsHash(b.Template)
 }
 
 // unfit says why an image may not be deployed.
