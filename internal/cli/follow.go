@@ -131,8 +131,11 @@ func (a *app) refused(service string, err error) int {
 	code := exitCode(err)
 	complain(a.Stderr, err)
 	verdict := model.Failed
-	if code == exitUnknown {
+	switch {
+	case code == exitUnknown:
 		verdict = model.Unknown
+	case errors.Is(err, errStopped):
+		verdict = model.Aborted
 	}
 	return a.last(api.Result{Service: service, Verdict: verdict, Reason: err.Error()}, code)
 }

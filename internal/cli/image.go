@@ -148,6 +148,9 @@ func (a *app) image(ctx context.Context, s *spec.Service) (*made, error) {
 	return a.make(ctx, s, how{})
 }
 
+// errStopped is in what a build ends with that whoever asked for it has stopped.
+var errStopped = errors.New("stopped the build")
+
 // make builds a service's image, or finds the one it refers to.
 func (a *app) make(ctx context.Context, s *spec.Service, h how) (*made, error) {
 	if s.Build == nil {
@@ -159,7 +162,7 @@ func (a *app) make(ctx context.Context, s *spec.Service, h how) (*made, error) {
 		return err
 	})
 	if errors.Is(err, context.Canceled) {
-		err = model.Errorf(model.Unavailable, "stopped the build of %s; nothing was deployed", s.Name)
+		err = model.Errorf(model.Unavailable, "%w of %s; nothing was deployed", errStopped, s.Name)
 	}
 	if model.CodeOf(err) == model.Denied { // the lock file and what is wanted do not agree
 		return nil, &exitError{exitInvalid, err}
