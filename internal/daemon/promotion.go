@@ -37,7 +37,7 @@ func (s *signer) Approve(ctx context.Context, d model.Digest, by string, req api
 	if err != nil {
 		return said, model.Errorf(model.Internal, "%w", err)
 	}
-	made, err := s.attest(ctx, d, model.ApprovalType, predicate)
+	made, err := s.attestFor(ctx, by, d, model.ApprovalType, predicate)
 	said.Key = made.Key
 	return said, err
 }
@@ -59,7 +59,7 @@ func (s *signer) takeApproval(ctx context.Context, d model.Digest, req api.Appro
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, err = s.attachSigned(ctx, d, s.repositories(d), req.Bundle, model.ApprovalType, v.Key.ID())
+	_, err = s.attachSigned(ctx, said.By, d, s.repositories(d), req.Bundle, model.ApprovalType, v.Key.ID())
 	return said, err
 }
 

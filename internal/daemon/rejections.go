@@ -19,7 +19,7 @@ type rejection struct {
 func (s *signer) Rejected(ctx context.Context, d model.Digest) error {
 	var said *model.Rejection
 	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
-		if img := st.Images[d]; unsaid(img) {
+		if img := st.Images[d]; unsaid(st, img) {
 			known := *img.Rejection
 			said = &known
 		}
@@ -34,15 +34,17 @@ func (s *signer) Rejected(ctx context.Context, d model.Digest) error {
 	if err != nil {
 		return model.Errorf(model.Internal, "%w", err)
 	}
-	_, err = s.attest(ctx, d, model.RejectionType, predicate)
+	_, err = s.attestFor(ctx, said.By, d, model.RejectionType, predicate)
 	return err
 }
 
-// unsaid reports whether this instance's last word about an image is not signed yet.
-func unsaid(img *model.Image) bool {
+// unsaid reports whether this instance's last word about an image is not signed yet with
+// a key of its own that is believed.
+func unsaid(st *model.State, img *model.Image) bool {
+	own := func(id string) bool { k := st.Key(id); return k != nil && k.Own && k.Revoked == nil }
 	return img != nil && img.Rejection != nil && img.Rejection.From == "" &&
 		!slices.ContainsFunc(img.Statements, func(a model.Statement) bool {
-			return a.Type == model.RejectionType && !a.At.Before(img.Rejection.At)
+			return a.Type == model.RejectionType && own(a.Key) && !a.At.Before(img.Rejection.At)
 		})
 }
 
@@ -51,7 +53,7 @@ func (s *signer) rejectOld(ctx context.Context) {
 	var todo []model.Digest
 	s.d.control.View(func(st *model.State, _ *model.Snapshot) {
 		for d, img := range st.Images {
-			if unsaid(img) && img.RemovedAt.IsZero() {
+			if unsaid(st, img) && img.RemovedAt.IsZero() {
 				todo = append(todo, d)
 			}
 		}

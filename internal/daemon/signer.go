@@ -210,14 +210,23 @@ func cannotSign(d model.Digest, err error) error {
 // attest signs a statement about an image, of a type of in-toto's and what it says
 // in JSON, and attaches it wherever the registry has the image.
 func (s *signer) attest(ctx context.Context, d model.Digest, kind string, predicate json.RawMessage) (model.Statement, error) {
+	return s.attestFor(ctx, byItself, d, kind, predicate)
+}
+
+// attestFor is attest for what somebody says.
+func (s *signer) attestFor(ctx context.Context, by string, d model.Digest, kind string, predicate json.RawMessage) (model.Statement, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	bundle, err := s.private().Attest(digest.Digest(d), kind, predicate)
+	key := s.private()
+	bundle, err := key.Attest(digest.Digest(d), kind, predicate)
 	if err != nil {
 		return model.Statement{}, err
 	}
-	return s.attach(ctx, d, s.repositories(d), bundle, kind)
+	return s.attachSigned(ctx, by, d, s.repositories(d), bundle, kind, key.Public().ID())
 }
+
+// byItself is who does what nobody has asked for.
+const byItself = "kiln"
 
 // repositories are where the registry shows an image.
 func (s *signer) repositories(d model.Digest) []string {
@@ -226,11 +235,12 @@ func (s *signer) repositories(d model.Digest) []string {
 
 // attach attaches a bundle to the image in repositories, and writes it down.
 func (s *signer) attach(ctx context.Context, d model.Digest, repositories []string, bundle []byte, kind string) (model.Statement, error) {
-	return s.attachSigned(ctx, d, repositories, bundle, kind, s.private().Public().ID())
+	return s.attachSigned(ctx, byItself, d, repositories, bundle, kind, s.private().Public().ID())
 }
 
-// attachSigned is attach for a bundle that is signed with any key.
-func (s *signer) attachSigned(ctx context.Context, d model.Digest, repositories []string, bundle []byte, kind, key string) (model.Statement, error) {
+// attachSigned is attach for a bundle that is signed with any key, for what somebody
+// says.
+func (s *signer) attachSigned(ctx context.Context, by string, d model.Digest, repositories []string, bundle []byte, kind, key string) (model.Statement, error) {
 	for _, repository := range repositories {
 		to, err := inRegistry(repository, d)
 		if err != nil {
@@ -241,7 +251,7 @@ func (s *signer) attachSigned(ctx context.Context, d model.Digest, repositories 
 		}
 	}
 	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: key}
-	return said, s.d.control.Do(ctx, "kiln", func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
+	return said, s.d.control.Do(ctx, by, func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
 		if st.Images[d] == nil {
 			return nil, nil
 		}
