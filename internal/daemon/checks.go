@@ -64,11 +64,8 @@ func (c *checks) form(ctx context.Context, q api.CheckRequest, run bool) ([]api.
 		return nil, err
 	}
 	report, err := leaks.Structure(ctx, value, rulesOf(q))
-	if model.CodeOf(err) == model.Invalid {
-		err = model.Errorf(model.Precondition, "%w", err) // the policy was read: it is the image
-	}
 	if err != nil {
-		return nil, err
+		return nil, c.unreadable(ctx, err)
 	}
 	list := formChecks(q, report)
 	inside, err := c.packages(ctx, q)
@@ -81,6 +78,16 @@ func (c *checks) form(ctx context.Context, q api.CheckRequest, run bool) ([]api.
 		c.result(ctx, q.Author, q.Template.Image, suitePolicy, config, list)
 	}
 	return list, nil
+}
+
+// unreadable is what to say of an image that cannot be looked into: the policy was
+// read, so it is the image.
+func (c *checks) unreadable(ctx context.Context, err error) error {
+	err = c.d.images.OfStored(ctx, err)
+	if model.CodeOf(err) == model.Invalid {
+		err = model.Errorf(model.Precondition, "%w", err).WithHint("%s", model.HintOf(err))
+	}
+	return err
 }
 
 // known returns what an image has passed before.

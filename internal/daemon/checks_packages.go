@@ -24,7 +24,7 @@ func (c *checks) packages(ctx context.Context, q api.CheckRequest) ([]api.ImageC
 	}
 	inventory, err := c.d.inside.reader().Packages(ctx, value)
 	if err != nil {
-		return nil, err
+		return nil, c.unreadable(ctx, err)
 	}
 	var list []api.ImageCheck
 	if len(p.ForbiddenPackages) > 0 {

@@ -64,7 +64,7 @@ func (i inside) Compare(ctx context.Context, a, b model.Digest) (*api.Discrepanc
 	}
 	found, err := i.reader().Compare(ctx, first, second)
 	if err != nil {
-		return nil, err
+		return nil, i.store.OfStored(ctx, err)
 	}
 	out := &api.Discrepancies{First: a, Second: b, Places: []api.Discrepancy{}, More: max(0, len(found)-placesTold)}
 	for _, d := range found[:min(len(found), placesTold)] {

@@ -29,6 +29,7 @@ import (
 	v1tar "github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/klauspost/compress/zstd"
+	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/image"
 	"kiln/internal/image/imagetest"
@@ -53,6 +54,7 @@ func TestStore(t *testing.T) {
 		"cancelled":      testCancelled,
 		"find":           testFind,
 		"delete":         testDelete,
+		"not whole":      func(t *testing.T, s *image.Store) { testNotWhole(t, m, s) },
 		"names":          testNames,
 		"inventory":      testInventory,
 		"pull":           testPull,
@@ -431,6 +433,28 @@ func flip(hex string) string {
 		return "1" + hex[1:]
 	}
 	return "0" + hex[1:]
+}
+
+// testNotWhole: a part that is missing is the store's trouble, not that of whoever
+// has named the image.
+func testNotWhole(t *testing.T, m *imagetest.Machine, s *image.Store) {
+	img := bring(t, s, rootfs(t), "base/debian:12")
+	parts, err := s.Blobs(t.Context(), img.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New(image.SocketPath(m.RunDir), client.WithDefaultNamespace(image.Namespace(m.Instance)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	ctx := namespaces.WithNamespace(t.Context(), image.Namespace(m.Instance))
+	layer := parts[len(parts)-1].Digest
+	if err := c.ContentStore().Delete(ctx, digest.Digest(layer)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Value(t.Context(), img.Digest)
+	wantError(t, err, model.Precondition, string(layer)+" is missing")
 }
 
 func testDelete(t *testing.T, s *image.Store) {

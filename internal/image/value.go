@@ -17,9 +17,13 @@ import (
 )
 
 // Value returns an image of the store as a value, whose layers are read when they
-// are asked for, until ctx ends. NotFound: it is not in the store.
+// are asked for, until ctx ends. Precondition: it or a part of it is not in the store,
+// which is no fault of whoever has named it.
 func (s *Store) Value(ctx context.Context, d model.Digest) (v1.Image, error) {
 	parts, err := s.Blobs(ctx, d)
+	if model.CodeOf(err) == model.NotFound {
+		err = model.Errorf(model.Precondition, "%w", err).WithHint("build, import or pull it again")
+	}
 	if err != nil {
 		return nil, err
 	}
