@@ -166,8 +166,8 @@ func (o overlay) over(block *hclsyntax.Block) *hclsyntax.Block {
 
 // merged lays one body over another: an attribute replaces that of its name, and
 // blocks those of their type. What is a set of named things is merged by name: env
-// by variable, secret by label; and policy key by key, so that an environment that
-// asks for more does not ask for less.
+// by variable, secret by label; and policy key by key, with what it requires, so that
+// an environment that asks for more does not ask for less.
 func merged(base, over *hclsyntax.Body) *hclsyntax.Body {
 	out := &hclsyntax.Body{Attributes: maps.Clone(base.Attributes), SrcRange: base.SrcRange, EndRange: base.EndRange}
 	for name, a := range over.Attributes {
@@ -190,7 +190,7 @@ func merged(base, over *hclsyntax.Body) *hclsyntax.Body {
 		out.Blocks = append(out.Blocks, b)
 	}
 	for _, b := range over.Blocks {
-		if i := slices.IndexFunc(base.Blocks, func(o *hclsyntax.Block) bool { return sameBlock(o, b) }); i >= 0 && b.Type == "policy" {
+		if i := slices.IndexFunc(base.Blocks, func(o *hclsyntax.Block) bool { return sameBlock(o, b) }); i >= 0 && slices.Contains(byKey, b.Type) {
 			both := *b
 			both.Body = merged(base.Blocks[i].Body, b.Body)
 			b = &both
@@ -199,6 +199,9 @@ func merged(base, over *hclsyntax.Body) *hclsyntax.Body {
 	}
 	return out
 }
+
+// byKey are the blocks that are merged key by key: policy, and those inside of it.
+var byKey = []string{"policy", "require", "vulnerabilities"}
 
 func sameBlock(a, b *hclsyntax.Block) bool {
 	return a.Type == b.Type && slices.Equal(a.Labels, b.Labels)

@@ -51,6 +51,7 @@ type Service struct {
 	Declared    string
 
 	connectsAt Position
+	approvals  Position // of the requirement that asks for some; zero: none does
 }
 
 // List is a list of vulnerabilities that a policy names.
@@ -144,6 +145,7 @@ func Parse(filename string, src []byte) (*File, Diagnostics) {
 		}
 		f.conflicts(r)
 		f.misspelt(r)
+		f.placeless(r)
 	}
 	root.done()
 	if len(services) == 0 && len(r.diags) == 0 {

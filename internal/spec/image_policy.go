@@ -46,7 +46,7 @@ func (b *body) imagePolicy(s *Service) {
 	}
 	in.vulnerabilities(s, p)
 	in.places("forbidden_paths", &p.ForbiddenPaths)
-	in.requirement(p)
+	in.requirement(s, p)
 	in.done()
 	s.Policy.Image = p
 }

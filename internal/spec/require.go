@@ -11,7 +11,7 @@ import (
 var person = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.@-]*$`)
 
 // requirement reads what has to be said and done about an image.
-func (b *body) requirement(p *model.ImagePolicy) {
+func (b *body) requirement(s *Service, p *model.ImagePolicy) {
 	in := b.child("require")
 	if in == nil {
 		return
@@ -50,6 +50,19 @@ func (b *body) requirement(p *model.ImagePolicy) {
 		of.done()
 		r.Served = append(r.Served, served)
 	}
+	if in.has("approvals") || in.has("approvers") {
+		s.approvals = in.header
+	}
 	in.done()
 	p.Require = r
+}
+
+// placeless says where approvals are required that nobody can give.
+func (f *File) placeless(r *reader) {
+	for _, s := range f.Services {
+		if s.approvals.Line > 0 {
+			r.errorf(s.approvals, `declare where it runs: environment "production" { … }; or take approvals and approvers out`,
+				"service %q requires approvals, which are for an environment, and none is declared", s.Name)
+		}
+	}
 }

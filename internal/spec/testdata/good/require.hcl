@@ -3,6 +3,13 @@ service "shop" {
   }
   policy {
     root = false
+    require {
+      checks = ["policy/root", "image/self-test"]
+      served {
+        environment = "qa"
+        for         = "2h"
+      }
+    }
   }
 }
 
@@ -13,7 +20,6 @@ environment "production" {
   policy {
     require {
       signed    = ["ci", "keys/release.pub"]
-      checks    = ["policy/root", "image/self-test"]
       approvals = ["ann", "bob"]
       approvers = 1
       served {
