@@ -117,6 +117,21 @@ func TestListing(t *testing.T) {
 	if err != nil || slices.Contains(paths(l), "app/main.go") || slices.Contains(paths(l), "deploy/kiln.hcl") || len(l) != len(want)-3 {
 		t.Errorf("without: %q, %v", paths(l), err)
 	}
+	// Whatever else such a file is called: what is declared may be a link.
+	write(t, dir, map[string]string{"shop/app/secret": "correct horse", "shop/token": "-> app/secret", "shop/app/alias": "-> secret"})
+	if err := os.Link(filepath.Join(dir, "shop/app/secret"), filepath.Join(dir, "shop/app/again")); err != nil {
+		t.Fatal(err)
+	}
+	tree.Without = []string{filepath.Join(dir, "shop/token")}
+	l, err = tree.List(t.Context())
+	if err != nil || slices.Contains(paths(l), "app/secret") || slices.Contains(paths(l), "app/again") || !slices.Contains(paths(l), "app/alias") {
+		t.Errorf("without what a link leads to: %q, %v", paths(l), err)
+	}
+	for _, name := range []string{"secret", "again", "alias"} {
+		if err := os.Remove(filepath.Join(dir, "shop/app", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// A file that has its name beside the Containerfile counts before the context's.
 	write(t, dir, map[string]string{"shop/deploy/Containerfile": "FROM scratch", "shop/deploy/Containerfile.dockerignore": "**\n!main.go\n"})
 	_, l = list(t, filepath.Join(dir, "shop/app"), "../deploy/Containerfile")

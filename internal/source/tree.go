@@ -26,7 +26,8 @@ type Tree struct {
 	Context string   // the build context, from Root; ".": that
 	Files   []string // from Root: what is in it whatever a .dockerignore says, as far as it is there
 
-	// Without are files that are in no archive, though a build sees them: absolute.
+	// Without are files that are in no archive, by whatever name, though a build sees
+	// them: absolute.
 	Without []string
 
 	ignored string // the file that says what is no part of the context, absolute; "": there is none
@@ -100,8 +101,19 @@ type Entry struct {
 	mode  fs.FileMode
 	size  int64
 	times [2]time.Time // of its content, and of any change
-	inode uint64
+	file  file
 	link  string
+}
+
+// file is what the names of one file have in common.
+type file struct{ device, inode uint64 }
+
+func fileOf(st fs.FileInfo) file {
+	own, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return file{}
+	}
+	return file{uint64(own.Dev), own.Ino} //nolint:unconvert // of another width on other machines
 }
 
 // List lists what a build gets to see of a tree, and what belongs to it beside.
@@ -109,12 +121,13 @@ type Entry struct {
 // Invalid: something in it cannot be kept, or read.
 func (t Tree) List(ctx context.Context) (Listing, error) {
 	found := map[string]Entry{}
+	without := t.without()
 	add := func(rel, from string, follow bool) error {
 		if _, known := found[rel]; known || rel == "." || slices.Contains(t.Without, filepath.Join(t.Root, rel)) {
 			return nil
 		}
 		e, err := look(rel, from, follow)
-		if err == nil {
+		if err == nil && !(e.mode.IsRegular() && without[e.file]) {
 			found[rel] = e
 		}
 		return err
@@ -152,6 +165,18 @@ func (t Tree) List(ctx context.Context) (Listing, error) {
 	}
 	slices.SortFunc(list, func(a, b Entry) int { return byPath(a.Path, b.Path) })
 	return list, nil
+}
+
+// without are the files of Without that are there. A link to one may be in the list,
+// and what it leads to may lie in the context.
+func (t Tree) without() map[file]bool {
+	known := map[file]bool{}
+	for _, name := range t.Without {
+		if st, err := os.Stat(name); err == nil {
+			known[fileOf(st)] = true
+		}
+	}
+	return known
 }
 
 // byPath orders paths so that a directory is followed by all that is in it.
@@ -227,10 +252,10 @@ func entryOf(rel, from string, st fs.FileInfo) (e Entry, err error) {
 	if left := leftOut(path.Base(rel)); left != "" {
 		return e, cannotKeep(rel, errors.New(left))
 	}
-	e = Entry{Path: rel, from: from, mode: st.Mode()}
+	e = Entry{Path: rel, from: from, mode: st.Mode(), file: fileOf(st)}
 	e.times[0] = st.ModTime()
 	if own, ok := st.Sys().(*syscall.Stat_t); ok {
-		e.inode, e.times[1] = own.Ino, time.Unix(own.Ctim.Unix())
+		e.times[1] = time.Unix(own.Ctim.Unix())
 	}
 	switch st.Mode().Type() {
 	case 0:
@@ -273,7 +298,7 @@ func (l Listing) Differs(later Listing) string {
 }
 
 func (e Entry) same(f Entry) bool {
-	if e.mode != f.mode || e.inode != f.inode {
+	if e.mode != f.mode || e.file != f.file {
 		return false
 	}
 	return e.mode.IsDir() || e.size == f.size && e.link == f.link && e.times[0].Equal(f.times[0]) && e.times[1].Equal(f.times[1])
