@@ -43,6 +43,9 @@ leaves out is not in it, nor are repositories (.git).`,
 				return err
 			}
 			defer archive.Close()
+			if !model.ValidServiceName(src.Config.Service) {
+				return &exitError{exitFailed, model.Errorf(model.Denied, "cannot check out image %s: its source is said to be of service %q, which is no name", src.Image.Short(), src.Config.Service)}
+			}
 			dir := src.Config.Service + "-" + src.Image.Short()
 			if len(args) == 2 {
 				dir = args[1]
@@ -112,7 +115,12 @@ func (a *app) checkout(src *api.Source, archive io.Reader, dir string) (err erro
 	if _, err := source.Unpack(whole, root); err != nil {
 		return &exitError{exitFailed, model.Errorf(model.CodeOf(err), "cannot check out image %s: %w", src.Image.Short(), err).WithHint("%s", model.HintOf(err))}
 	}
-	return writeOrigin(filepath.Join(dir, src.Config.Context), origin{Image: src.Image, Service: src.Config.Service, Commit: src.Commit})
+	into, err := root.OpenRoot(src.Config.Context) // no link of the archive's leads out of it
+	if err != nil {
+		return &exitError{exitFailed, model.Errorf(model.Denied, "cannot check out image %s: the build context %q of its source cannot be used: %w", src.Image.Short(), src.Config.Context, readFailure(err))}
+	}
+	defer into.Close()
+	return writeOrigin(into, origin{Image: src.Image, Service: src.Config.Service, Commit: src.Commit})
 }
 
 // fetched is an archive that is all here, and the one that the daemon has named. Its
@@ -186,14 +194,14 @@ type origin struct {
 	Commit  string       `json:"commit,omitempty"`
 }
 
-func writeOrigin(dir string, o origin) error {
+func writeOrigin(dir *os.Root, o origin) error {
 	o.Version = 1
 	text, err := json.Marshal(o)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, source.OriginFile), append(text, '\n'), 0o644)
+		err = dir.WriteFile(source.OriginFile, append(text, '\n'), 0o644)
 	}
 	if err != nil {
-		return &exitError{exitFailed, model.Errorf(model.Unavailable, "cannot write down where %s comes from: %w", dir, readFailure(err))}
+		return &exitError{exitFailed, model.Errorf(model.Unavailable, "cannot write down where %s comes from: %w", dir.Name(), readFailure(err))}
 	}
 	return nil
 }
@@ -225,7 +233,12 @@ func (a *app) goesOn(dir string, o origin, built model.Digest) {
 		return
 	}
 	o.Image, o.Commit = built, ""
-	if err := writeOrigin(dir, o); err != nil {
+	root, err := os.OpenRoot(dir)
+	if err == nil {
+		defer root.Close()
+		err = writeOrigin(root, o)
+	}
+	if err != nil {
 		a.progressf("%v", err)
 	}
 }

@@ -1,6 +1,9 @@
 package cli
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -56,7 +59,12 @@ func TestOrigin(t *testing.T) {
 	if o := a.originOf(dir); o.Image != "" {
 		t.Errorf("no checkout, and it goes on from %s", o.Image)
 	}
-	if err := writeOrigin(dir, origin{Image: one, Service: "shop", Commit: "c0ffee"}); err != nil {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if err := writeOrigin(root, origin{Image: one, Service: "shop", Commit: "c0ffee"}); err != nil {
 		t.Fatal(err)
 	}
 	a.goesOn(dir, a.originOf(dir), one)
@@ -77,6 +85,37 @@ func TestOrigin(t *testing.T) {
 		said.Reset()
 		if o := a.originOf(dir); o.Image != "" || !strings.Contains(said.String(), "cannot read") {
 			t.Errorf("%q: %+v, %s", text, o, said.String())
+		}
+	}
+}
+
+// TestCheckoutStaysInside: nothing is written outside of the directory, whatever the
+// source says.
+func TestCheckoutStaysInside(t *testing.T) {
+	outside, from := t.TempDir(), t.TempDir()
+	if err := os.Symlink(outside, filepath.Join(from, "app")); err != nil {
+		t.Fatal(err)
+	}
+	tree := source.Tree{Root: from, Context: "."}
+	list, err := tree.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := list.Pack(t.Context(), &archive, nil); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{Program: Program{Stderr: io.Discard}}
+	for _, where := range []string{"app", "..", outside} {
+		into := filepath.Join(t.TempDir(), "into")
+		src := &api.Source{Archive: model.Digest(fmt.Sprintf("sha256:%x", sha256.Sum256(archive.Bytes()))), Config: api.SourceConfig{Service: "shop", Context: where}}
+		if err := a.checkout(src, bytes.NewReader(archive.Bytes()), into); model.CodeOf(err) != model.Denied || exitCode(err) != exitFailed {
+			t.Errorf("%s: %v", where, err)
+		}
+		for _, dir := range []string{outside, filepath.Dir(into)} {
+			if left, _ := os.ReadDir(dir); len(left) > 0 {
+				t.Errorf("%s: left in %s: %v", where, dir, left)
+			}
 		}
 	}
 }
