@@ -290,3 +290,36 @@ func TestDisk(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a build has fetched stays with the images that were made from it, and for a
+// while without one.
+func TestInputsStayWithTheirImages(t *testing.T) {
+	c := newChronicle(t)
+	for n, inputs := range map[int]model.Digest{1: digestOf(11), 2: digestOf(12)} {
+		c.add(model.ImageAdded{Image: model.Image{Digest: digestOf(n), Source: "build", Size: 1000, Provenance: model.Provenance{Inputs: inputs}}})
+	}
+	policy := model.RetentionPolicy{Releases: 1, For: model.Duration(time.Second)}
+	c.serves(1, policy)
+	c.wait(time.Hour)
+	verdicts := func(used time.Time) string {
+		var lines []string
+		for _, n := range []int{11, 12, 13} {
+			o := model.Object{Kind: model.ObjectInputs, ID: string(digestOf(n)), At: used}
+			k := Retain(c.s, []model.Object{o}, c.now)[0]
+			lines = append(lines, fmt.Sprintf("%d %t: %s", n, k.Keep, k.Reason))
+		}
+		return strings.Join(lines, "\n")
+	}
+	made := "11 true: image " + digestOf(1).Short() + " was made from it: release 1 of shop is in service"
+	lately := " true: a build used it 59m ago: what was fetched stays for " + span(keepBrought)
+	want(t, verdicts(c.now.Wall.Add(-59*time.Minute)), made, "12"+lately, "13"+lately)
+	c.wait(keepBrought)
+	long := " false: no image that is kept was made from it, and no build has used it for " + span(keepBrought)
+	want(t, verdicts(c.now.Wall.Add(-keepBrought)), made, "12"+long, "13"+long)
+	c.serves(2, policy)
+	c.wait(time.Hour)
+	c.image(3, "build")
+	c.serves(3, policy)
+	c.wait(keepBrought)
+	want(t, verdicts(c.now.Wall.Add(-keepBrought)), "11"+long, "12 true: image "+digestOf(2).Short()+" was made from it: shop can be rolled back to release 2: it is one of the newest 1 before the present one", "13"+long)
+}
