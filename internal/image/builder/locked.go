@@ -42,6 +42,7 @@ type surroundings struct {
 	containerfile string
 	store         *image.Store
 	inputs        *image.Inputs
+	dir           string // for files that are needed for a moment
 }
 
 // plan is how a build is tried: again with more to be fetched, where what is
@@ -150,8 +151,8 @@ func (b *build) attempt(ctx context.Context, session string, inputs *image.Input
 	if p.mode == recorder.Sealed && len(absent) > 0 {
 		return Result{}, false, b.absent(r, absent)
 	}
-	s := &surroundings{steps: b.stepNetwork(), added: b.req.Network != NetworkNone, containerfile: b.req.Containerfile, store: b.store, inputs: inputs}
-	s.token = strings.TrimPrefix(string(lock.Digest(p.known)), "sha256:")
+	s := &surroundings{steps: b.stepNetwork(), added: b.req.Network != NetworkNone, containerfile: b.req.Containerfile, store: b.store, inputs: inputs, dir: b.worker.root}
+	s.token = b.req.Lock.Service + "-" + strings.TrimPrefix(string(lock.Digest(p.known)), "sha256:")
 	if p.mode == recorder.Record {
 		s.token = rand.Text() // nothing that was cached under it is used again
 	}
@@ -171,7 +172,7 @@ func (b *build) attempt(ctx context.Context, session string, inputs *image.Input
 	if err != nil {
 		return Result{}, more, err
 	}
-	result.Locked = p.known
+	result.Locked = r.Relocked()
 	if p.mode == recorder.Record {
 		result.Locked = r.Entries()
 	}
@@ -230,7 +231,7 @@ func (s *surroundings) source(ctx context.Context, op *pb.SourceOp) error {
 	}
 	e, known := s.net.Entry(lock.Add, recorder.Canonical(op.Identifier))
 	if !known && s.net.Mode() != recorder.Record {
-		return s.net.Missing("ADD " + op.Identifier)
+		return s.net.Missing("ADD " + recorder.Canonical(op.Identifier))
 	}
 	if op.Attrs == nil {
 		op.Attrs = map[string]string{}
@@ -243,12 +244,12 @@ func (s *surroundings) source(ctx context.Context, op *pb.SourceOp) error {
 	return nil
 }
 
-// addressOf is what the Containerfile says.
+// addressOf is what the Containerfile says, as others may read it.
 func addressOf(op *pb.SourceOp) string {
 	if full := op.Attrs[pb.AttrFullRemoteURL]; full != "" {
-		return full
+		return recorder.WithoutLogin(full)
 	}
-	return op.Identifier
+	return recorder.WithoutLogin(op.Identifier)
 }
 
 // base is what the lock says of a base image before it is looked for: the digest

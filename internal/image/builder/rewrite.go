@@ -101,7 +101,11 @@ func (w *rewriter) operation(op *pb.Op) error {
 		return w.source(source)
 	}
 	exec := op.GetExec()
-	if exec == nil || exec.Network != pb.NetMode_UNSET {
+	if exec == nil {
+		return nil
+	}
+	_, exec.Meta.Env = cutToken(exec.Meta.GetEnv()) // an ENV of this name is nobody's network
+	if exec.Network != pb.NetMode_UNSET {
 		return nil
 	}
 	switch w.steps {

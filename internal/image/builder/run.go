@@ -71,7 +71,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := removeRemnants(ctx, cfg, store); err != nil {
 		return err
 	}
-	removeCAs(cfg.RunDir)
+	removeTemporary(cfg.RunDir, caPattern)
+	removeTemporary(root, bundlePattern)
 	memory, err := limitMemory(cfg.Instance, cfg.Memory, cfg.Log)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/moby/buildkit/solver/pb"
@@ -29,6 +30,8 @@ const (
 	bundleHost = "inputs.kiln.invalid" // a registry that nobody else is
 	bundleName = "docker-image+blob://" + bundleHost + "/inputs@"
 	bundleRef  = "refs/heads/main"
+
+	bundlePattern = "bundle-*" // of directories below the builder's
 )
 
 // attachSources has the worker fetch what ADD names by way of the builds' networks.
@@ -70,8 +73,12 @@ type blobs struct{ store *image.Store }
 // RoundTrip implements http.RoundTripper.
 func (b blobs) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp := &http.Response{Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, Body: http.NoBody, Request: req}
-	in, err := b.store.OpenInput(req.Context(), model.Digest(path.Base(req.URL.Path)))
-	if err != nil || path.Base(path.Dir(req.URL.Path)) != "blobs" {
+	dir, name := path.Split(req.URL.Path)
+	if path.Base(dir) != "blobs" {
+		name = "" // nothing else is here
+	}
+	in, err := b.store.OpenInput(req.Context(), model.Digest(name))
+	if err != nil {
 		resp.StatusCode, resp.Status = http.StatusNotFound, "404 Not Found"
 		return resp, nil //nolint:nilerr // that is the answer
 	}
@@ -89,7 +96,7 @@ func (b blobs) RoundTrip(req *http.Request) (*http.Response, error) {
 // repository pins a repository that ADD names to the commit of the lock, and has
 // it read from the bundle that is kept; while recording it makes both.
 func (s *surroundings) repository(ctx context.Context, op *pb.SourceOp) error {
-	name, ref := repositoryOf(op)
+	name, address, ref := repositoryOf(op)
 	e, known := s.net.Entry(lock.Git, name)
 	if !known && s.net.Mode() != recorder.Record {
 		return s.net.Missing("ADD " + name)
@@ -104,7 +111,7 @@ func (s *surroundings) repository(ctx context.Context, op *pb.SourceOp) error {
 		}
 	}
 	if !known || e.Digest == "" {
-		made, err := s.bundle(ctx, name, ref, e)
+		made, err := s.bundle(ctx, name, address, ref, e)
 		if err != nil {
 			return err
 		}
@@ -122,35 +129,36 @@ func (s *surroundings) repository(ctx context.Context, op *pb.SourceOp) error {
 	return nil
 }
 
-// repositoryOf is what the lock calls a repository, and the branch, tag or commit
-// that is wanted of it.
-func repositoryOf(op *pb.SourceOp) (name, ref string) {
+// repositoryOf is what the lock calls a repository, which is without a login; where it
+// is, and the branch, tag or commit that is wanted of it.
+func repositoryOf(op *pb.SourceOp) (name, address, ref string) {
 	address, fragment, _ := strings.Cut(op.Identifier, "#")
 	if full := op.Attrs[pb.AttrFullRemoteURL]; full != "" {
 		address, _, _ = strings.Cut(full, "#")
 	}
 	ref, _, _ = strings.Cut(fragment, ":")
+	name = recorder.WithoutLogin(address)
 	if ref == "" {
-		return address, "HEAD"
+		return name, address, "HEAD"
 	}
-	return address + "#" + ref, ref
+	return name + "#" + ref, address, ref
 }
 
 // bundle fetches a repository and keeps the commit with its history. before is
 // what the lock says of it, whose commit it has to be.
-func (s *surroundings) bundle(ctx context.Context, name, ref string, before lock.Entry) (lock.Entry, error) {
+func (s *surroundings) bundle(ctx context.Context, name, address, ref string, before lock.Entry) (lock.Entry, error) {
 	if s.net.Mode() == recorder.Sealed {
 		return before, s.net.Refuse(recorder.Refusal{What: "ADD " + name, Why: "is refused: its bytes are not here", Hint: "a build without --locked fetches them again"})
 	}
-	dir, err := os.MkdirTemp("", "kiln-bundle-")
+	dir, err := os.MkdirTemp(s.dir, bundlePattern)
 	if err != nil {
 		return before, model.Errorf(model.Unavailable, "cannot keep the repository %s: %w", name, err)
 	}
 	defer os.RemoveAll(dir)
-	address, _, _ := strings.Cut(name, "#")
 	commit, file, err := makeBundle(ctx, dir, address, ref, before.Commit)
 	if err != nil {
-		return before, model.Errorf(model.Unavailable, "cannot fetch the repository %s: %w", name, err)
+		said := strings.ReplaceAll(err.Error(), address, recorder.WithoutLogin(address))
+		return before, model.Errorf(model.Unavailable, "cannot fetch the repository %s: %s", name, said)
 	}
 	in, err := os.Open(file)
 	if err != nil {
@@ -177,7 +185,7 @@ func makeBundle(ctx context.Context, dir, address, ref, exact string) (commit, f
 	repo, file := filepath.Join(dir, "repository"), filepath.Join(dir, "bundle")
 	git := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "git", append([]string{"-c", "pack.threads=1", "-c", "protocol.file.allow=never"}, args...)...)
-		cmd.Dir = dir
+		cmd.Dir, cmd.WaitDelay = dir, time.Second // what git has started may outlive it
 		cmd.Env = append(os.Environ(), "GIT_TERMINAL_PROMPT=0", "GIT_DIR="+repo, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null")
 		var errs strings.Builder
 		cmd.Stderr = &errs

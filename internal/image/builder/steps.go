@@ -41,7 +41,8 @@ type networks struct {
 // buildNetwork is a build's, which is not open.
 type buildNetwork struct {
 	*recorder.Recorder
-	ca string // the directory that steps see at caDir
+	ca    string // the directory that steps see at caDir
+	users int    // the build, and the steps that run: with the last one the directory goes
 }
 
 func newNetworks() *networks { return &networks{all: map[string][]*buildNetwork{}} }
@@ -53,33 +54,53 @@ func (n *networks) open(token string, r *recorder.Recorder, runDir string) (*bui
 	if err != nil {
 		return nil, nil, model.Errorf(model.Unavailable, "cannot make the network of a build: %w", err)
 	}
-	own := &buildNetwork{Recorder: r, ca: dir}
+	own := &buildNetwork{Recorder: r, ca: dir, users: 1}
 	n.mu.Lock()
 	n.all[token] = append(n.all[token], own)
 	n.mu.Unlock()
 	return own, func() {
 		n.mu.Lock()
-		var rest []*buildNetwork
-		for _, other := range n.all[token] {
-			if other != own {
-				rest = append(rest, other)
-			}
-		}
-		if n.all[token] = rest; len(rest) == 0 {
+		n.all[token] = slices.DeleteFunc(n.all[token], func(other *buildNetwork) bool { return other == own })
+		if len(n.all[token]) == 0 {
 			delete(n.all, token)
 		}
 		n.mu.Unlock()
-		_ = os.RemoveAll(dir) // else the next builder does
+		n.leave(own)
 	}, nil
 }
 
-func (n *networks) find(token string) *buildNetwork {
+// take finds a network for somebody who leaves it. nil: its build has ended.
+func (n *networks) take(token string) *buildNetwork {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if list := n.all[token]; len(list) > 0 {
-		return list[0]
+	list := n.all[token]
+	if len(list) == 0 {
+		return nil
 	}
-	return nil
+	list[0].users++
+	return list[0]
+}
+
+func (n *networks) leave(own *buildNetwork) {
+	n.mu.Lock()
+	own.users--
+	last := own.users == 0
+	n.mu.Unlock()
+	if last {
+		_ = os.RemoveAll(own.ca) // else the next builder does
+	}
+}
+
+// tell tells the other builds with the token, which have waited for the same step,
+// what it did not get.
+func (n *networks) tell(token string, own *buildNetwork, step *recorder.Step) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, other := range n.all[token] {
+		if other != own {
+			step.Tell(other.Recorder)
+		}
+	}
 }
 
 // RoundTrip implements http.RoundTripper for ADD.
@@ -88,10 +109,11 @@ func (n *networks) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return http.DefaultTransport.RoundTrip(req)
 	}
-	own := n.find(token)
+	own := n.take(token)
 	if own == nil {
-		return nil, model.Errorf(model.Unavailable, "cannot fetch %s: its build has ended", req.URL)
+		return nil, model.Errorf(model.Unavailable, "cannot fetch %s: its build has ended", req.URL.Redacted())
 	}
+	defer n.leave(own)
 	req = req.Clone(req.Context())
 	req.Header.Set("User-Agent", "kiln")
 	return own.Fetch(req)
@@ -123,9 +145,9 @@ func writeCA(runDir string, certificate []byte) (string, error) {
 	return dir, nil
 }
 
-// removeCAs removes what a killed builder left of writeCA.
-func removeCAs(runDir string) {
-	left, _ := filepath.Glob(filepath.Join(runDir, caPattern)) // the pattern is right
+// removeTemporary removes the directories that a killed builder left.
+func removeTemporary(dir, pattern string) {
+	left, _ := filepath.Glob(filepath.Join(dir, pattern)) // the pattern is right
 	for _, dir := range left {
 		_ = os.RemoveAll(dir)
 	}
@@ -171,19 +193,21 @@ func (e *lockedExecutor) Run(ctx context.Context, id string, root executor.Mount
 	if token == "" {
 		return e.Executor.Run(ctx, id, root, mounts, p, started)
 	}
-	own := e.networks.find(token)
+	own := e.networks.take(token)
 	if own == nil {
 		return nil, model.Errorf(model.Unavailable, "cannot run a step: its build has ended")
 	}
-	step := own.Step(strings.Join(p.Meta.Args, " "))
+	defer e.networks.leave(own)
+	step := own.Step(ctx, strings.Join(p.Meta.Args, " "))
+	defer e.networks.tell(token, own, step)
 	ns, err := openStep(step)
 	if err != nil {
 		return nil, model.Errorf(model.Unavailable, "cannot make the network of a step: %w", err)
 	}
-	defer ns.close()
 	p.Meta.Env = environment(env)
 	mounts = append(slices.Clip(mounts), executor.Mount{Src: hostDir(own.ca), Dest: caDir, Readonly: true})
 	used, err := e.Executor.Run(context.WithValue(ctx, stepKey{}, ns.path), id, root, mounts, p, started)
+	ns.close()
 	if err == nil {
 		step.Succeeded()
 	}

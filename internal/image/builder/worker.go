@@ -45,6 +45,7 @@ type worker struct {
 	memory    *memoryGroup
 	networks  *networks // of the builds that are not open
 	runDir    string
+	root      string
 	dirs      []string // that builds write
 }
 
@@ -99,7 +100,7 @@ func newWorker(ctx context.Context, cfg Config, root string, netns *netns, store
 	if err != nil {
 		return fail(errors.Join(err, all.Close(), cache.Close(), history.Close()))
 	}
-	return &worker{control: ctl, sessions: sessions, frontends: front, networks: nets, runDir: cfg.RunDir}, nil
+	return &worker{control: ctl, sessions: sessions, frontends: front, networks: nets, runDir: cfg.RunDir, root: root}, nil
 }
 
 // workerOpt describes the worker. Its executor is made anew, because BuildKit's

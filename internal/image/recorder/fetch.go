@@ -120,7 +120,7 @@ func (r *Recorder) follow(ctx context.Context, resp *http.Response, headers http
 			headers.Del("Cookie")
 		}
 		if at = next; at.Scheme != "http" && at.Scheme != "https" {
-			return nil, errors.New("it leads to " + at.String())
+			return nil, errors.New("it leads to " + canonical(at))
 		}
 		if resp, err = r.ask(ctx, http.MethodGet, request{name: at.String()}, headers); err != nil {
 			return nil, err

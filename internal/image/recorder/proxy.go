@@ -16,7 +16,8 @@ import (
 
 const (
 	headerDeadline = 30 * time.Second
-	tlsRecord      = 0x16 // how a TLS connection begins
+	patience       = 5 * time.Minute // with what a step has begun to fetch and not waited for
+	tlsRecord      = 0x16            // how a TLS connection begins
 )
 
 // Proxy serves a step: as the proxy that its environment names, and as whatever
@@ -25,6 +26,7 @@ type Proxy struct {
 	step   *Step
 	server *http.Server
 	inner  *tunnels
+	after  time.Duration // how long Close waits
 
 	running sync.WaitGroup
 }
@@ -37,7 +39,7 @@ type origin struct{ scheme, host string }
 
 // NewProxy makes the proxy of a step.
 func (s *Step) NewProxy() *Proxy {
-	p := &Proxy{step: s, inner: &tunnels{next: make(chan net.Conn), closed: make(chan struct{})}}
+	p := &Proxy{step: s, after: patience, inner: &tunnels{next: make(chan net.Conn), closed: make(chan struct{})}}
 	p.server = &http.Server{
 		Handler: p, ReadHeaderTimeout: headerDeadline, ErrorLog: log.New(io.Discard, "", 0),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
@@ -69,8 +71,14 @@ func (p *Proxy) ServeTLS(ln net.Listener) {
 	})
 }
 
-// Close cuts what is under way, and waits for it.
+// Close ends the proxy. What the step has begun to fetch is fetched whole and noted
+// before, whether or not the step has waited for it: else it would depend on chance
+// what the step was made from.
 func (p *Proxy) Close() {
+	ctx, cancel := context.WithTimeout(p.step.ctx, p.after)
+	defer cancel()
+	_ = p.server.Shutdown(ctx) // what is not done by then is cut
+	p.step.cut()
 	_ = p.server.Close()
 	p.inner.Close()
 	p.running.Wait()
@@ -88,7 +96,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		req.URL.Scheme, req.URL.Host = "http", req.Host
 	}
 	if req.URL.Scheme != "http" && req.URL.Scheme != "https" || req.URL.Host == "" {
-		p.step.deny(w, Refusal{What: req.Method + " " + req.URL.String(), Why: "is neither HTTP nor HTTPS", Hint: instead})
+		p.step.deny(w, Refusal{What: req.Method + " " + canonical(req.URL), Why: "is neither HTTP nor HTTPS", Hint: instead})
 		return
 	}
 	p.step.ServeHTTP(w, req)

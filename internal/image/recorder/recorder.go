@@ -176,6 +176,20 @@ func (r *Recorder) Note(e lock.Entry) {
 	r.added[string(e.Kind)+" "+e.Name] = e
 }
 
+// Relocked returns the entries that the recorder knew, less what is not true any more:
+// a repository whose bundle was lost has another one, of the same commit.
+func (r *Recorder) Relocked() []lock.Entry {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := slices.Clone(r.cfg.Known)
+	for i, e := range list {
+		if now, ok := r.added[string(e.Kind)+" "+e.Name]; ok && e.Kind == lock.Git {
+			list[i] = now
+		}
+	}
+	return list
+}
+
 // Refuse notes that the build did not get something, and returns that as an error.
 func (r *Recorder) Refuse(f Refusal) *model.Error {
 	r.mu.Lock()
@@ -276,8 +290,8 @@ func (r *Recorder) lookup(key request, accept, step string, nth int) (lock.Entry
 	return best, best.Kind != ""
 }
 
-func where(list []lock.Entry, is func(lock.Entry) bool) []lock.Entry {
-	var out []lock.Entry
+func where[T any](list []T, is func(T) bool) []T {
+	var out []T
 	for _, e := range list {
 		if is(e) {
 			out = append(out, e)

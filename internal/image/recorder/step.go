@@ -22,16 +22,31 @@ const instead = "fetch a repository with ADD https://…/repository.git#COMMIT, 
 // Step is the network of one step: an http.Handler for requests whose URLs are
 // whole.
 type Step struct {
-	r  *Recorder
-	id string
+	r   *Recorder
+	id  string
+	ctx context.Context // for what the step has begun to fetch
+	cut context.CancelFunc
 
 	mu    sync.Mutex
 	times map[request]int
 }
 
-// Step returns the view of a step, which is known by its command.
-func (r *Recorder) Step(command string) *Step {
-	return &Step{r: r, id: lock.StepID(command), times: map[request]int{}}
+// Step returns the view of a step, which is known by its command. Nothing is fetched
+// for it any more when ctx is done.
+func (r *Recorder) Step(ctx context.Context, command string) *Step {
+	s := &Step{r: r, id: lock.StepID(command), times: map[request]int{}}
+	s.ctx, s.cut = context.WithCancel(ctx)
+	return s
+}
+
+// Tell tells another build, which waits for the same step, what that did not get.
+func (s *Step) Tell(other *Recorder) {
+	s.r.mu.Lock()
+	mine := where(s.r.refusals, func(f Refusal) bool { return f.step == s.id })
+	s.r.mu.Unlock()
+	other.mu.Lock()
+	defer other.mu.Unlock()
+	other.refusals = append(other.refusals, mine...)
 }
 
 // Refuse notes what the step tried in another way than HTTP.
@@ -99,7 +114,7 @@ func (s *Step) answer(w http.ResponseWriter, req *http.Request, key request, nth
 		}
 		s.note(nth, e)
 	case s.r.cfg.Mode == Record:
-		s.fetch(ctx, w, req, key, nth)
+		s.fetch(w, req, key, nth)
 	default:
 		s.deny(w, s.r.missing(req.Method+" "+key.name))
 	}
@@ -133,7 +148,9 @@ func (s *Step) replay(ctx context.Context, w http.ResponseWriter, req *http.Requ
 		h["Content-Type"] = nil // nobody is to guess
 	}
 	if e.Kind == lock.Head {
-		h.Set("Content-Length", strconv.FormatInt(e.Size, 10))
+		if e.Size > 0 { // 0: it was not said
+			h.Set("Content-Length", strconv.FormatInt(e.Size, 10))
+		}
 		w.WriteHeader(status(e))
 		return nil
 	}
@@ -166,10 +183,10 @@ func status(e lock.Entry) int {
 	return e.Status
 }
 
-// fetch answers from the network, and keeps what it gives.
-func (s *Step) fetch(ctx context.Context, w http.ResponseWriter, req *http.Request, key request, nth int) {
-	// What is begun is fetched whole, whether or not the client stays.
-	resp, err := s.r.ask(context.WithoutCancel(ctx), req.Method, key, req.Header)
+// fetch answers from the network, and keeps what it gives: whole, whether or not
+// the client stays.
+func (s *Step) fetch(w http.ResponseWriter, req *http.Request, key request, nth int) {
+	resp, err := s.r.ask(s.ctx, req.Method, key, req.Header)
 	if err != nil {
 		s.r.cfg.Log.Info("a build cannot fetch", "url", key.name, "error", err)
 		_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be fetched: " + err.Error(), Passing: true, step: s.id})
@@ -178,7 +195,7 @@ func (s *Step) fetch(ctx context.Context, w http.ResponseWriter, req *http.Reque
 	}
 	defer resp.Body.Close()
 	e := entryOf(key, resp, req.Header.Get("Accept"))
-	out, err := s.r.cfg.Bytes.New(context.WithoutCancel(ctx))
+	out, err := s.r.cfg.Bytes.New(s.ctx)
 	if err != nil {
 		s.failed(w, req.Method+" "+key.name, err)
 		return
@@ -198,6 +215,7 @@ func (s *Step) fetch(ctx context.Context, w http.ResponseWriter, req *http.Reque
 	w.WriteHeader(resp.StatusCode)
 	if _, err := io.Copy(out, io.TeeReader(resp.Body, &faithless{w: w})); err != nil {
 		s.r.cfg.Log.Info("a build cannot fetch all of it", "url", key.name, "error", err)
+		_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be fetched whole: " + err.Error(), Passing: true, step: s.id})
 		panic(http.ErrAbortHandler) // the client sees that it is not whole
 	}
 	if transient(resp.StatusCode) {
@@ -208,7 +226,7 @@ func (s *Step) fetch(ctx context.Context, w http.ResponseWriter, req *http.Reque
 	} else {
 		kept, err := out.Keep("")
 		if err != nil {
-			_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: err.Error()})
+			_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be kept: " + err.Error(), step: s.id})
 			panic(http.ErrAbortHandler)
 		}
 		e.Digest, e.Size = kept.Digest, kept.Size
@@ -241,7 +259,7 @@ func entryOf(key request, resp *http.Response, accept string) lock.Entry {
 	e := lock.Entry{
 		Kind: key.kind, Name: key.name, Range: key.rng,
 		Type: resp.Header.Get("Content-Type"), Encoding: resp.Header.Get("Content-Encoding"),
-		Location: resp.Header.Get("Location"), Part: resp.Header.Get("Content-Range"),
+		Location: WithoutLogin(resp.Header.Get("Location")), Part: resp.Header.Get("Content-Range"),
 	}
 	if resp.StatusCode != http.StatusOK {
 		e.Status = resp.StatusCode
@@ -304,6 +322,20 @@ func canonical(u *url.URL) string {
 		}
 	}
 	return b.String()
+}
+
+// WithoutLogin is a URL without the password that may be in it, over HTTP without the
+// login: none gets into the lock file. What is no URL stays as it is.
+func WithoutLogin(s string) string {
+	u, err := url.Parse(s)
+	if err != nil || u.User == nil {
+		return s
+	}
+	name := u.User.Username() // SSH needs it, and it tells nothing
+	if u.User = nil; u.Scheme != "http" && u.Scheme != "https" && name != "" {
+		u.User = url.User(name)
+	}
+	return u.String()
 }
 
 // Canonical is a URL as the lock file has it, or s where it is none.
