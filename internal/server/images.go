@@ -188,6 +188,9 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 		local = nil // present is false after a restore that did not bring it
 	}
 	if local != nil {
+		if local.Source != "build" && local.Source != "import" {
+			s.bring(ctx, local.Digest, in.Body.Ref) // more may have been said of it, or other keys be believed by now
+		}
 		return &reply[api.ImageResult]{api.ImageResult{Image: local.Digest, Name: in.Body.Ref, Size: local.Size}}, nil
 	}
 	if err := s.fits("pull "+in.Body.Ref, nothing); err != nil {
@@ -201,10 +204,16 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 	if err := s.added(ctx, img); err != nil {
 		return nil, s.refuse(err)
 	}
-	if err := s.cfg.Bringer.Bring(ctx, img.Digest, in.Body.Ref); err != nil {
-		s.cfg.Log.Warn("what is attached to an image could not be brought along", "image", string(img.Digest), "from", in.Body.Ref, "error", err)
-	}
+	s.bring(ctx, img.Digest, in.Body.Ref)
 	return &reply[api.ImageResult]{api.ImageResult{Image: img.Digest, Name: in.Body.Ref, Size: img.Size, TookMS: time.Since(began).Milliseconds()}}, nil
+}
+
+// bring has what is attached to an image come along. That it cannot does not keep the
+// image from being here.
+func (s *Server) bring(ctx context.Context, image model.Digest, ref string) {
+	if err := s.cfg.Bringer.Bring(ctx, image, ref); err != nil {
+		s.cfg.Log.Warn("what is attached to an image could not be brought along", "image", string(image), "from", ref, "error", err)
+	}
 }
 
 // present reports whether the image store has the image.
