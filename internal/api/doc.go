@@ -42,6 +42,7 @@ const (
 	PathPin        = "/v1/images/{image}/pin"               // POST PinRequest → Image
 	PathApprove    = "/v1/images/{image}/approve"           // POST ApproveRequest → Approval; an image, or what a service has in service
 	PathApprovals  = "/v1/images/{image}/approvals"         // GET → Approvals
+	PathServed     = "/v1/images/{image}/served"            // POST ServedRequest → Served
 	PathReject     = "/v1/images/{image}/reject"            // POST RejectRequest → Rejected
 	PathBill       = "/v1/images/{image}/sbom"              // GET ?form=spdx|cyclonedx → the document
 	PathChecks     = "/v1/images/{image}/checks"            // GET ?service= → ImageChecks

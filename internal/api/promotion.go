@@ -84,3 +84,34 @@ func (c *Client) Approve(ctx context.Context, image string, in ApproveRequest) (
 func (c *Client) Approvals(ctx context.Context, image string) (*Approvals, error) {
 	return get[Approvals](ctx, c, path(PathApprovals, image), nil)
 }
+
+// ServedRequest asks a kiln to sign how long an image was in service on it, or (with
+// Bundle) to take what another kiln has signed.
+type ServedRequest struct {
+	Environment string `json:"environment"`
+	Service     string `json:"service"`          // as it is called there: shop-staging
+	Author      string `json:"author,omitempty"` // where the socket does not know who asks
+	// Least is how long it has to have been: less is refused, and nothing is signed.
+	// With it, a statement that was made before and says as much is given again.
+	Least model.Duration `json:"least,omitempty"`
+	// Bundle is what the kiln where it served has signed; null: this is that kiln.
+	Bundle json.RawMessage `json:"bundle,omitempty"`
+}
+
+// Served is a kiln's signed word of how long an image was in service on it.
+type Served struct {
+	Image       model.Digest     `json:"image"`
+	Environment string           `json:"environment"`
+	Service     string           `json:"service"`
+	For         model.Duration   `json:"for"` // its releases there together, in whole seconds
+	At          time.Time        `json:"at"`  // when that was so
+	Instance    model.InstanceID `json:"instance"`
+	Key         string           `json:"key"`    // the id of the key that it is signed with
+	Bundle      json.RawMessage  `json:"bundle"` // the statement, for the kiln that wants to know
+}
+
+// Served asks a kiln to sign how long an image was in service on it, or to take what
+// another has signed.
+func (c *Client) Served(ctx context.Context, image string, in ServedRequest) (*Served, error) {
+	return post[Served](ctx, c, path(PathServed, image), in)
+}

@@ -26,7 +26,8 @@ func (a *app) promoteCommand() *cobra.Command {
 		Long: `Takes the very image that is in service in one environment, by its digest, and deploys it in
 another, with what kiln.hcl declares for that one. Nothing is built. What the other
 environment's policy requires of an image (policy { require { … } }) has to be so, else
-nothing happens, and all that is missing is said.
+nothing happens, and all that is missing is said. How long the image served on another
+kiln, that one signs; the kiln of the other environment has to believe its key (kiln key trust).
 
 Standard output gets one JSON line.`,
 		Example: "  kiln promote shop --from staging --to production\n  kiln promote shop --from staging --to production -m \"release 14\" --queue",
@@ -80,6 +81,9 @@ func (a *app) promote(ctx context.Context, name, from, to string, mode api.Mode)
 		if err == nil && at != a.socket() {
 			err = a.bring(ctx, img, s)
 		}
+		if err == nil {
+			err = a.witness(ctx, file, img.Digest, s)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -101,14 +105,79 @@ func (a *app) bring(ctx context.Context, img *api.Image, to *spec.Service) error
 		return model.Errorf(model.Precondition, "cannot promote %s to %s: image %s could not be published to %s: %s", to.Declared, to.Environment, img.Digest.Short(), said.To, said.Trouble).
 			WithHint("the daemon tries it again; kiln images shows whether it is there")
 	}
-	brought, err := a.refer(ctx, said.To+"/"+img.Services[0]+"@"+string(img.Digest))
+	// Also where it is there already: more may have been said of it since, or other
+	// keys be believed.
+	var brought *api.ImageResult
+	err := a.steady(ctx, func() (err error) {
+		brought, err = a.api().Pull(ctx, api.PullRequest{Ref: said.To + "/" + img.Services[0] + "@" + string(img.Digest), Author: a.author(ctx), Reason: a.opts.message})
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if brought.digest != img.Digest {
-		return model.Errorf(model.Internal, "cannot promote %s to %s: %s gave image %s for %s", to.Declared, to.Environment, said.To, brought.digest.Short(), img.Digest.Short())
+	if brought.Image != img.Digest {
+		return model.Errorf(model.Internal, "cannot promote %s to %s: %s gave image %s for %s", to.Declared, to.Environment, said.To, brought.Image.Short(), img.Digest.Short())
 	}
 	return nil
+}
+
+// witness has the other kilns where an image has to have served sign how long it did,
+// and gives that to the kiln that it is promoted to. Whether it is enough that one
+// says, with all else that is missing: what cannot be had is only told.
+func (a *app) witness(ctx context.Context, file *spec.File, img model.Digest, to *spec.Service) error {
+	if to.Policy.Image == nil || to.Policy.Image.Require == nil {
+		return nil
+	}
+	for _, need := range to.Policy.Image.Require.Served {
+		service := model.InEnvironment(to.Declared, need.Environment)
+		at, err := a.socketOf(file, need.Environment)
+		if err == nil && at == a.socket() {
+			continue // that kiln knows it itself
+		}
+		var word *api.Served
+		if err == nil {
+			word, err = a.carry(ctx, at, img, api.ServedRequest{Environment: need.Environment, Service: service, Author: a.author(ctx), Least: need.For})
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err == nil {
+			a.progressf("%s: it served as %s for %s", to.Name, service, word.For)
+			continue
+		}
+		why := ""
+		if api.Unreachable(err) || word == nil && model.CodeOf(err) == model.Invalid {
+			why = "how long it served as " + service + " is not known: "
+		}
+		a.progressf("%s: %s%v", to.Name, why, err)
+		if hint := model.HintOf(err); hint != "" {
+			a.progressf("  %s", hint)
+		}
+	}
+	return nil
+}
+
+// carry has the kiln at a socket sign how long an image served there, and gives that to
+// the one that it is promoted to.
+func (a *app) carry(ctx context.Context, at string, img model.Digest, req api.ServedRequest) (*api.Served, error) {
+	elsewhere := api.NewClient(at)
+	defer elsewhere.Close()
+	word, err := elsewhere.Served(ctx, string(img), req)
+	if err != nil {
+		return nil, err
+	}
+	req.Least, req.Bundle = 0, word.Bundle
+	_, err = a.api().Served(ctx, string(img), req)
+	return word, err
+}
+
+// socketOf is where the kiln of an environment listens.
+func (a *app) socketOf(file *spec.File, environment string) (string, error) {
+	client, kiln := a.client, a.kiln
+	defer func() { a.client, a.kiln = client, kiln }()
+	a.kiln = ""
+	_, err := a.in(file, environment)
+	return a.socket(), err
 }
 
 // promotion is what the daemon is asked, what serves as from for to, and the image.

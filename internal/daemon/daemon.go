@@ -367,7 +367,7 @@ func (d *daemon) handler() http.Handler {
 		Control: d.control, Observer: d.control, Clock: d.clock, Engine: d.engine, Logs: d.engine, History: history{d.journal},
 		Images: images{d.images}, Builder: &seal{Builder: d.builds, store: d.images}, Evidence: d.evidence, Archives: archives{d.evidence}, Verifier: d.drift,
 		Backups: backups{d.source(d.journal)}, Sessions: d.sessions, Metrics: d.metrics.Handler(), Alerts: alerts{d.alerts, d.cfg.AlertsFile},
-		Registry: d.registry.Handler(), Signer: d.signer, Word: d.signer, Keys: d.signer, Bringer: d.publisher, Values: d.values, Contents: d.inside, Checks: d.checks, Lists: d.checks.lists, Sources: d.sources,
+		Registry: d.registry.Handler(), Signer: d.signer, Word: d.signer, Witness: d.signer, Keys: d.signer, Bringer: d.publisher, Values: d.values, Contents: d.inside, Checks: d.checks, Lists: d.checks.lists, Sources: d.sources,
 		Retention: d.retain, Admission: d.retain, Rooms: rooms(d.cfg.DataDir), Troubles: d.troubles, Log: d.cfg.Log,
 	})
 }

@@ -15,15 +15,6 @@ import (
 	"kiln/internal/sign"
 )
 
-// served is what a statement of model.ServedType says.
-type served struct {
-	Environment string           `json:"environment"`
-	Service     string           `json:"service"`
-	For         model.Duration   `json:"for"`
-	At          time.Time        `json:"at"`
-	Instance    model.InstanceID `json:"instance"`
-}
-
 // Approve implements server.Word.
 func (s *signer) Approve(ctx context.Context, d model.Digest, by string, req api.ApproveRequest) (api.Approval, error) {
 	said := api.Approval{Image: d, Environment: req.Environment, By: by, Reason: req.Reason, At: time.Now().UTC().Truncate(time.Millisecond)}
@@ -37,7 +28,7 @@ func (s *signer) Approve(ctx context.Context, d model.Digest, by string, req api
 	if err != nil {
 		return said, model.Errorf(model.Internal, "%w", err)
 	}
-	made, err := s.attestFor(ctx, by, d, model.ApprovalType, predicate)
+	_, made, err := s.attestFor(ctx, by, d, model.ApprovalType, predicate)
 	said.Key = made.Key
 	return said, err
 }
@@ -107,9 +98,11 @@ func (s *signer) hear(said *server.Said, d model.Digest, a statement) {
 			said.Approvals = append(said.Approvals, reconcile.Approval{By: approval.By, Environment: approval.Environment})
 		}
 	case model.ServedType:
-		var p served
-		if json.Unmarshal(a.predicate, &p) == nil {
-			said.Served = append(said.Served, model.Served{Environment: p.Environment, For: p.For})
+		// Of this kiln's own services its journal tells.
+		if p, err := readServed(a.predicate, time.Now()); err == nil && p.Instance != s.d.instance {
+			said.Served = append(said.Served, reconcile.Tenure{
+				Key: a.Key, Instance: p.Instance, Environment: p.Environment, Service: p.Service, For: p.For, At: p.At,
+			})
 		}
 	case model.RejectionType:
 		var r rejection

@@ -34,7 +34,7 @@ func (s *signer) Rejected(ctx context.Context, d model.Digest) error {
 	if err != nil {
 		return model.Errorf(model.Internal, "%w", err)
 	}
-	_, err = s.attestFor(ctx, said.By, d, model.RejectionType, predicate)
+	_, _, err = s.attestFor(ctx, said.By, d, model.RejectionType, predicate)
 	return err
 }
 

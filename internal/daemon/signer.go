@@ -210,19 +210,21 @@ func cannotSign(d model.Digest, err error) error {
 // attest signs a statement about an image, of a type of in-toto's and what it says
 // in JSON, and attaches it wherever the registry has the image.
 func (s *signer) attest(ctx context.Context, d model.Digest, kind string, predicate json.RawMessage) (model.Statement, error) {
-	return s.attestFor(ctx, byItself, d, kind, predicate)
+	_, said, err := s.attestFor(ctx, byItself, d, kind, predicate)
+	return said, err
 }
 
-// attestFor is attest for what somebody says.
-func (s *signer) attestFor(ctx context.Context, by string, d model.Digest, kind string, predicate json.RawMessage) (model.Statement, error) {
+// attestFor is attest for what somebody says, or wants said and needs the bundle of.
+func (s *signer) attestFor(ctx context.Context, by string, d model.Digest, kind string, predicate json.RawMessage) ([]byte, model.Statement, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := s.private()
 	bundle, err := key.Attest(digest.Digest(d), kind, predicate)
 	if err != nil {
-		return model.Statement{}, err
+		return nil, model.Statement{}, err
 	}
-	return s.attachSigned(ctx, by, d, s.repositories(d), bundle, kind, key.Public().ID())
+	said, err := s.attachSigned(ctx, by, d, s.repositories(d), bundle, kind, key.Public().ID())
+	return bundle, said, err
 }
 
 // byItself is who does what nobody has asked for.
@@ -252,7 +254,8 @@ func (s *signer) attachSigned(ctx context.Context, by string, d model.Digest, re
 	}
 	said := model.Statement{Bundle: model.Digest(sign.BundleDigest(bundle)), Type: kind, Key: key}
 	return said, s.d.control.Do(ctx, by, func(st *model.State, _ *model.Snapshot, _ model.Now) ([]model.Payload, error) {
-		if st.Images[d] == nil {
+		img := st.Images[d]
+		if img == nil || slices.ContainsFunc(img.Statements, func(known model.Statement) bool { return known.Bundle == said.Bundle }) {
 			return nil, nil
 		}
 		return []model.Payload{model.ImageAttested{Digest: d, Statement: said}}, nil
@@ -318,6 +321,7 @@ func (s *signer) attachedOf(ctx context.Context, img model.Image, wanted func(ki
 type statement struct {
 	api.Statement
 	predicate json.RawMessage // nil: it does not hold, or is a signature
+	text      []byte          // the bundle; nil: it does not hold
 }
 
 // check reads and checks one thing that is attached to an image.
@@ -336,7 +340,7 @@ func (s *signer) check(ctx context.Context, image name.Digest, a sign.Attachment
 		var v sign.Verified
 		if v, err = ring.Verify(text, digest.Digest(image.DigestStr()), "", time.Now(), remembered); err == nil {
 			said.Type, said.Key, said.KeyName, said.Holds = v.Statement.PredicateType, v.Key.ID(), v.Name, true
-			said.predicate = v.Statement.Predicate
+			said.predicate, said.text = v.Statement.Predicate, text
 			said.Passed, said.Failed = resultsIn(said.Type, said.predicate)
 		}
 	}

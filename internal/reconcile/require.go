@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"kiln/internal/model"
 )
@@ -17,7 +16,7 @@ type Vouched struct {
 	Signed    []string        // keys that have signed it, by name and id
 	Checks    map[string]bool // the last result of each check that was made of it
 	Approvals []Approval
-	Served    []model.Served // elsewhere, as another kiln says
+	Served    []Tenure // on other kilns, as they say
 }
 
 // Approval is somebody's word that an image may serve in an environment.
@@ -62,66 +61,6 @@ func isKey(known, meant string) bool {
 }
 
 var keyID = regexp.MustCompile(`^[0-9a-f]{64}$`)
-
-// lacksService says how much longer an image has to serve in an environment; "": no
-// longer.
-func lacksService(s *model.State, req DeployRequest, need model.Served, now model.Now) string {
-	had := time.Duration(0)
-	if svc := s.Services[model.InEnvironment(req.Declared, need.Environment)]; svc != nil {
-		had = servedFor(svc, req.Template.Image, now)
-	}
-	for _, elsewhere := range req.Vouched.Served {
-		if elsewhere.Environment == need.Environment {
-			had = max(had, elsewhere.For.D())
-		}
-	}
-	switch {
-	case had == 0:
-		return fmt.Sprintf("served in %s for %s: it never served there", need.Environment, need.For)
-	case had < need.For.D():
-		had = had.Truncate(time.Second)
-		return fmt.Sprintf("served in %s for %s: it did for %s; %s to go", need.Environment, need.For, model.Duration(had), model.Duration(need.For.D()-had))
-	default:
-		return ""
-	}
-}
-
-// ServedFor is how long an image has been in service in a service, together.
-func ServedFor(s *model.State, service string, image model.Digest, now model.Now) time.Duration {
-	svc := s.Services[service]
-	if svc == nil {
-		return 0
-	}
-	return servedFor(svc, image, now)
-}
-
-func servedFor(svc *model.Service, image model.Digest, now model.Now) time.Duration {
-	sum := time.Duration(0)
-	for _, r := range svc.Releases {
-		if r.Template.Image != image || !served(svc, r.Number) {
-			continue
-		}
-		until, gone := svc.Left[r.Number]
-		if svc.InService == r.Number {
-			until, gone = now.Elapsed, true
-		}
-		if came, known := cameAt(svc, r.Number); known && gone && until > came {
-			sum += until.Sub(came)
-		}
-	}
-	return sum
-}
-
-// cameAt is when a release came into service: when the verdict on its deployment
-// fell.
-func cameAt(svc *model.Service, release int) (model.Instant, bool) {
-	for _, d := range svc.Deployments {
-		if d.To == release && (d.Switched || d.Verdict == model.Succeeded) {
-			return d.Started.Add(time.Duration(d.TookMS) * time.Millisecond), true
-		}
-	}
-	return 0, false
-}
 
 // lacksApproval says whose approval is missing.
 func lacksApproval(req DeployRequest, need *model.Requirement) []string {

@@ -24,8 +24,8 @@ func staging(image model.Digest) *model.State {
 	s.Services["shop-staging"] = &model.Service{
 		Name: "shop-staging", InService: 2,
 		Releases: []*model.Release{
-			{Service: "shop-staging", Number: 1, Template: model.Template{Image: image}},
-			{Service: "shop-staging", Number: 2, Template: model.Template{Image: image, Port: 80}},
+			{Service: "shop-staging", Environment: "staging", Number: 1, Template: model.Template{Image: image}},
+			{Service: "shop-staging", Environment: "staging", Number: 2, Template: model.Template{Image: image, Port: 80}},
 		},
 		Deployments: []*model.Deployment{
 			{ID: "d-one", To: 1, Verdict: model.Succeeded, Switched: true, Started: 0, TookMS: 1000},
@@ -68,12 +68,22 @@ func TestWhatAnImageLacks(t *testing.T) {
 		},
 		"long enough elsewhere": {
 			require: model.Requirement{Served: []model.Served{{Environment: "staging", For: 3 * minute}}},
-			vouched: Vouched{Served: []model.Served{{Environment: "staging", For: 4 * minute}}},
+			vouched: Vouched{Served: []Tenure{{Key: "k", Environment: "staging", Service: "shop-staging", For: 4 * minute}}},
 		},
-		"never": {
+		"another service elsewhere": {
+			require: model.Requirement{Served: []model.Served{{Environment: "staging", For: 3 * minute}}},
+			vouched: Vouched{Served: []Tenure{{Key: "k", Environment: "staging", Service: "till-staging", For: 4 * minute}}},
+			want:    []string{"served in staging for 3m: it did for 2m; 1m to go"},
+		},
+		"not there, and nobody says so": {
 			require: model.Requirement{Served: []model.Served{{Environment: "qa", For: minute}}},
-			vouched: Vouched{Served: []model.Served{{Environment: "staging", For: 4 * minute}}},
-			want:    []string{"served in qa for 1m: it never served there"},
+			vouched: Vouched{Served: []Tenure{{Key: "k", Environment: "staging", Service: "shop-staging", For: 4 * minute}}},
+			want:    []string{"served in qa for 1m: shop-qa is not on this kiln, and no kiln whose key it believes says that the image did (kiln key trust)"},
+		},
+		"not long enough elsewhere": {
+			require: model.Requirement{Served: []model.Served{{Environment: "qa", For: 3 * minute}}},
+			vouched: Vouched{Served: []Tenure{{Key: "k", Instance: "ghijkl", Environment: "qa", Service: "shop-qa", For: minute, At: time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)}}},
+			want:    []string{"served in qa for 3m: it had for 1m at 2026-11-21 12:00:00, as kiln ghijkl said last"},
 		},
 		"approved for something else": {
 			require: model.Requirement{Approvals: []string{"ann", "bob"}},
@@ -130,6 +140,56 @@ func TestPromotionOfWhatServes(t *testing.T) {
 			err := promotable(s, req)
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("says %v, want %q", err, c.want)
+			}
+		})
+	}
+}
+
+func TestNeverServed(t *testing.T) {
+	req := requiring("sha256:bb", model.Requirement{Served: []model.Served{{Environment: "staging", For: model.Duration(time.Minute)}}})
+	got := lacks(staging("sha256:aa"), req, model.Now{Elapsed: model.Instant(time.Hour)})
+	if len(got) != 1 || got[0] != "served in staging for 1m: it never served there" {
+		t.Errorf("lacks %q", got)
+	}
+}
+
+// What was called like a service of the environment before it had environments does
+// not count as having served there.
+func TestServedInTheEnvironment(t *testing.T) {
+	s, now := staging("sha256:aa"), model.Now{Elapsed: model.Instant(121 * time.Second)}
+	if got := ServedFor(s, "shop-staging", "staging", "sha256:aa", now); got != 2*time.Minute {
+		t.Errorf("served for %s", got)
+	}
+	s.Services["shop-staging"].Releases[0].Environment = ""
+	if got := ServedFor(s, "shop-staging", "staging", "sha256:aa", now); got != 61*time.Second {
+		t.Errorf("without the first release: served for %s", got)
+	}
+	for _, c := range [][3]string{{"shop-staging", "qa", "sha256:aa"}, {"shop-qa", "qa", "sha256:aa"}, {"shop-staging", "staging", "sha256:bb"}} {
+		if got := ServedFor(s, c[0], c[1], model.Digest(c[2]), now); got != 0 {
+			t.Errorf("%v: served for %s", c, got)
+		}
+	}
+}
+
+func TestLastWordOfEachKiln(t *testing.T) {
+	at := func(minutes int) time.Time { return time.Date(2026, 11, 21, 12, minutes, 0, 0, time.UTC) }
+	word := func(key string, instance model.InstanceID, minute int, had time.Duration) Tenure {
+		return Tenure{Key: key, Instance: instance, Environment: "staging", Service: "shop-staging", For: model.Duration(had), At: at(minute)}
+	}
+	for name, c := range map[string]struct {
+		words []Tenure
+		want  time.Duration
+	}{
+		"none":                       {nil, 0},
+		"a later one replaces":       {[]Tenure{word("k", "abcdef", 1, time.Hour), word("k", "abcdef", 2, 2*time.Hour)}, 2 * time.Hour},
+		"in any order, also by less": {[]Tenure{word("k", "abcdef", 2, time.Hour), word("k", "abcdef", 1, 2*time.Hour)}, time.Hour},
+		"of the same moment":         {[]Tenure{word("k", "abcdef", 1, 2*time.Hour), word("k", "abcdef", 1, time.Hour)}, 2 * time.Hour},
+		"the longest of two kilns":   {[]Tenure{word("k", "abcdef", 1, 2*time.Hour), word("l", "ghijkl", 2, time.Hour)}, 2 * time.Hour},
+		"nobody speaks for another":  {[]Tenure{word("k", "abcdef", 1, 2*time.Hour), word("l", "abcdef", 2, time.Second)}, 2 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := servedElsewhere(c.words, "shop-staging", "staging").For.D(); got != c.want {
+				t.Errorf("served for %s, want %s", got, c.want)
 			}
 		})
 	}

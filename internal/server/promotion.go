@@ -23,6 +23,13 @@ type Word interface {
 	Said(ctx context.Context, d model.Digest) (Said, error)
 }
 
+// Witness knows how long images have served.
+type Witness interface {
+	// Serve signs how long the image was in service here, or takes in what another
+	// kiln has signed of that.
+	Serve(ctx context.Context, d model.Digest, by string, req api.ServedRequest) (api.Served, error)
+}
+
 // Said is what is said of an image under signatures that hold.
 type Said struct {
 	reconcile.Vouched
@@ -45,6 +52,7 @@ func (s *Server) registerPromotion(h huma.API) {
 	huma.Register(h, operation("reject", http.MethodPost, api.PathReject, "Say that an image is bad"), s.reject)
 	huma.Register(h, operation("approve", http.MethodPost, api.PathApprove, "Say that an image may serve in an environment"), s.approve)
 	huma.Register(h, operation("approvals", http.MethodGet, api.PathApprovals, "Who has approved of an image"), s.approvals)
+	huma.Register(h, operation("served", http.MethodPost, api.PathServed, "Sign how long an image was in service here, or take what another kiln has signed"), s.served)
 }
 
 // vouch returns what is said of an image, and takes over what other kilns have said
@@ -111,6 +119,38 @@ func (s *Server) approvals(ctx context.Context, in *imageInput) (*reply[api.Appr
 	out := &reply[api.Approvals]{api.Approvals{Image: img.Digest, Approvals: []api.Approval{}}}
 	out.Body.Approvals = append(out.Body.Approvals, said.Approved...)
 	return out, nil
+}
+
+type servedInput struct {
+	Image string `path:"image"`
+	Body  api.ServedRequest
+}
+
+func (s *Server) served(ctx context.Context, in *servedInput) (*reply[api.Served], error) {
+	img, err := s.imageKnown(in.Image)
+	what := "say how long image " + img.Digest.Short() + " served"
+	switch {
+	case err != nil:
+	case !model.ValidServiceName(in.Body.Environment):
+		err = model.Errorf(model.Invalid, "cannot %s: %q is not the name of an environment", what, in.Body.Environment)
+	case !model.ValidServiceName(in.Body.Service):
+		err = model.Errorf(model.Invalid, "cannot %s: %q is not the name of a service", what, in.Body.Service)
+	case in.Body.Least < 0:
+		err = model.Errorf(model.Invalid, "cannot %s: at least %s is no time", what, in.Body.Least)
+	case !img.RemovedAt.IsZero():
+		err = model.Errorf(model.Precondition, "cannot %s: its content was removed", what).WithHint("kiln build or kiln images pull brings it back")
+	case img.Rejected():
+		err = model.Errorf(model.Precondition, "cannot %s: it is rejected by %s: %s", what, img.Rejection.By, img.Rejection.Reason).
+			WithHint("if it is not bad after all: kiln images unreject %s", img.Digest.Short())
+	}
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	said, err := s.cfg.Witness.Serve(ctx, img.Digest, peer(ctx, in.Body.Author), in.Body)
+	if err != nil {
+		return nil, s.refuse(err)
+	}
+	return &reply[api.Served]{said}, nil
 }
 
 // imageOf finds an image by its name or digest, or as what a service has in service.

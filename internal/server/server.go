@@ -106,6 +106,7 @@ type Config struct {
 	Troubles  func() []string // what kiln cannot write down beside its work; nil: nothing
 	Signer    Signer
 	Word      Word
+	Witness   Witness
 	Keys      Keys
 	Values    Values
 	Bringer   Bringer

@@ -27,7 +27,7 @@ func TestDocumentDescribesThePaths(t *testing.T) {
 	for _, path := range []string{
 		api.PathVersion, api.PathStatus, api.PathDeploy, api.PathPlan, api.PathRollback, api.PathScale, api.PathAbort, api.PathPause, api.PathResume, api.PathFinish,
 		api.PathDestroy, api.PathReleases, api.PathDeployment, api.PathWatch, api.PathLogs, api.PathEvents, api.PathAudit,
-		api.PathVerify, api.PathDeath, api.PathEvidence, api.PathArchive, api.PathAccount, api.PathImages, api.PathImage, api.PathPull, api.PathBuild,
+		api.PathVerify, api.PathDeath, api.PathEvidence, api.PathArchive, api.PathAccount, api.PathImages, api.PathImage, api.PathReject, api.PathApprove, api.PathApprovals, api.PathServed, api.PathPull, api.PathBuild,
 		api.PathChaos, api.PathChaosRun, api.PathChaosStop, api.PathChaosReport,
 	} {
 		if doc.Paths[path] == nil {
