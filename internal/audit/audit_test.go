@@ -207,7 +207,7 @@ func TestCSV(t *testing.T) {
 			}
 		}
 	}
-	for what, n := range map[string]int{"chain": 1, "image in service": 2, "deployment": 2, "check": 4, "server": 6, "hotfix": 1, "extension": 1, "drift": 1, "chaos": 1, "replacement": 1, "event": 2} {
+	for what, n := range map[string]int{"chain": 1, "image in service": 2, "image": 2, "deployment": 2, "check": 4, "server": 6, "hotfix": 1, "extension": 1, "drift": 1, "chaos": 1, "replacement": 1, "event": 2} {
 		if count[what] != n {
 			t.Errorf("%d of %s, want %d", count[what], what, n)
 		}

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/csv"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -54,6 +55,9 @@ func (s Service) rows() []row {
 	for _, x := range s.Images {
 		rows = append(rows, row{service: s.Name, what: "image in service", release: x.Release, image: string(x.Digest), commit: x.source(), author: x.Author, reason: x.Reason, from: x.From, to: x.To})
 	}
+	for _, x := range s.Line {
+		rows = append(rows, x.row(s.Name))
+	}
 	for _, x := range s.Deployments {
 		rows = append(rows, row{service: s.Name, what: "deployment", id: string(x.ID), release: x.To, image: string(x.Image), by: x.By, from: x.At, to: x.EndedAt, result: string(x.Verdict), reason: sentences(x.Reason, x.Why), seq: x.Seq, hash: x.Hash})
 		for _, c := range x.Checks {
@@ -90,6 +94,24 @@ func (s Service) rows() []row {
 		rows = append(rows, x.row(s.Name, "event"))
 	}
 	return rows
+}
+
+// row is the place of an image in the line.
+func (a Ancestor) row(service string) row {
+	r := row{service: service, what: "image", image: string(a.Digest), commit: a.origin(), author: a.Author, from: a.At, to: a.RemovedAt, reason: a.Reason}
+	if a.From != "" {
+		r.id, r.reason = string(a.From), sentences(a.Reason, "goes on from "+a.From.Short()+": "+a.descent())
+	}
+	for _, s := range a.Releases {
+		if from := s.Promotion(); from != "" {
+			r.reason = sentences(r.reason, fmt.Sprintf("release %d of %s was %s", s.Number, s.Service, from))
+		}
+	}
+	if rejected := a.Rejected(); rejected != "" {
+		r.result, r.by = "rejected", a.Rejection.By
+		r.reason = sentences(r.reason, rejected)
+	}
+	return r
 }
 
 // cells are what a spreadsheet takes as text: none begins as a formula does.

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -27,27 +28,52 @@ type Ancestor struct {
 	Branch     bool              `json:"branch,omitempty"`
 	RemovedAt  time.Time         `json:"removed_at,omitzero"` // its content is not here any more
 	Statements []model.Statement `json:"statements,omitempty"`
-	Releases   []Serving         `json:"releases,omitempty"` // that have it, the oldest first
+	// Rejection is the last word about whether it is bad; nil: nobody has said anything.
+	Rejection *model.Rejection `json:"rejection,omitempty"`
+	Releases  []Serving        `json:"releases,omitempty"` // that have it, the oldest first
 }
 
 // Serving is a release of an image, and when it served.
 type Serving struct {
-	Service     string        `json:"service"`
-	Declared    string        `json:"declared,omitempty"`    // what the declaration calls the service, if that has environments
-	Environment string        `json:"environment,omitempty"` // where it serves; "": the declaration has none
-	Number      int           `json:"number"`
-	Rollback    int           `json:"rollback_of,omitempty"`
-	CreatedAt   time.Time     `json:"created_at"`
-	Author      string        `json:"author,omitempty"`
-	Reason      string        `json:"reason,omitempty"`
-	Verdict     model.Verdict `json:"verdict,omitempty"` // of its last deployment; "": it is under way, or there was none
-	Served      []Span        `json:"served,omitempty"`  // when it was the one in service, the oldest first
+	Service     string `json:"service"`
+	Declared    string `json:"declared,omitempty"`    // what the declaration calls the service, if that has environments
+	Environment string `json:"environment,omitempty"` // where it serves; "": the declaration has none
+	Number      int    `json:"number"`
+	Rollback    int    `json:"rollback_of,omitempty"`
+	// Promoted is where its image served before; nil: it was built or brought for it.
+	Promoted  *model.Promotion `json:"promoted,omitempty"`
+	CreatedAt time.Time        `json:"created_at"`
+	Author    string           `json:"author,omitempty"`
+	Reason    string           `json:"reason,omitempty"`
+	Verdict   model.Verdict    `json:"verdict,omitempty"` // of its last deployment; "": it is under way, or there was none
+	Served    []Span           `json:"served,omitempty"`  // when it was the one in service, the oldest first
 }
 
 // Span is a time; a zero To: it is not over.
 type Span struct {
 	From time.Time `json:"from"`
 	To   time.Time `json:"to,omitzero"`
+}
+
+// Promotion says where its image was taken from; "": from nowhere.
+func (s Serving) Promotion() string {
+	if s.Promoted == nil {
+		return ""
+	}
+	return fmt.Sprintf("promoted from %s, release %d of %s", s.Promoted.Environment, s.Promoted.Release, s.Promoted.Service)
+}
+
+// Rejected says that the image is bad, and who says so; "": nobody does.
+func (a Ancestor) Rejected() string {
+	r := a.Rejection
+	if r == nil || r.Lifted {
+		return ""
+	}
+	by := r.By
+	if r.From != "" {
+		by += " on kiln " + r.From
+	}
+	return fmt.Sprintf("rejected by %s: %s", by, r.Reason)
 }
 
 // InService reports whether the release is the one in service.
@@ -86,9 +112,19 @@ func (l *Lineage) Add(e model.Event) {
 			p.Statement.At = e.At
 			img.Statements = append(img.Statements, p.Statement)
 		}
+	case model.ImageRejected:
+		if img := l.images[p.Digest]; img != nil {
+			if p.Rejection.From == "" {
+				p.Rejection.At = e.At
+			}
+			img.Rejection = &p.Rejection
+		}
 	case model.ReleaseCreated:
 		r := p.Release
-		s := &Serving{Service: r.Service, Declared: r.Declared, Environment: r.Environment, Number: r.Number, Rollback: r.RollbackOf, CreatedAt: r.CreatedAt, Author: r.Author, Reason: r.Reason}
+		s := &Serving{
+			Service: r.Service, Declared: r.Declared, Environment: r.Environment, Number: r.Number, Rollback: r.RollbackOf, Promoted: r.Promoted,
+			CreatedAt: r.CreatedAt, Author: r.Author, Reason: r.Reason,
+		}
 		l.releases[r.Service] = append(l.releases[r.Service], s)
 		l.template[s] = r.Template.Image
 	case model.DeploymentStarted:
@@ -173,7 +209,7 @@ func (l *Lineage) History(service string) History {
 		}
 		a := Ancestor{
 			Digest: d, Source: img.Source, Bases: img.Provenance.Parents, Size: img.Size,
-			RemovedAt: img.RemovedAt, Statements: img.Statements, Releases: of[d],
+			RemovedAt: img.RemovedAt, Statements: img.Statements, Rejection: img.Rejection, Releases: of[d],
 		}
 		if made == nil { // it was not built for this service
 			made = &model.Making{At: img.CreatedAt, Author: img.Author, Reason: img.Reason, Commit: img.Provenance.Commit, Dirty: img.Provenance.Dirty}

@@ -42,6 +42,9 @@ func TestHistory(t *testing.T) {
 	deploy("shop", three, model.Succeeded)
 	deploy("shop", one, model.Succeeded) // and back
 	deploy("other", three, model.Succeeded)
+	add(model.ImageRejected{Digest: two, Rejection: model.Rejection{By: "eve", Reason: "charges twice"}})
+	add(model.ImageRejected{Digest: one, Rejection: model.Rejection{By: "eve", Reason: "a mistake"}})
+	add(model.ImageRejected{Digest: one, Rejection: model.Rejection{By: "eve", Lifted: true}})
 	add(model.ImageAttested{Digest: three, Statement: model.Statement{Bundle: digestOf('b'), Type: model.SignatureType}})
 	// An older kiln's, which did not say how it came to be, and one of another service.
 	add(model.ImageAdded{Image: model.Image{Digest: four, Source: "build", Services: []string{"shop"}, CreatedAt: start, Author: "bob"}})
@@ -62,6 +65,9 @@ func TestHistory(t *testing.T) {
 	if len(first.Releases) != 2 || len(first.Releases[0].Served) != 1 || first.Releases[0].Served[0].To.IsZero() || !first.Releases[1].InService() {
 		t.Errorf("the first image served as %+v", first.Releases)
 	}
+	if failed.Rejected() != "rejected by eve: charges twice" || failed.Rejection.At.IsZero() || first.Rejected() != "" || newest.Rejected() != "" {
+		t.Errorf("rejections are %+v, %+v, %+v", failed.Rejection, first.Rejection, newest.Rejection)
+	}
 	if len(failed.Releases) != 1 || failed.Releases[0].Verdict != model.Failed || len(failed.Releases[0].Served) != 0 {
 		t.Errorf("the failed image served as %+v", failed.Releases)
 	}
@@ -80,8 +86,8 @@ func TestHistory(t *testing.T) {
 		t.Errorf("as JSON it is %s (%v)", text, err)
 	}
 	// A declared service has the images that its environments have.
-	add(model.ReleaseCreated{Release: model.Release{Service: "shop-staging", Declared: "shop", Environment: "staging", Number: 1, Template: model.Template{Image: digestOf('9')}}})
-	if h := l.History("shop"); len(h.Images) != 5 || h.Images[0].Releases[0].Environment != "staging" {
+	add(model.ReleaseCreated{Release: model.Release{Service: "shop-staging", Declared: "shop", Environment: "staging", Number: 1, Template: model.Template{Image: digestOf('9')}, Promoted: &model.Promotion{Environment: "qa", Service: "shop-qa", Release: 4}}})
+	if h := l.History("shop"); len(h.Images) != 5 || h.Images[0].Releases[0].Promotion() != "promoted from qa, release 4 of shop-qa" || h.Images[0].Releases[0].Environment != "staging" {
 		t.Errorf("the images of an environment are not in the line: %+v", h.Images)
 	}
 	if h := l.History("shop-staging"); len(h.Images) != 1 {

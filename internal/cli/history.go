@@ -68,6 +68,9 @@ func notesOf(x audit.Ancestor) []string {
 	case x.Branch:
 		notes = append(notes, "a branch from "+x.From.Short())
 	}
+	if bad := x.Rejected(); bad != "" {
+		notes = append(notes, bad+", "+stamp(x.Rejection.At))
+	}
 	if !x.RemovedAt.IsZero() {
 		notes = append(notes, "removed "+stamp(x.RemovedAt))
 	}
@@ -88,6 +91,9 @@ func servingInWords(r audit.Serving) string {
 	}
 	if r.Rollback != 0 {
 		text += fmt.Sprintf(" (rollback to %d)", r.Rollback)
+	}
+	if r.Promoted != nil {
+		text += fmt.Sprintf(" (promoted from %s)", r.Promoted.Environment)
 	}
 	if len(r.Served) == 0 {
 		verdict := string(r.Verdict)

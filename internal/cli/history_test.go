@@ -30,7 +30,11 @@ func TestHistoryIsDrawn(t *testing.T) {
 	add(&h, "3", "1", model.ByOrder).RemovedAt = at
 	y := add(&h, "2", "", "")
 	y.Source = "registry.example.com/shop:1"
-	y.Releases = []audit.Serving{{Service: "shop-staging", Number: 1, Rollback: 1, Verdict: model.Failed}}
+	y.Releases = []audit.Serving{
+		{Service: "shop-staging", Number: 1, Rollback: 1, Verdict: model.Failed},
+		{Service: "shop-production", Declared: "shop", Environment: "production", Number: 1, Promoted: &model.Promotion{Environment: "staging"}, Verdict: model.Failed},
+	}
+	y.Rejection = &model.Rejection{By: "eve", Reason: "charges twice", From: "abcdef", At: at}
 	add(&h, "1", "", "")
 	var out bytes.Buffer
 	a := &app{Program: Program{Stdout: &out}}
@@ -51,6 +55,8 @@ func TestHistoryIsDrawn(t *testing.T) {
 |   removed 2026-08-01 09:00:00
 | * 200000000000  2026-08-01 09:00:00  c0ffee  ann: 2
 |     source: registry.example.com/shop:1
+|     rejected by eve on kiln abcdef: charges twice, 2026-08-01 09:00:00
+|     release 1 of shop in production (promoted from staging): did not serve, failed
 |     release 1 of shop-staging (rollback to 1): did not serve, failed
 * 100000000000  2026-08-01 09:00:00  c0ffee  ann: 1
     no release has it

@@ -53,7 +53,7 @@ func Rollback(s *model.State, req RollbackRequest, now model.Now) ([]model.Paylo
 		return nil, DeployResult{}, err
 	}
 	release := *present
-	release.Template, release.Provenance = old.Template, old.Provenance
+	release.Template, release.Provenance, release.Promoted = old.Template, old.Provenance, old.Promoted
 	release.Policy.Health, release.Policy.Validations = old.Policy.Health, old.Policy.Validations
 	release.Policy.Image = rolledBack(present.Policy.Image, old.Policy.Image)
 	release.Policy.StopSignal, release.Policy.StopGrace = old.Policy.StopSignal, old.Policy.StopGrace
