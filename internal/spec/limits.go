@@ -50,6 +50,11 @@ func keptLimits() []Default {
 		{"journal heads signed", "1000", "every so many events", "journal.signEvery"},
 		{"server log", "8MiB", "of one file; two are kept for each server", "engine/local/logfile.maxFile"},
 		{"server log, line", "16KiB", "longer lines are split", "engine/local/logfile.MaxLine"},
+		{"secret, configuration file of no release", "1h", "one that has it may be in the making", "reconcile.keepStray"},
+		{"statement about an image", "64MiB", "larger ones are not read", "sign.MaxBundle"},
+		{"statements about an image", "1000", "that are looked at in one repository", "sign.maxAttachments"},
+		{"SBOM", "32MiB", "larger ones are not attached to the image", "daemon.maxBill"},
+		{"results of checks", "16", "that are remembered of an image, the newest; the journal keeps all", "model.checksKept"},
 		{"build cache", "10GiB", "the least used goes first", "image/builder.defaultCacheLimit"},
 		{"build cache, age", "60d", "what was not used for so long goes", "image/builder.cacheKept"},
 		{"builder idle", "10m", "then its process ends; the next build starts it", "daemon.builderIdle"},
@@ -92,6 +97,11 @@ func routerLimits() []Default {
 func serverLimits() []Default {
 	return []Default{
 		{"servers of a service", "1000", "at most", "model.MaxServers"},
+		{"secret, configuration file", "1MiB", "each", "model.MaxValue"},
+		{"secrets", "100", "of a service", "spec.maxSecrets"},
+		{"configuration files", "100", "of a service", "spec.maxConfigs"},
+		{"secret in the environment", "130816", "bytes", "daemon.maxVariable"},
+		{"disposable server", "1m", "until it runs, beyond the time-outs of the validations that are asked of it", "daemon.trialStart"},
 		{"/tmp", "64MiB", "of memory, in each server", "engine/local.tmpSize"},
 		{"/run", "16MiB", "of memory, in each server", "engine/local.runSize"},
 		{"/dev/shm", "16MiB", "of memory, in each server", "engine/local.shmSize"},
