@@ -309,17 +309,10 @@ func (p *publisher) pulled(ctx context.Context, d model.Digest, ref string) erro
 }
 
 // take attaches to an image what is attached to it in another registry, as far as it
-// holds.
+// holds. Nothing that is signed here waits while that registry answers.
 func (s *signer) take(ctx context.Context, d model.Digest, from name.Repository, opts []remote.Option) error {
 	there, err := sign.List(ctx, from.Digest(string(d)), opts...)
 	if err != nil || len(there) == 0 {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	img := s.image(d)
-	ring, err := s.ring()
-	if err != nil {
 		return err
 	}
 	for _, repository := range s.repositories(d) {
@@ -342,19 +335,31 @@ func (s *signer) take(ctx context.Context, d model.Digest, from name.Repository,
 			if err != nil {
 				continue // damaged there
 			}
-			v, err := ring.Verify(text, digest.Digest(d), "", time.Now(), memory(img))
-			if err != nil {
-				continue // nobody's whom this kiln believes
-			}
-			if _, err := sign.Push(ctx, at, text, a.Created, s.reach()...); err != nil {
-				return err
-			}
-			if err := s.remember(ctx, img, statementOf(a, v)); err != nil {
+			if err := s.takeOne(ctx, d, at, a, text); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// takeOne attaches a bundle that came from elsewhere to an image, if it holds.
+func (s *signer) takeOne(ctx context.Context, d model.Digest, at name.Digest, a sign.Attachment, text []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	img := s.image(d)
+	ring, err := s.ring()
+	if err != nil {
+		return err
+	}
+	v, err := ring.Verify(text, digest.Digest(d), "", time.Now(), memory(img))
+	if err != nil {
+		return nil //nolint:nilerr // it is nobody's whom this kiln believes
+	}
+	if _, err := sign.Push(ctx, at, text, a.Created, s.reach()...); err != nil {
+		return err
+	}
+	return s.remember(ctx, img, statementOf(a, v))
 }
 
 func statementOf(a sign.Attachment, v sign.Verified) statement {
