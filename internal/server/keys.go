@@ -72,7 +72,7 @@ func (s *Server) trustKey(ctx context.Context, in *trustInput) (*reply[api.Known
 type rotateInput struct{ Body api.RotateRequest }
 
 func (s *Server) rotateKey(ctx context.Context, in *rotateInput) (*reply[api.Key], error) {
-	key, err := s.cfg.Keys.Rotate(context.WithoutCancel(ctx), actor(in.Body.Author), in.Body.Reason)
+	key, err := s.cfg.Keys.Rotate(context.WithoutCancel(ctx), peer(ctx, in.Body.Author), in.Body.Reason)
 	if err != nil {
 		return nil, s.refuse(err)
 	}
@@ -93,7 +93,7 @@ func (s *Server) revokeKey(ctx context.Context, in *revokeInput) (*reply[api.Kno
 		if in.Body.Forget {
 			return reconcile.DistrustKey(st, name, in.Body.Reason)
 		}
-		return reconcile.RevokeKey(st, name, model.Revoked{Since: in.Body.Since.UTC(), Reason: in.Body.Reason, By: actor(in.Body.Author)}, now)
+		return reconcile.RevokeKey(st, name, model.Revoked{Since: in.Body.Since.UTC(), Reason: in.Body.Reason, By: peer(ctx, in.Body.Author)}, now)
 	})
 }
 
@@ -106,7 +106,7 @@ func (s *Server) changeKey(ctx context.Context, by, name string, decide func(*mo
 			out.Body = knownKey(st, k, now)
 		}
 	}
-	err := s.cfg.Control.Do(ctx, actor(by), func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
+	err := s.cfg.Control.Do(ctx, peer(ctx, by), func(st *model.State, _ *model.Snapshot, now model.Now) ([]model.Payload, error) {
 		show(st, now)
 		return decide(st, now)
 	})
