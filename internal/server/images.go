@@ -188,7 +188,7 @@ func (s *Server) pull(ctx context.Context, in *pullInput) (*reply[api.ImageResul
 		local = nil // present is false after a restore that did not bring it
 	}
 	if local != nil {
-		if local.Source != "build" && local.Source != "import" {
+		if strings.Contains(in.Body.Ref, "@sha256:") && local.Source != "build" && local.Source != "import" {
 			s.bring(ctx, local.Digest, in.Body.Ref) // more may have been said of it, or other keys be believed by now
 		}
 		return &reply[api.ImageResult]{api.ImageResult{Image: local.Digest, Name: in.Body.Ref, Size: local.Size}}, nil
