@@ -52,6 +52,11 @@ func eachAdvisory(name string, list []byte, visit func(*advisory)) error {
 	if zipped(list) {
 		return eachAdvisoryZipped(name, bytes.NewReader(list), int64(len(list)), visit)
 	}
+	return eachEntry(name, list, visit)
+}
+
+// eachEntry is eachAdvisory for one entry, or an array of them.
+func eachEntry(name string, list []byte, visit func(*advisory)) error {
 	trimmed := bytes.TrimLeft(list, " \t\r\n")
 	if len(trimmed) == 0 {
 		return model.Errorf(model.Invalid, "cannot read the list of vulnerabilities %s: it is empty", name)
@@ -136,7 +141,7 @@ func eachAdvisoryIn(files fs.FS, prefix string, visit func(*advisory)) error {
 		if total += int64(len(text)); total > maxUnpacked {
 			return fmt.Errorf("its files have more than %d GiB", maxUnpacked>>30)
 		}
-		return eachAdvisory(prefix+p, text, visit)
+		return eachEntry(prefix+p, text, visit) // an archive in an archive could go on for ever
 	})
 	if _, ok := errors.AsType[*model.Error](err); ok {
 		return err

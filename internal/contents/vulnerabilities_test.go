@@ -198,6 +198,18 @@ func TestMalformedLists(t *testing.T) {
 	}
 	_, err := VulnerabilitiesIn("lists", fstest.MapFS{"a/bad.json": {Data: []byte("{")}}, nil)
 	layertest.Says(t, err, "lists: a/bad.json:1:1: ")
+	var nested bytes.Buffer
+	w := zip.NewWriter(&nested)
+	if f, err := w.Create("a.json"); err != nil {
+		t.Fatal(err)
+	} else if _, err := f.Write([]byte(`{"id":"A"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = VulnerabilitiesIn("lists", fstest.MapFS{"zip.json": {Data: nested.Bytes()}}, nil)
+	layertest.Says(t, err, "lists: zip.json:1:1: ")
 	_, err = VulnerabilitiesIn("lists", fstest.MapFS{"README": {}}, nil)
 	layertest.Says(t, err, "lists", "no file in it whose name ends in .json")
 	none, err := Vulnerabilities("list.json", []byte("[]"), nil)
