@@ -75,7 +75,10 @@ func (a *app) sendList(ctx context.Context, name string) (model.Digest, error) {
 		if _, err := list.Seek(0, io.SeekStart); err != nil {
 			return invalid("cannot read %s: %w", name, readFailure(err))
 		}
-		_, err = a.api().SendList(ctx, name, io.NopCloser(list.File)) // closed here, for it may be sent again
+		sent, err := a.api().SendList(ctx, name, io.NopCloser(list.File)) // closed here, for it may be sent again
+		if err == nil && sent.Digest != list.digest {
+			err = model.Errorf(model.Conflict, "the list of vulnerabilities %s was changed while it was sent", name)
+		}
 		return err
 	})
 	return list.digest, err

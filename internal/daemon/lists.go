@@ -80,22 +80,30 @@ func (l knownLists) Keep(_ context.Context, name string, r io.Reader) (api.List,
 	return out, nil
 }
 
-// judge compares packages with a list that is kept.
+// judge compares packages with a list that is kept, and is what its digest says: else
+// it is taken away, so that it is sent again.
 func (l knownLists) judge(list model.VulnerabilityList, packages []contents.Package) (contents.Report, error) {
-	f, err := os.Open(l.path(list.Digest))
-	if errors.Is(err, fs.ErrNotExist) {
-		return contents.Report{}, model.Errorf(model.Precondition, "the list of vulnerabilities %s (%s) is not here any more", list.Name, list.Digest.Short()).
+	lacking := func(how string) (contents.Report, error) {
+		return contents.Report{}, model.Errorf(model.Precondition, "the list of vulnerabilities %s (%s) %s", list.Name, list.Digest.Short(), how).
 			WithHint("kiln deploy and kiln build send it again")
 	}
+	f, err := os.Open(l.path(list.Digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return lacking("is not here any more")
+	}
+	sum, size := sha256.New(), int64(0)
+	if err == nil {
+		defer f.Close()
+		size, err = io.Copy(sum, f)
+	}
 	if err != nil {
 		return contents.Report{}, model.Errorf(model.Unavailable, "cannot read the list of vulnerabilities %s: %w", list.Name, err)
 	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return contents.Report{}, model.Errorf(model.Unavailable, "cannot read the list of vulnerabilities %s: %w", list.Name, err)
+	if hex.EncodeToString(sum.Sum(nil)) != fileOf(list.Digest) {
+		_ = os.Remove(l.path(list.Digest)) // else it is found again
+		return lacking("was changed where it is kept")
 	}
-	return contents.VulnerabilitiesAt(list.Name, f, st.Size(), packages)
+	return contents.VulnerabilitiesAt(list.Name, f, size, packages)
 }
 
 // sweep removes lists that no release names, and what a daemon left that was killed
