@@ -1,7 +1,6 @@
 package e2e_test
 
 import (
-	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -155,27 +154,7 @@ func TestPublish(t *testing.T) {
 // publishing starts a daemon that publishes.
 func publishing(t *testing.T, root, to string, flags ...string) *instance.Instance {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "k-") //nolint:usetesting // short: the path of a unix socket has at most 107 bytes
-	if err != nil {
-		t.Fatal(err)
-	}
-	kiln := instance.New(filepath.Join(root, "bin", "kiln"), dir)
-	kiln.Flags = append([]string{"--publish", to}, flags...)
-	if err := kiln.Start(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if _, err := kiln.End(ctx); err != nil {
-			t.Error(err)
-		}
-		if err := kiln.Purge(ctx); err != nil {
-			t.Error(err)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	return kiln
+	return runs(t, root, place(t), append([]string{"--publish", to}, flags...)...)
 }
 
 // builds builds an image of the service shop and returns its digest.
