@@ -20,7 +20,7 @@ import (
 var without = []struct{ file, old, new string }{
 	{"internal/daemon/daemon.go", "Zones: &zones{}, Trust: d.signer,", "Zones: &zones{},"},
 	{"internal/daemon/signer.go", "	if s.ctx.Err() != nil {\n		return // the daemon ends\n	}\n", "	if s.ctx != nil {\n		return\n	}\n"},
-	{"internal/engine/local/provision.go", "return e.wholeRoot(ctx, ref.ID, t, p, p.lowers) })", "return nil })"},
+	{"internal/engine/local/provision.go", "return e.wholeRoot(ctx, asked, ref.ID, t, p, p.lowers) })", "_ = asked; return nil })"},
 	{"internal/engine/local/image.go", "	if err := e.wholeBlobs(ctx, digest, record); err != nil {\n		return err\n	}\n", ""},
 	{"internal/engine/local/image.go", "	if err := e.wholeImage(ctx, digest, record, chainsOf(config)); err != nil {\n		return err\n	}\n", "	_ = config\n"},
 }

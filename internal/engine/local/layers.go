@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -222,45 +221,107 @@ func sumOf(b []byte) uint64 {
 	return h.Sum64() | 1 // never 0
 }
 
-// listOf returns a line for everything in the layer: a sum of what stat says,
-// and the path; and when the latest change was.
+// listOf returns a line for everything in the layer: a sum of what stat says, and
+// the path; and the time of the latest change.
 func listOf(ctx context.Context, dir string) ([]byte, time.Time, error) {
-	var list []byte
-	var latest int64
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil {
-			err = ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			latest = max(latest, st.Ctim.Nano())
-		}
-		list = append(strconv.AppendUint(list, statSum(info), 36), ' ')
-		list = append(strconv.AppendQuote(list, "/"+strings.TrimPrefix(strings.TrimPrefix(path, dir), "/")), '\n')
-		return nil
-	})
+	l := lister{ctx: ctx, buffer: make([]byte, 32<<10)}
+	var st unix.Stat_t
+	err := again(func() error { return unix.Lstat(dir, &st) })
+	if err == nil {
+		l.line(&st, "/")
+		err = l.directory(dir, "")
+	}
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("cannot look at layer %s: %w", dir, err)
 	}
-	return list, time.Unix(0, latest), nil
+	return l.list, time.Unix(0, l.latest), nil
 }
 
-// statSum sums up what changes with any change of a file: the time of the last
-// change cannot be set by anybody.
-func statSum(info fs.FileInfo) uint64 {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return 0
+// lister lists a tree. It is what every start of a server waits for: it asks the
+// kernel for names and stats alone, each relative to its directory.
+type lister struct {
+	ctx    context.Context //nolint:containedctx // of one listing
+	list   []byte
+	latest int64
+	buffer []byte // for names
+}
+
+// directory lists what is in a directory, by name. What is gone when it is looked at
+// is not there.
+func (l *lister) directory(path, shown string) error {
+	if err := l.ctx.Err(); err != nil {
+		return err
 	}
+	names, stats, err := l.read(path)
+	if err != nil {
+		return err
+	}
+	for i, name := range names {
+		below := shown + "/" + name
+		l.line(&stats[i], below)
+		if stats[i].Mode&unix.S_IFMT == unix.S_IFDIR {
+			if err := l.directory(path+"/"+name, below); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// read returns the names in a directory, in order, and what stat says of each.
+func (l *lister) read(path string) (names []string, stats []unix.Stat_t, err error) {
+	var fd int
+	err = again(func() (err error) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		return err
+	})
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	for {
+		var n int
+		if err := again(func() (err error) { n, err = unix.ReadDirent(fd, l.buffer); return err }); err != nil {
+			return nil, nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		}
+		if n <= 0 {
+			break
+		}
+		_, _, names = unix.ParseDirent(l.buffer[:n], -1, names)
+	}
+	slices.Sort(names)
+	stats = make([]unix.Stat_t, len(names))
+	there := 0
+	for _, name := range names {
+		err := again(func() error { return unix.Fstatat(fd, name, &stats[there], unix.AT_SYMLINK_NOFOLLOW) })
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, &fs.PathError{Op: "stat", Path: path + "/" + name, Err: err}
+		}
+		names[there] = name
+		there++
+	}
+	return names[:there], stats[:there], nil
+}
+
+// again makes a call again that a signal has interrupted.
+func again(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// line adds a line. Its sum changes with any change of the file: the time of the last
+// change cannot be set by anybody.
+func (l *lister) line(st *unix.Stat_t, shown string) {
+	l.latest = max(l.latest, st.Ctim.Nano())
 	var b [64]byte
 	e := binary.LittleEndian
 	e.PutUint64(b[0:], st.Ino)
@@ -270,7 +331,8 @@ func statSum(info fs.FileInfo) uint64 {
 	e.PutUint64(b[32:], uint64(st.Mode))
 	e.PutUint64(b[40:], uint64(st.Uid)<<32|uint64(st.Gid))
 	e.PutUint64(b[48:], st.Rdev)
-	return sumOf(b[:])
+	l.list = append(strconv.AppendUint(l.list, sumOf(b[:]), 36), ' ')
+	l.list = append(strconv.AppendQuote(l.list, shown), '\n')
 }
 
 // touchedPaths returns the paths of which the two lists differ, and their

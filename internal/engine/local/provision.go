@@ -35,6 +35,7 @@ func (e *Engine) Provision(ctx context.Context, ref engine.Ref, t model.Template
 
 // provision makes a server, or a trial.
 func (e *Engine) provision(ctx context.Context, ref engine.Ref, t model.Template, trial bool) error {
+	asked := time.Now()
 	ctx = e.scoped(ctx)
 	done, err := e.begin(ctx, ref)
 	if err != nil {
@@ -65,7 +66,7 @@ func (e *Engine) provision(ctx context.Context, ref engine.Ref, t model.Template
 	e.hints.give()
 	// What it is going to stand on is looked at while the rest of it is made.
 	var looking errgroup.Group
-	looking.Go(func() error { return e.wholeRoot(ctx, ref.ID, t, p, p.lowers) })
+	looking.Go(func() error { return e.wholeRoot(ctx, asked, ref.ID, t, p, p.lowers) })
 	err = e.start(ctx, s, p, looking.Wait)
 	if looked := looking.Wait(); err != nil {
 		err = cmp.Or(looked, err) // what is not whole is why the rest failed
@@ -137,7 +138,7 @@ func (e *Engine) start(ctx context.Context, s *server, p *plan, whole func() err
 	upper, lowers := overlayDirs(mounts)
 	if !slices.Equal(lowers, p.lowers) { // the snapshots were made anew meanwhile
 		e.plans.forget(r.Hash)
-		whole = func() error { return e.wholeRoot(ctx, r.ID, r.Template, p, lowers) }
+		whole = func() error { return e.wholeRoot(ctx, time.Now(), r.ID, r.Template, p, lowers) }
 	}
 	r = e.change(s, func(r *record) {
 		r.Address, r.Upper, r.Lowers = address.String(), upper, lowers

@@ -192,9 +192,8 @@ func (e *Engine) wholeImage(ctx context.Context, d model.Digest, record images.I
 }
 
 // wholeRoot sees to it that all that a server is going to stand on is what its
-// template says.
-func (e *Engine) wholeRoot(ctx context.Context, id model.ServerID, t model.Template, p *plan, lowers []string) error {
-	asked := time.Now()
+// template says, and was when the start was asked for.
+func (e *Engine) wholeRoot(ctx context.Context, asked time.Time, id model.ServerID, t model.Template, p *plan, lowers []string) error {
 	pinned, err := e.client.ImageService().Get(ctx, pinName(t.Image))
 	if err != nil {
 		return containerdError(err, "look up image %s", t.Image.Short())
