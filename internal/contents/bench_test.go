@@ -123,6 +123,28 @@ func BenchmarkSBOM(b *testing.B) {
 	}
 }
 
+// BenchmarkSBOMOfNextImage is BenchmarkSBOM where the base is known.
+func BenchmarkSBOMOfNextImage(b *testing.B) {
+	known := Reader{Memory: &Memory{}}
+	if _, err := known.Packages(b.Context(), debianLike(b, 1)); err != nil {
+		b.Fatal(err)
+	}
+	img := debianLike(b, 2)
+	perByte(b, img)
+	for b.Loop() {
+		for d, m := range known.Memory.layers { // all but the base
+			if len(m.entries) < 1000 {
+				known.Memory.room -= m.room
+				delete(known.Memory.layers, d)
+			}
+		}
+		list, err := known.Packages(b.Context(), img)
+		if err != nil || len(list.Packages) != 300 {
+			b.Fatal(err, len(list.Packages))
+		}
+	}
+}
+
 // BenchmarkDiff compares two images that share their base, as those of a service do.
 func BenchmarkDiff(b *testing.B) {
 	x, y := debianLike(b, 2), debianLike(b, 3)

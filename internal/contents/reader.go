@@ -21,6 +21,9 @@ type Reader struct {
 	// name (a database of RPM's in one that has a name, too, while it is read); "": the
 	// system's directory for such files.
 	Dir string
+	// Memory is what was learned of layers before, for other images that have them;
+	// nil: nothing is remembered.
+	Memory *Memory
 }
 
 // Packages is Reader.Packages within the limits that are there by default.

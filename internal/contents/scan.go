@@ -2,6 +2,7 @@ package contents
 
 import (
 	"context"
+	"io"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
@@ -15,6 +16,7 @@ type scanner struct {
 	limits  layers.Limits
 	spool   *spool
 	formats *formats
+	memory  *Memory
 }
 
 // seen is an image that was read, or its lowest layers.
@@ -31,7 +33,7 @@ func (r Reader) scan(ctx context.Context) (*scanner, error) {
 	}
 	w := layers.NewWalker(r.Limits)
 	w.Unpacked = r.Unpacked
-	return &scanner{ctx: ctx, walker: w, limits: r.Limits.OrDefault(), spool: s, formats: newFormats()}, nil
+	return &scanner{ctx: ctx, walker: w, limits: r.Limits.OrDefault(), spool: s, formats: newFormats(), memory: r.Memory}, nil
 }
 
 func (s *scanner) close() { s.spool.close() }
@@ -55,15 +57,40 @@ func (s *scanner) image(img v1.Image) (*seen, error) {
 func (s *scanner) add(to *seen, all []layers.Layer) error {
 	to.tree.layers = append(to.tree.layers, layersOf(all)...)
 	for _, l := range all {
-		size, err := to.walker.Walk(s.ctx, l, func(e *layers.Entry) error {
-			return to.tree.add(e, s.learn)
-		})
+		size, err := s.layer(to, l)
 		if err != nil {
 			return err
 		}
 		to.unpacked = append(to.unpacked, size)
 	}
 	return nil
+}
+
+// layer reads a layer, or remembers it, and returns what it unpacks to in bytes.
+func (s *scanner) layer(to *seen, l layers.Layer) (int64, error) {
+	if to.tree.buffer != nil { // digests of files are not remembered
+		return to.walker.Walk(s.ctx, l, func(e *layers.Entry) error { return to.tree.add(e, s.learn) })
+	}
+	if known := s.memory.recall(l); known != nil {
+		return known.size, known.replay(to.tree, l)
+	}
+	var learned memories
+	size, err := to.walker.Walk(s.ctx, l, func(e *layers.Entry) error {
+		var of *found
+		err := to.tree.add(e, func(e *layers.Entry, r io.Reader) (_ *found, err error) {
+			of, err = s.learn(e, r)
+			return of, err
+		})
+		if err == nil && s.memory != nil {
+			err = learned.add(s.spool, e, of)
+		}
+		return err
+	})
+	if err == nil {
+		learned.size = size
+		s.memory.keep(l, &learned)
+	}
+	return size, err
 }
 
 // clone returns what other layers can be added to.

@@ -1,6 +1,7 @@
 package contents
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -17,8 +18,11 @@ type spool struct {
 	end    int64 // of what is kept; what comes after it is to be overwritten
 }
 
-// span is a part of a spool.
-type span struct{ from, size int64 }
+// span is a part of a spool, or what one has had.
+type span struct {
+	from, size int64
+	text       []byte // nil: it is in the spool
+}
 
 func newSpool(dir string) (*spool, error) {
 	f, err := os.CreateTemp(dir, "kiln-contents-")
@@ -39,13 +43,18 @@ func (s *spool) close() { s.file.Close() }
 func (s *spool) put(r io.Reader) (span, error) {
 	w := spoolWriter{io.NewOffsetWriter(s.file, s.end)}
 	n, err := io.CopyBuffer(w, onlyReader{r}, s.buffer)
-	return span{s.end, n}, err
+	return span{from: s.end, size: n}, err
 }
 
 func (s *spool) keep(p span) { s.end = max(s.end, p.from+p.size) }
 
 // open returns what a span has. It needs no closing.
-func (s *spool) open(p span) *io.SectionReader { return io.NewSectionReader(s.file, p.from, p.size) }
+func (s *spool) open(p span) *io.SectionReader {
+	if p.text != nil {
+		return io.NewSectionReader(bytes.NewReader(p.text), 0, p.size)
+	}
+	return io.NewSectionReader(s.file, p.from, p.size)
+}
 
 // spoolWriter tells the spool's errors from those of what is put into it.
 type spoolWriter struct{ to *io.OffsetWriter }

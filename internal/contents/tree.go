@@ -309,13 +309,16 @@ func describe(h *tar.Header, layer int32) *inode {
 	return n
 }
 
+// attributePrefix begins the names of extended attributes, as libarchive, GNU tar and
+// Go write them.
+const attributePrefix = "SCHILY.xattr."
+
 // attributes is a digest of an entry's extended attributes, capabilities among them.
 func attributes(h *tar.Header) string {
-	const prefix = "SCHILY.xattr." // as libarchive, GNU tar and Go write them
 	sum := sha256.New()
 	none := true
 	for _, key := range slices.Sorted(maps.Keys(h.PAXRecords)) {
-		if strings.HasPrefix(key, prefix) {
+		if strings.HasPrefix(key, attributePrefix) {
 			none = false
 			fmt.Fprintf(sum, "%q=%q\n", key, h.PAXRecords[key])
 		}

@@ -18,9 +18,12 @@ type inside struct {
 	store   *image.Store
 	dir     string // for what has to be read twice
 	version string
+	memory  *contents.Memory
 }
 
-func (i inside) reader() contents.Reader { return contents.Reader{Dir: i.dir, Unpacked: true} }
+func (i inside) reader() contents.Reader {
+	return contents.Reader{Dir: i.dir, Unpacked: true, Memory: i.memory}
+}
 
 // Diff implements server.Contents.
 func (i inside) Diff(ctx context.Context, a, b model.Digest) (*api.ImageDiff, error) {
@@ -116,5 +119,5 @@ func (d *daemon) openInside() (inside, error) {
 	if err != nil {
 		return inside{}, model.Errorf(model.Unavailable, "cannot make a directory for temporary files: %w", err)
 	}
-	return inside{store: d.images, dir: dir, version: d.cfg.Version}, nil
+	return inside{store: d.images, dir: dir, version: d.cfg.Version, memory: &contents.Memory{}}, nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -37,7 +36,8 @@ func (s *Store) judging(ctx context.Context, desc ocispec.Descriptor) (*judgemen
 	}
 	all := make([]layers.Layer, len(m.Layers))
 	for i, d := range m.Layers {
-		all[i] = layers.Layer{Index: i, Digest: model.Digest(d.Digest), Size: d.Size, Open: func() (io.ReadCloser, error) { return s.open(d) }}
+		all[i] = layers.Layer{Index: i, Digest: model.Digest(d.Digest), Size: d.Size}
+		all[i].Open = func() (io.ReadCloser, error) { return s.OpenBlob(ctx, Blob{Digest: all[i].Digest}) }
 		if err := all[i].OfType(d.MediaType); err != nil {
 			return nil, err
 		}
@@ -86,14 +86,4 @@ func (s *Store) OfStored(ctx context.Context, err error) error {
 	s.log.Error("a layer was changed where it is kept, and is removed", "digest", string(d), "error", gone)
 	return model.Errorf(model.Precondition, "%w", err).
 		WithHint("it was changed where it is kept, and is removed there: build, import or pull it again; the disk may be failing")
-}
-
-// open opens a blob's file: containerd would send it in small pieces, each on request.
-func (s *Store) open(desc ocispec.Descriptor) (io.ReadCloser, error) {
-	return os.Open(s.file(desc.Digest))
-}
-
-// file is where containerd keeps a blob.
-func (s *Store) file(d digest.Digest) string {
-	return filepath.Join(s.blobs, d.Algorithm().String(), d.Encoded())
 }

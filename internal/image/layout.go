@@ -5,8 +5,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -57,26 +60,31 @@ func (s *Store) Blobs(ctx context.Context, d model.Digest) ([]Blob, error) {
 // ReadBlob opens a part of an image for reading anywhere in it. NotFound: it is
 // not in the store.
 func (s *Store) ReadBlob(ctx context.Context, b Blob) (content.ReaderAt, error) {
-	r, err := s.client.ContentStore().ReaderAt(s.scoped(ctx), ocispec.Descriptor{Digest: digest.Digest(b.Digest), Size: b.Size})
-	if errdefs.IsNotFound(err) {
-		return nil, model.Errorf(model.NotFound, "%s of an image is not in the store", b.Digest)
-	}
-	if err != nil {
-		return nil, unavailable("read "+string(b.Digest)+" of an image", err)
-	}
-	return r, nil
+	r, err := local.OpenReader(s.file(digest.Digest(b.Digest)))
+	return r, ofBlob(b.Digest, err)
 }
 
 // OpenBlob returns the content of a part of an image.
 func (s *Store) OpenBlob(ctx context.Context, b Blob) (io.ReadCloser, error) {
-	r, err := s.ReadBlob(ctx, b)
-	if err != nil {
-		return nil, err
+	f, err := os.Open(s.file(digest.Digest(b.Digest)))
+	return f, ofBlob(b.Digest, err)
+}
+
+// file is where containerd keeps a blob: what it is asked for it sends in small pieces,
+// each on request.
+func (s *Store) file(d digest.Digest) string {
+	return filepath.Join(s.blobs, d.Algorithm().String(), d.Encoded())
+}
+
+// ofBlob says which blob cannot be opened.
+func ofBlob(d model.Digest, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist), errdefs.IsNotFound(err):
+		return model.Errorf(model.NotFound, "%s of an image is not in the store", d)
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{content.NewReader(r), r}, nil
+	return unavailable("read "+string(d)+" of an image", err)
 }
 
 // Restore takes in an image of an OCI layout in which its parts are files of

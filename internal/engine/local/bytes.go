@@ -2,6 +2,7 @@ package local
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -189,7 +190,7 @@ func (x *comparison) archive(ctx context.Context, store content.Store, blob ocis
 		return containerdError(err, "read layer %s of the image", blob.Digest)
 	}
 	defer func() { _ = ra.Close() }()
-	var in io.Reader = content.NewReader(ra)
+	var in io.Reader = bufio.NewReaderSize(content.NewReader(ra), blobBuffer)
 	if patient {
 		in = &paced{ctx: ctx, from: in, began: time.Now()}
 	}

@@ -85,6 +85,10 @@ func (e *Engine) Prepare(ctx context.Context, digest model.Digest) error {
 
 var errCorrupt = errors.New("stored content is not what its digest says")
 
+// blobBuffer is how much of a blob containerd is asked for at once, in bytes: each piece
+// is a call.
+const blobBuffer = 1 << 20
+
 // verifyBlob compares a blob's bytes with its digest.
 func verifyBlob(ctx context.Context, store content.Store, d ocispec.Descriptor) error {
 	r, err := store.ReaderAt(ctx, d)
@@ -93,7 +97,7 @@ func verifyBlob(ctx context.Context, store content.Store, d ocispec.Descriptor) 
 	}
 	defer r.Close()
 	verifier := d.Digest.Verifier()
-	if _, err := io.Copy(verifier, content.NewReader(r)); err != nil {
+	if _, err := io.CopyBuffer(verifier, content.NewReader(r), make([]byte, blobBuffer)); err != nil {
 		return err
 	}
 	if !verifier.Verified() {
