@@ -53,10 +53,7 @@ func (c *checks) Judge(ctx context.Context, q api.CheckRequest, run bool) (api.I
 // form holds the form of an image against the policy.
 func (c *checks) form(ctx context.Context, q api.CheckRequest, run bool) ([]api.ImageCheck, error) {
 	config, names := q.Policy.Image.Hash(q.Template), slices.DeleteFunc(q.Policy.Image.Checks(), func(name string) bool { return !strings.HasPrefix(name, suitePolicy+"/") })
-	if known, ok := c.known(string(q.Template.Image) + " " + config); ok {
-		return known, nil
-	}
-	if known, ok := c.before(q.Template.Image, suitePolicy, config, names); ok {
+	if known, ok := c.passedBefore(q.Template.Image, suitePolicy, config, names); ok {
 		return known, nil
 	}
 	value, err := c.d.images.Value(ctx, q.Template.Image)
@@ -88,6 +85,18 @@ func (c *checks) unreadable(ctx context.Context, err error) error {
 		err = model.Errorf(model.Precondition, "%w", err).WithHint("%s", model.HintOf(err))
 	}
 	return err
+}
+
+// passedBefore returns what an image has passed before, if that is still to be had
+// under a signature that counts.
+func (c *checks) passedBefore(d model.Digest, suite, config string, names []string) ([]api.ImageCheck, bool) {
+	if !c.attested(d, suite, config) {
+		return nil, false
+	}
+	if list, ok := c.known(string(d) + " " + config); ok {
+		return list, true
+	}
+	return c.before(d, suite, config, names)
 }
 
 // known returns what an image has passed before.

@@ -62,6 +62,35 @@ func (c *checks) before(d model.Digest, suite, config string, names []string) (l
 	return list, ok
 }
 
+// attested reports whether what came of a suite is attached to an image under a key
+// that still counts. Of an image that is in no repository nobody can ask for that.
+func (c *checks) attested(d model.Digest, suite, config string) (is bool) {
+	if len(c.d.signer.repositories(d)) == 0 {
+		return true
+	}
+	c.d.control.View(func(st *model.State, _ *model.Snapshot) {
+		if img := st.Images[d]; img != nil {
+			is = resultStands(st, img, img.CheckedBy(suite, config))
+		}
+	})
+	return is
+}
+
+// resultStands reports whether the statement that was made when a suite was asked
+// counts: it is written down right before.
+func resultStands(st *model.State, img *model.Image, checked *model.CheckedImage) bool {
+	if checked == nil {
+		return false
+	}
+	stands := false
+	for _, said := range img.Statements {
+		if k := st.Key(said.Key); k != nil && k.Own && said.Type == model.TestResultType && !said.At.After(checked.At) {
+			stands = k.Revoked == nil || said.At.Before(k.Revoked.Since)
+		}
+	}
+	return stands
+}
+
 // result signs what came of a suite and writes it down, unless it was known, and
 // remembers it. What cannot be signed or written down now is asked again.
 func (c *checks) result(ctx context.Context, author string, d model.Digest, suite, config string, list []api.ImageCheck) {
@@ -82,7 +111,7 @@ func (c *checks) written(ctx context.Context, author string, d model.Digest, sui
 			checked.Failed = append(checked.Failed, check.Name)
 		}
 	}
-	if len(list) == 0 || c.same(d, checked) {
+	if len(list) == 0 || c.same(d, checked) && c.attested(d, suite, config) {
 		return nil
 	}
 	if err := c.attest(ctx, d, checked); err != nil {

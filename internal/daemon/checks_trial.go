@@ -35,10 +35,7 @@ func (c *checks) validations(ctx context.Context, q api.CheckRequest, run bool) 
 		names = append(names, suiteImage+"/"+v.Name)
 	}
 	known := func() ([]api.ImageCheck, bool) {
-		if list, ok := c.known(string(q.Template.Image) + " " + config); ok {
-			return list, true
-		}
-		return c.before(q.Template.Image, suiteImage, config, names)
+		return c.passedBefore(q.Template.Image, suiteImage, config, names)
 	}
 	if list, ok := known(); ok {
 		return list, nil
