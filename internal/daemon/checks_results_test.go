@@ -14,7 +14,8 @@ func TestResultsStand(t *testing.T) {
 	st.Keys = []*model.SigningKey{
 		{Name: "kiln-1", ID: "lost", Own: true, Revoked: &model.Revoked{Reason: "lost"}},
 		{Name: "kiln-2", ID: "late", Own: true, Revoked: &model.Revoked{Reason: "lost", Since: at.Add(time.Minute)}},
-		{Name: "kiln-3", ID: "own", Own: true}, {Name: "alice", ID: "other"},
+		{Name: "kiln-3", ID: "own", Own: true},
+		{Name: "alice", ID: "other"},
 	}
 	signed := func(key string, when time.Time) model.Statement {
 		return model.Statement{Type: model.TestResultType, Key: key, At: when}
