@@ -39,6 +39,8 @@ const (
 	maxWindow = 32 << 20 // bytes
 	// perEntry is how much of an archive an entry takes beside its content.
 	perEntry = 16 << 10 // bytes
+	// maxNames is how much memory the names of all entries may take.
+	maxNames = 64 << 20 // bytes
 )
 
 // Extent is how much is in an archive.
@@ -88,6 +90,7 @@ func read(r io.Reader, visit func(*tar.Header, io.Reader) error) (Extent, error)
 	bounded := &io.LimitedReader{R: plain, N: MaxBytes + MaxEntries*perEntry}
 	archive := tar.NewReader(bounded)
 	seen := map[string]bool{".": true} // true: a directory
+	names := 0
 	for {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -101,6 +104,9 @@ func read(r io.Reader, visit func(*tar.Header, io.Reader) error) (Extent, error)
 		}
 		if len(seen) > MaxEntries || h.Size > MaxBytes-x.Bytes {
 			return broken(&entryError{clip(h.Name), fmt.Errorf("there is more than %d entries or %s in it", MaxEntries, model.SizeText(MaxBytes))})
+		}
+		if names += len(h.Name); names > maxNames {
+			return broken(fmt.Errorf("the names in it have more than %s", model.SizeText(maxNames)))
 		}
 		if h.Typeflag == tar.TypeReg {
 			x.Files++

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -342,6 +343,22 @@ func TestHostile(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) > 0 {
 		t.Errorf("outside is %v: %v", entries, err)
+	}
+}
+
+// TestLongNames: what a reader remembers is bounded, too.
+func TestLongNames(t *testing.T) {
+	dir := ""
+	var headers []tar.Header
+	for range 15 {
+		dir += strings.Repeat("d", 255) + "/"
+		headers = append(headers, tar.Header{Name: dir, Typeflag: tar.TypeDir})
+	}
+	for n := range maxNames/len(dir) + 1 {
+		headers = append(headers, tar.Header{Name: dir + strconv.Itoa(n), Typeflag: tar.TypeSymlink, Linkname: "x"})
+	}
+	if _, err := Check(bytes.NewReader(archived(t, headers...))); model.CodeOf(err) != model.Invalid || !strings.Contains(err.Error(), "the names in it") {
+		t.Errorf("got %v", err)
 	}
 }
 
