@@ -236,6 +236,10 @@ func (a *spooled) search(ctx context.Context, list string) error {
 		return model.Errorf(model.Precondition, "cannot keep the source: there is in it what should not be kept: %s: %s [%s]", where, f.What, f.Rule).
 			WithHint("leave it out of the build's context (.dockerignore), or allow it in %s", api.AllowFile)
 	}
+	if report.More > 0 {
+		return model.Errorf(model.Precondition, "cannot keep the source: so much is found in it that %d findings more are not looked at", report.More).
+			WithHint("leave out of the build's context (.dockerignore) what the image does not need")
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,9 @@ func spooledOf(t *testing.T, files map[string][]byte) *spooled {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			t.Fatal(err)
 		}
@@ -72,6 +76,14 @@ func TestSourceIsSearched(t *testing.T) {
 	}
 	if err := spooledOf(t, files).search(t.Context(), "private-key /deploy.pem  # a test's own\n"); err != nil {
 		t.Errorf("an allowed key: %v", err)
+	}
+	// A secret is not missed among many that are only worth a word.
+	hidden := map[string][]byte{"Containerfile": []byte("FROM scratch\n"), "zz/deploy.pem": secret}
+	for n := range 1200 {
+		hidden[fmt.Sprintf("node_modules/tls/test/%d.pem", n)] = secret
+	}
+	if err := spooledOf(t, hidden).search(t.Context(), ""); model.CodeOf(err) != model.Precondition {
+		t.Errorf("a private key behind many: %v", err)
 	}
 	if err := spooledOf(t, files).search(t.Context(), "this is no list"); model.CodeOf(err) != model.Invalid {
 		t.Errorf("a list that is none: %v", err)
