@@ -17,6 +17,7 @@ import (
 const (
 	headerDeadline = 30 * time.Second
 	patience       = 5 * time.Minute // with what a step has begun to fetch and not waited for
+	cutDeadline    = 5 * time.Second // for what was cut to end
 	tlsRecord      = 0x16            // how a TLS connection begins
 )
 
@@ -77,7 +78,12 @@ func (p *Proxy) ServeTLS(ln net.Listener) {
 func (p *Proxy) Close() {
 	ctx, cancel := context.WithTimeout(p.step.ctx, p.after)
 	defer cancel()
-	_ = p.server.Shutdown(ctx) // what is not done by then is cut
+	if p.server.Shutdown(ctx) != nil {
+		p.step.cut()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(p.step.ctx), cutDeadline)
+		defer cancel()
+		_ = p.server.Shutdown(ctx) // what was cut says so
+	}
 	p.step.cut()
 	_ = p.server.Close()
 	p.inner.Close()

@@ -318,6 +318,9 @@ func TestWhatDoesNotEndIsCut(t *testing.T) {
 			if list := k.Entries(); len(list) > 0 {
 				t.Errorf("locked is what did not come: %v", list)
 			}
+			if list := k.Refusals(); len(list) != 1 || list[0].Passing || !strings.Contains(list[0].Why, "cannot be fetched whole") {
+				t.Errorf("it is not told: %+v", list)
+			}
 		})
 	}
 }

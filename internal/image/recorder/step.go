@@ -215,7 +215,7 @@ func (s *Step) fetch(w http.ResponseWriter, req *http.Request, key request, nth 
 	w.WriteHeader(resp.StatusCode)
 	if _, err := io.Copy(out, io.TeeReader(resp.Body, &faithless{w: w})); err != nil {
 		s.r.cfg.Log.Info("a build cannot fetch all of it", "url", key.name, "error", err)
-		_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be fetched whole: " + err.Error(), Passing: true, step: s.id})
+		_ = s.r.Refuse(Refusal{What: req.Method + " " + key.name, Why: "cannot be fetched whole: " + err.Error(), Passing: s.ctx.Err() == nil, step: s.id})
 		panic(http.ErrAbortHandler) // the client sees that it is not whole
 	}
 	if transient(resp.StatusCode) {
