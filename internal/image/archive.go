@@ -239,7 +239,7 @@ func unpackError(ctx context.Context, err error) error {
 		return nil
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case errdefs.IsUnavailable(err):
+	case errdefs.IsUnavailable(err), model.Exhausted(err) != "":
 		return unavailable("unpack the image", err)
 	}
 	return model.Errorf(model.Invalid, "cannot unpack the image: %w", err)

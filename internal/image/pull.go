@@ -218,6 +218,8 @@ func (p *pull) blob(ctx context.Context, d ocispec.Descriptor) (fresh bool, err 
 		return false, nil
 	case network, errors.Is(in.err, io.ErrUnexpectedEOF):
 		return false, pullError(ctx, p.ref, in.err)
+	case !errdefs.IsFailedPrecondition(err) && !errors.Is(err, io.ErrUnexpectedEOF):
+		return false, unavailable("store the image", err)
 	}
 	return false, model.Errorf(model.Invalid, "cannot pull %s: what the registry gave for %s does not match its digest: %w", p.ref, d.Digest, err)
 }

@@ -232,5 +232,9 @@ func unavailable(what string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return model.Errorf(model.Unavailable, "cannot %s: %w", what, err)
+	e := model.Errorf(model.Unavailable, "cannot %s: %w", what, err)
+	if hint := model.Exhausted(err); hint != "" {
+		return e.WithHint("%s", hint)
+	}
+	return e
 }

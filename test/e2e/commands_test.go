@@ -83,7 +83,7 @@ func commands() map[string]command {
 		"running": running, "occupy": occupy, "shop": shop, "expand": expand, "edit": edit, "flip": flip, "load": loadCommand,
 		"disk": disk, "fill": fill, "free": free, "limit": limit, "hold": hold, "release": release, "logged": logged,
 		"reboot": reboot, "lose": lose, "program": program,
-		"terminal": terminal, "tools": tools, "pull": pull, "attach": attach,
+		"terminal": terminal, "tools": tools, "pull": pull, "others": others, "attach": attach,
 		"authority": authorityCommand, "origin": originCommand, "certificate": certificate,
 	}
 }
