@@ -89,6 +89,9 @@ func (c *Client) dial(ctx context.Context) (net.Conn, error) {
 // unreachable says in words why there was no answer.
 func (c *Client) unreachable(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		if of, ok := errors.AsType[*url.Error](err); ok {
+			return of.Err // what it was to be sent to is nobody's business
+		}
 		return err
 	}
 	contact, ok := errors.AsType[*contactError](err)
