@@ -243,6 +243,9 @@ func (s *signer) attach(ctx context.Context, d model.Digest, repositories []stri
 // attachSigned is attach for a bundle that is signed with any key, for what somebody
 // says.
 func (s *signer) attachSigned(ctx context.Context, by string, d model.Digest, repositories []string, bundle []byte, kind, key string) (model.Statement, error) {
+	if err := roomFor(s.image(d), kind); err != nil {
+		return model.Statement{}, err
+	}
 	for _, repository := range repositories {
 		to, err := inRegistry(repository, d)
 		if err != nil {
@@ -260,6 +263,20 @@ func (s *signer) attachSigned(ctx context.Context, by string, d model.Digest, re
 		}
 		return []model.Payload{model.ImageAttested{Digest: d, Statement: said}}, nil
 	})
+}
+
+// maxStatements is how many statements are attached to an image. All are read when a
+// server is to be started from it, and sign.List reads no more than twice as many.
+const maxStatements = 500
+
+// roomFor refuses a statement that is one too many. For signatures there is always
+// room: without one nothing starts.
+func roomFor(img model.Image, kind string) error {
+	if kind == sign.Signature || len(img.Statements) < maxStatements {
+		return nil
+	}
+	return model.Errorf(model.Precondition, "%d statements are attached to image %s, and there is no room for more", len(img.Statements), img.Digest.Short()).
+		WithHint("kiln images verify %s shows them; an image that is built anew has none", img.Digest.Short())
 }
 
 // inRegistry is where an image is in the registry, for who reaches that by

@@ -53,6 +53,7 @@ func keptLimits() []Default {
 		{"secret, configuration file of no release", "1h", "one that has it may be in the making", "reconcile.keepStray"},
 		{"statement about an image", "64MiB", "larger ones are not read", "sign.MaxBundle"},
 		{"statements about an image", "1000", "that are looked at in one repository", "sign.maxAttachments"},
+		{"statements kept of an image", "500", "signatures aside; then no more are taken", "daemon.maxStatements"},
 		{"SBOM", "32MiB", "larger ones are not attached to the image", "daemon.maxBill"},
 		{"results of checks", "16", "that are remembered of an image, the newest; the journal keeps all", "model.checksKept"},
 		{"build cache", "10GiB", "the least used goes first", "image/builder.defaultCacheLimit"},
