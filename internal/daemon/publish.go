@@ -177,6 +177,7 @@ func (p *publisher) publish(ctx context.Context, d model.Digest) error {
 	defer cancel()
 	p.d.signer.signing.settled(ctx, d) // what is about to be attached goes along
 	p.d.signer.listed.settled(ctx, d)
+	p.d.sources.keeping.settled(ctx, d)
 	img := p.d.signer.image(d)
 	to, ours := p.targets(img)
 	var err error

@@ -57,8 +57,8 @@ func (s *signer) Sign(img model.Image, req api.BuildRequest, began time.Time) {
 		return // the daemon ends
 	}
 	build := s.provenance(img, req, began)
-	before, signed := s.signing.begin(img.Digest)
-	_, listed := s.listed.begin(img.Digest) // those of an image take their turns in list
+	before, _, signed := s.signing.begin(img.Digest)
+	_, wanted, listed := s.listed.begin(img.Digest) // those of an image take their turns in list
 	s.d.running.Go(func() {
 		defer listed()
 		if before != nil {
@@ -67,11 +67,22 @@ func (s *signer) Sign(img model.Image, req api.BuildRequest, began time.Time) {
 		err := s.sign(s.ctx, img.Digest, build)
 		signed() // whoever wants the signature does not wait for the rest
 		s.complain(img.Digest, err)
-		if err == nil {
-			s.complain(img.Digest, s.list(s.ctx, img.Digest))
+		if err != nil {
+			return
 		}
+		select {
+		case <-time.After(listAfter):
+		case <-wanted:
+		case <-s.ctx.Done():
+			return
+		}
+		s.complain(img.Digest, s.list(s.ctx, img.Digest))
 	})
 }
+
+// listAfter is how long after a build it is said what is in the image, unless somebody
+// asks: who builds is about to deploy, and that needs the machine.
+const listAfter = 5 * time.Second
 
 // complain says what could not be attached to an image that was built.
 func (s *signer) complain(d model.Digest, err error) {
@@ -124,7 +135,7 @@ func (s *signer) signOld() {
 	slices.Sort(todo)
 	ends := make([]func(), len(todo))
 	for i, d := range todo {
-		_, ends[i] = s.signing.begin(d)
+		_, _, ends[i] = s.signing.begin(d)
 	}
 	s.d.running.Go(func() {
 		for i, d := range todo {
@@ -293,6 +304,7 @@ func inRegistry(service string, d model.Digest) (name.Digest, error) {
 func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, error) {
 	s.signing.settled(ctx, img.Digest)
 	s.listed.settled(ctx, img.Digest)
+	s.d.sources.keeping.settled(ctx, img.Digest)
 	attached, err := s.attached(ctx, s.image(img.Digest)) // with what was just written down
 	list := make([]api.Statement, len(attached))
 	for i, a := range attached {

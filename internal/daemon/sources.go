@@ -3,6 +3,7 @@ package daemon
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sync/errgroup"
 
 	"kiln/internal/api"
 	"kiln/internal/engine"
@@ -34,8 +36,9 @@ import (
 // sources keeps what images were made from beside them in the registry: an archive as
 // a referrer, and a signed statement that names it.
 type sources struct {
-	d  *daemon
-	mu sync.Mutex // one that is all here is judged and kept at a time
+	d       *daemon
+	mu      sync.Mutex // one that is all here is judged and kept at a time
+	keeping underway   // those that are about to be
 }
 
 // Lacks implements server.Sources. It is asked at the end of every build: nothing
@@ -90,7 +93,9 @@ func (s *sources) has(ctx context.Context, repository, digest string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// Keep implements server.Sources.
+// Keep implements server.Sources. When it returns nil the archive is here, and may be
+// kept; who builds does not wait until it is, for that is disks alone. Who asks for it
+// does, and what the daemon's end prevents the next build makes up for.
 func (s *sources) Keep(ctx context.Context, img model.Image, head api.SourceHead, archive io.Reader) (api.Source, error) {
 	head.Config.Version = 1
 	src := api.Source{Image: img.Digest, Config: head.Config}
@@ -104,30 +109,54 @@ func (s *sources) Keep(ctx context.Context, img model.Image, head api.SourceHead
 	if err != nil {
 		return src, err
 	}
-	defer spooled.Close()
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	done := func() {
+		s.mu.Unlock()
+		spooled.Close()
+	}
 	if !s.Lacks(ctx, img.Digest) {
+		done()
 		return src, nil // another build was faster
 	}
-	src.Archive, src.Size = spooled.digest, spooled.size
-	extent, err := source.Check(spooled.reader())
-	if err != nil {
+	if err := spooled.judge(ctx, &src, head.Allow); err != nil {
+		done()
 		return src, err
 	}
+	_, _, kept := s.keeping.begin(img.Digest)
+	s.d.running.Go(func() {
+		defer kept()
+		defer done()
+		s.d.signer.complain(img.Digest, s.attach(s.d.signer.ctx, src, spooled)) //nolint:contextcheck // as said above
+	})
+	return src, nil
+}
+
+// judge finds out whether the archive is one, and may be kept.
+func (a *spooled) judge(ctx context.Context, src *api.Source, allow string) error {
+	var extent source.Extent
+	var looks errgroup.Group
+	looks.Go(func() (err error) {
+		extent, err = source.Check(a.reader())
+		return err
+	})
+	found := a.search(ctx, allow)
+	src.Archive, src.Size = a.digest, a.size
+	err := looks.Wait()
 	src.Files, src.Bytes = extent.Files, extent.Bytes
-	if err := spooled.search(ctx, head.Allow); err != nil {
-		return src, err
-	}
-	if err := s.push(ctx, src, spooled); err != nil {
-		return src, err
+	return cmp.Or(err, found) // what is wrong with it comes before what is in it
+}
+
+// attach puts the archive beside its image, and says so under a signature.
+func (s *sources) attach(ctx context.Context, src api.Source, archive *spooled) error {
+	if err := s.push(ctx, src, archive); err != nil {
+		return err
 	}
 	predicate, err := json.Marshal(src)
 	if err != nil {
-		return src, model.Errorf(model.Internal, "%w", err)
+		return model.Errorf(model.Internal, "%w", err)
 	}
-	_, err = s.d.signer.attest(ctx, img.Digest, model.SourceType, predicate)
-	return src, err
+	_, err = s.d.signer.attest(ctx, src.Image, model.SourceType, predicate)
+	return err
 }
 
 // sane refuses what no client sends.
@@ -245,6 +274,7 @@ func (a *spooled) search(ctx context.Context, list string) error {
 
 // Copy implements server.Sources.
 func (s *sources) Copy(ctx context.Context, img model.Image, begin func(api.Source) io.Writer) error {
+	s.keeping.settled(ctx, img.Digest)
 	attached, err := s.d.signer.attached(ctx, img)
 	if err != nil {
 		return err

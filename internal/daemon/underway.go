@@ -11,27 +11,34 @@ import (
 // other for each image.
 type underway struct {
 	mu   sync.Mutex
-	last map[model.Digest]chan struct{} // of the work that was asked for last; closed when it is done
+	last map[model.Digest]*work // that was asked for last
+}
+
+// work is on one image.
+type work struct {
+	done   chan struct{} // closed when it is
+	wanted chan struct{} // closed when somebody waits for it
+	waits  bool          // whether that is closed
 }
 
 // begin notes work on an image. It is to be done after before (nil: at once), and
-// ended by calling end.
-func (u *underway) begin(d model.Digest) (before <-chan struct{}, end func()) {
+// ended by calling end. Once somebody waits for it, wanted is closed.
+func (u *underway) begin(d model.Digest) (before, wanted <-chan struct{}, end func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.last == nil {
-		u.last = map[model.Digest]chan struct{}{}
+		u.last = map[model.Digest]*work{}
 	}
-	done := make(chan struct{})
+	w := &work{done: make(chan struct{}), wanted: make(chan struct{})}
 	if earlier := u.last[d]; earlier != nil {
-		before = earlier
+		before = earlier.done
 	}
-	u.last[d] = done
-	return before, func() {
+	u.last[d] = w
+	return before, w.wanted, func() {
 		u.mu.Lock()
 		defer u.mu.Unlock()
-		close(done)
-		if u.last[d] == done {
+		close(w.done)
+		if u.last[d] == w {
 			delete(u.last, d)
 		}
 	}
@@ -40,13 +47,17 @@ func (u *underway) begin(d model.Digest) (before <-chan struct{}, end func()) {
 // settled waits until what was asked for is done.
 func (u *underway) settled(ctx context.Context, d model.Digest) {
 	u.mu.Lock()
-	done := u.last[d]
+	w := u.last[d]
+	if w != nil && !w.waits {
+		w.waits = true
+		close(w.wanted)
+	}
 	u.mu.Unlock()
-	if done == nil {
+	if w == nil {
 		return
 	}
 	select {
-	case <-done:
+	case <-w.done:
 	case <-ctx.Done():
 	}
 }

@@ -60,8 +60,8 @@ func servedElsewhere(words []Tenure, service, environment string) Tenure {
 		}
 	}
 	var longest Tenure
-	for _, w := range last {
-		if w.For > longest.For || w.For == longest.For && w.At.After(longest.At) {
+	for _, w := range words { // in their order, so that the answer is the same each time
+		if w == last[speaker{w.Key, w.Instance}] && (w.For > longest.For || w.For == longest.For && w.At.After(longest.At)) {
 			longest = w
 		}
 	}
