@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -85,11 +84,11 @@ func sample(file string) bool {
 // settings returns a judge that finds what an expression's group holds, where it
 // is not a reference to something else, nor, if words are asked about, a word that
 // stands for a secret.
-func settings(expression string, words bool) func([]byte) []login {
-	re := regexp.MustCompile(expression)
+func settings(text string, words bool) func([]byte) []login {
+	re := expression(text)
 	return func(text []byte) []login {
 		var found []login
-		for _, m := range re.FindAllSubmatchIndex(text, mostLogins) {
+		for _, m := range re().FindAllSubmatchIndex(text, mostLogins) {
 			value := string(text[m[2]:m[3]])
 			if words && placeholder(value) || reference(value) || strings.Trim(value, "*xX.") == "" {
 				continue
@@ -106,7 +105,7 @@ const mostLogins = 16
 // urlLogins finds URLs with a password.
 func urlLogins(text []byte) []login {
 	var found []login
-	for _, m := range urlWithPassword.FindAllSubmatchIndex(text, mostLogins) {
+	for _, m := range urlWithPassword().FindAllSubmatchIndex(text, mostLogins) {
 		if !placeholder(string(text[m[2]:m[3]])) {
 			found = append(found, login{m[2], masked(text[m[2]:m[3]])})
 		}
@@ -168,13 +167,13 @@ func dockerLogins(text []byte) []login {
 	return found[:min(len(found), mostLogins)]
 }
 
-var xmlComment = regexp.MustCompile(`(?s)<!--.*?-->`)
+var xmlComment = expression(`(?s)<!--.*?-->`)
 
 var mavenSetting = settings(`<(?:password|passphrase|privateKey|master)>\s*([^<\s]+)\s*</`, true)
 
 // mavenLogins reads what is not commented out; what is encrypted is in braces.
 func mavenLogins(text []byte) []login {
-	return mavenSetting(xmlComment.ReplaceAllFunc(text, func(c []byte) []byte {
+	return mavenSetting(xmlComment().ReplaceAllFunc(text, func(c []byte) []byte {
 		blank := bytes.Repeat([]byte(" "), len(c))
 		for i, b := range c {
 			if b == '\n' {
@@ -186,7 +185,7 @@ func mavenLogins(text []byte) []login {
 }
 
 // assignment is NAME=VALUE, as shells, .env files and instructions have it.
-var assignment = regexp.MustCompile(`(?m)(?:^|[\s;&|"'])(?:export\s+|set\s+|--)?([A-Za-z_][A-Za-z0-9_.-]*)\s?[=:]\s?(?:"([^"\n]*)"|'([^'\n]*)'|([^\s"'#;&|)]*))`)
+var assignment = expression(`(?m)(?:^|[\s;&|"'])(?:export\s+|set\s+|--)?([A-Za-z_][A-Za-z0-9_.-]*)\s?[=:]\s?(?:"([^"\n]*)"|'([^'\n]*)'|([^\s"'#;&|)]*))`)
 
 // envLogins finds variables that are secrets by their names, and URLs with a
 // password.
@@ -196,13 +195,13 @@ func envLogins(text []byte) []login {
 
 func assignedSecrets(text []byte) []login {
 	var found []login
-	for _, m := range assignment.FindAllSubmatchIndex(text, 4096) {
+	for _, m := range assignment().FindAllSubmatchIndex(text, 4096) {
 		name := string(text[m[2]:m[3]])
 		for _, g := range []int{4, 6, 8} {
 			if m[g] < 0 || len(found) == mostLogins {
 				continue
 			}
-			if value := text[m[g]:m[g+1]]; secretName(name) && opens(string(value)) && !urlWithPassword.Match(value) {
+			if value := text[m[g]:m[g+1]]; secretName(name) && opens(string(value)) && !urlWithPassword().Match(value) {
 				found = append(found, login{m[2], "the value of " + clip(name) + ", " + masked(value)})
 			}
 		}

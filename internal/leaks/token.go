@@ -15,7 +15,7 @@ type shape struct {
 	rule     string
 	kind     string                  // for people
 	literals []string                // what it begins with: one of these
-	form     *regexp.Regexp          // of the whole; a group, if it has one, is the secret
+	form     func() *regexp.Regexp   // of the whole; a group, if it has one, is the secret
 	holds    func(token []byte) bool // what the form cannot say
 }
 
@@ -24,7 +24,7 @@ const longestToken = 512 // bytes
 
 // form compiles a token's shape: it is looked for where a literal was found, and
 // nowhere else.
-func form(s string) *regexp.Regexp { return regexp.MustCompile(`^(?:` + s + `)`) }
+func form(s string) func() *regexp.Regexp { return expression(`^(?:` + s + `)`) }
 
 // shapes are the tokens that can be told by their shape alone, as their makers
 // describe them.
@@ -73,7 +73,7 @@ func (s *shape) match(window []byte, at int) ([]byte, bool) {
 		return nil, false // in the midst of something else
 	}
 	rest := window[at:min(len(window), at+longestToken)]
-	m := s.form.FindSubmatchIndex(rest)
+	m := s.form().FindSubmatchIndex(rest)
 	if m == nil || m[1] < len(rest) && wordByte(rest[m[1]]) {
 		return nil, false
 	}

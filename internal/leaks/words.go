@@ -3,7 +3,6 @@ package leaks
 import (
 	"fmt"
 	"math"
-	"regexp"
 	"strings"
 )
 
@@ -65,22 +64,22 @@ func masked(s []byte) string {
 // nameOfSecret finds names that are given to secrets: DB_PASSWORD, apiKey,
 // aws-secret-access-key. KEY and AUTH alone are not among them: keys are mostly
 // those of caches and maps, or public (GPG_KEY).
-var nameOfSecret = regexp.MustCompile(`(?i)(?:^|[_.-]|\b)(?:[a-z0-9]*(?:passw(?:or)?d|passphrase|secret|token|credentials?)|pass|pwd|basic[_.-]?auth|` +
+var nameOfSecret = expression(`(?i)(?:^|[_.-]|\b)(?:[a-z0-9]*(?:passw(?:or)?d|passphrase|secret|token|credentials?)|pass|pwd|basic[_.-]?auth|` +
 	`[a-z0-9]*(?:api|app|access|private|secret|signing|encryption|master|account|auth|license)[_.-]?key(?:[_.-]?base)?)s?$`)
 
 // aboutSecret finds names of what is no secret: numbers of tokens, public keys,
 // identifiers, directories.
-var aboutSecret = regexp.MustCompile(`(?i)(?:^|[_.-])(?:public|max|min|num|n|eos|bos|pad|unk|mask|cancellation|reset|forgot)[_.-](?:[a-z]+[_.-])?(?:passw(?:or)?d|token|secret|key)s?$|` +
+var aboutSecret = expression(`(?i)(?:^|[_.-])(?:public|max|min|num|n|eos|bos|pad|unk|mask|cancellation|reset|forgot)[_.-](?:[a-z]+[_.-])?(?:passw(?:or)?d|token|secret|key)s?$|` +
 	`^(?:OLD)?PWD$`)
 
 // secretName reports whether a variable, a label or a field of that name holds a
 // secret.
 func secretName(name string) bool {
-	return nameOfSecret.MatchString(name) && !aboutSecret.MatchString(name)
+	return nameOfSecret().MatchString(name) && !aboutSecret().MatchString(name)
 }
 
 // insteadOfSecret finds what is written where a secret would be.
-var insteadOfSecret = regexp.MustCompile(`(?i)^(?:true|false|yes|no|on|off|none|null|nil|undefined|empty|unset|default|required|optional|` +
+var insteadOfSecret = expression(`(?i)^(?:true|false|yes|no|on|off|none|null|nil|undefined|empty|unset|default|required|optional|` +
 	`[0-9]{0,3}|\*+|x+|\.+|-+|your.*|(?:my|the|some|a|an|insert|enter|put|add|replace|change)[-_ ].*|` +
 	`.*(?:placeholder|redacted|changeme|change[-_]me|replace[-_ ]?me|example|dummy|todo|fixme).*|` +
 	`pass|passwd|password|passw0rd|pwd|secret|token|key|api[-_]?key|user|username|foo|bar|foobar|test|testing|dev|string)$`)
@@ -89,16 +88,16 @@ var insteadOfSecret = regexp.MustCompile(`(?i)^(?:true|false|yes|no|on|off|none|
 // or a word that stands for it.
 func placeholder(value string) bool {
 	value = strings.TrimSpace(value)
-	return value == "" || insteadOfSecret.MatchString(value) || reference(value)
+	return value == "" || insteadOfSecret().MatchString(value) || reference(value)
 }
 
 // elsewhere finds values that only say where the value is: variables of shells,
 // templates and formats, addresses in stores of secrets, paths.
-var elsewhere = regexp.MustCompile("^(?:\\$\\$?[A-Za-z_][A-Za-z0-9_]*$|\\$[({]|<.*>$|\\{.*\\}$|\\[.*\\]$|%[A-Za-z_]+%?$|%\\(|`|" +
+var elsewhere = expression("^(?:\\$\\$?[A-Za-z_][A-Za-z0-9_]*$|\\$[({]|<.*>$|\\{.*\\}$|\\[.*\\]$|%[A-Za-z_]+%?$|%\\(|`|" +
 	`(?:env|file|vault|ssm|secret|arn|op|exec):|!(?:vault|secret|Ref|Sub)\b|/run/secrets|/var/run/secrets|/etc/|\.\.?/|~/)|\$\{|\{\{`)
 
 // reference reports whether a value only says where the value is.
-func reference(value string) bool { return elsewhere.MatchString(value) }
+func reference(value string) bool { return elsewhere().MatchString(value) }
 
 // opens reports whether a value of a name for secrets is one: no placeholder, no
 // path or address, long enough to be worth its name.
@@ -106,15 +105,15 @@ func opens(value string) bool {
 	if len(value) < 4 || placeholder(value) || strings.HasPrefix(value, "/") {
 		return false
 	}
-	return !strings.Contains(value, "://") || urlWithPassword.MatchString(value)
+	return !strings.Contains(value, "://") || urlWithPassword().MatchString(value)
 }
 
 // urlWithPassword finds SCHEME://USER:PASSWORD@HOST; its group is the password.
-var urlWithPassword = regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#:@"'<>]*:([^\s/?#@"'<>]+)@[^\s/?#@"'<>]`)
+var urlWithPassword = expression(`[a-zA-Z][a-zA-Z0-9+.-]*://[^\s/?#:@"'<>]*:([^\s/?#@"'<>]+)@[^\s/?#@"'<>]`)
 
 // passwordInURL returns the password of the first URL with one in a text.
 func passwordInURL(text string) (string, bool) {
-	for _, m := range urlWithPassword.FindAllStringSubmatch(text, 16) {
+	for _, m := range urlWithPassword().FindAllStringSubmatch(text, 16) {
 		if !placeholder(m[1]) {
 			return m[1], true
 		}
