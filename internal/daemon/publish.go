@@ -175,9 +175,7 @@ func (p *publisher) due() []model.Image {
 func (p *publisher) publish(ctx context.Context, d model.Digest) error {
 	ctx, cancel := context.WithTimeout(ctx, publishWithin)
 	defer cancel()
-	p.d.signer.signing.settled(ctx, d) // what is about to be attached goes along
-	p.d.signer.listed.settled(ctx, d)
-	p.d.sources.keeping.settled(ctx, d)
+	p.d.signer.settled(ctx, d) // what is about to be attached goes along
 	img := p.d.signer.image(d)
 	to, ours := p.targets(img)
 	var err error

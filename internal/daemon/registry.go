@@ -47,7 +47,7 @@ func (d *daemon) startRegistry(ctx context.Context) {
 	}
 	d.running.Go(func() {
 		d.serveAgain(ctx, "the registry", d.registry.Listen, &http.Server{
-			Handler: public, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+			Handler: d.signer.settling(public), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		})
 	})
 }

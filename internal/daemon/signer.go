@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"net/http"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -300,11 +302,34 @@ func inRegistry(service string, d model.Digest) (name.Digest, error) {
 	return to, nil
 }
 
+// settled waits until all is attached to an image that is about to be.
+func (s *signer) settled(ctx context.Context, d model.Digest) {
+	s.signing.settled(ctx, d)
+	s.listed.settled(ctx, d)
+	s.d.sources.keeping.settled(ctx, d)
+}
+
+// attachedPath is where clients of a registry ask what is attached to an image: its
+// referrers, and the tag where there is no list of them.
+var attachedPath = regexp.MustCompile(`^/v2/.+/(?:referrers/sha256:|manifests/sha256-)([0-9a-f]{64})$`)
+
+// settling has others wait for what is about to be attached to an image that they ask
+// about, though not for long.
+func (s *signer) settling(next http.Handler) http.Handler {
+	const patience = 20 * time.Second
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m := attachedPath.FindStringSubmatch(r.URL.Path); m != nil {
+			ctx, cancel := context.WithTimeout(r.Context(), patience)
+			s.settled(ctx, model.Digest("sha256:"+m[1]))
+			cancel()
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
 // Check implements server.Signer.
 func (s *signer) Check(ctx context.Context, img model.Image) ([]api.Statement, error) {
-	s.signing.settled(ctx, img.Digest)
-	s.listed.settled(ctx, img.Digest)
-	s.d.sources.keeping.settled(ctx, img.Digest)
+	s.settled(ctx, img.Digest)
 	attached, err := s.attached(ctx, s.image(img.Digest)) // with what was just written down
 	list := make([]api.Statement, len(attached))
 	for i, a := range attached {

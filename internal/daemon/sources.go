@@ -126,7 +126,7 @@ func (s *sources) Keep(ctx context.Context, img model.Image, head api.SourceHead
 	s.d.running.Go(func() {
 		defer kept()
 		defer done()
-		s.d.signer.complain(img.Digest, s.attach(s.d.signer.ctx, src, spooled)) //nolint:contextcheck // as said above
+		s.d.signer.complain(img.Digest, s.attach(s.d.signer.ctx, src, spooled))
 	})
 	return src, nil
 }

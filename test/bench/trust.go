@@ -49,7 +49,8 @@ func trust(ctx context.Context, b *bench) (*section, error) {
 	s := &section{
 		title: "What signing, SBOMs and the checks before each start cost",
 		how: "Ten servers of a changed shop: `kiln deploy` from its start until the ten new ones serve and the ten old ones are gone (a build, a " +
-			"signature, a provenance, two SBOMs; every blob read, every unpacked layer compared), and `kiln rollback` to the other version (what " +
+			"signature, a provenance; every blob read, every unpacked layer compared; the SBOMs are made five seconds after the build, unless " +
+			"somebody asks for them), and `kiln rollback` to the other version (what " +
 			"was checked before is found unchanged). Against the same source compiled without signing, SBOMs and checks, in turns.",
 	}
 	for _, base := range []string{"scratch", "base/debian:12"} {
