@@ -153,6 +153,18 @@ func TestNeverServed(t *testing.T) {
 	}
 }
 
+// An image that has served for less than a second has served.
+func TestServedForAMoment(t *testing.T) {
+	req := requiring("sha256:aa", model.Requirement{Served: []model.Served{{Environment: "staging", For: model.Duration(time.Minute)}}})
+	s := staging("sha256:aa")
+	s.Services["shop-staging"].Deployments = s.Services["shop-staging"].Deployments[1:]
+	came, _ := cameAt(s.Services["shop-staging"], 2)
+	got := lacks(s, req, model.Now{Elapsed: came.Add(time.Millisecond)})
+	if len(got) != 1 || got[0] != "served in staging for 1m: it did for 0s; 1m to go" {
+		t.Errorf("lacks %q", got)
+	}
+}
+
 // What was called like a service of the environment before it had environments does
 // not count as having served there.
 func TestServedInTheEnvironment(t *testing.T) {

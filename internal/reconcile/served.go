@@ -21,7 +21,8 @@ type Tenure struct {
 // longer.
 func lacksService(s *model.State, req DeployRequest, need model.Served, now model.Now) string {
 	service := model.InEnvironment(req.Declared, need.Environment)
-	had := ServedFor(s, service, need.Environment, req.Template.Image, now).Truncate(time.Second)
+	served := ServedFor(s, service, need.Environment, req.Template.Image, now)
+	had := served.Truncate(time.Second)
 	elsewhere := servedElsewhere(req.Vouched.Served, service, need.Environment)
 	svc := s.Services[service]
 	switch {
@@ -30,7 +31,7 @@ func lacksService(s *model.State, req DeployRequest, need model.Served, now mode
 	case elsewhere.For.D() > had:
 		return fmt.Sprintf("served in %s for %s: it had for %s at %s, as kiln %s said last",
 			need.Environment, need.For, elsewhere.For, elsewhere.At.UTC().Format("2006-01-02 15:04:05"), elsewhere.Instance)
-	case had > 0:
+	case served > 0:
 		return fmt.Sprintf("served in %s for %s: it did for %s; %s to go", need.Environment, need.For, model.Duration(had), model.Duration(need.For.D()-had))
 	case svc != nil && !svc.Destroyed:
 		return fmt.Sprintf("served in %s for %s: it never served there", need.Environment, need.For)
