@@ -1,5 +1,5 @@
-# The shop in two environments on one kiln: what production gets has served in
-# staging, is signed, and somebody has said that it may.
+# The shop in two environments on one kiln: what production gets is signed, has
+# passed its checks and served in staging, and somebody has said that it may.
 service "shop" {
   image {
     context       = "."
@@ -34,6 +34,7 @@ environment "production" {
   policy {
     require {
       signed    = ["kiln-1"]
+      checks    = ["policy/setuid", "policy/size"]
       approvers = 1
       served {
         environment = "staging"
