@@ -16,6 +16,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"kiln/test/outside"
 )
 
 // origin is a host beyond this machine from which builds fetch: a network
@@ -93,32 +95,12 @@ func (o *origin) stop() {
 	o.serving.Wait()
 }
 
-// connect makes the host, and near this machine's end of the link to it. The thread
-// is in the host's namespace then.
+// connect makes the host, and near this machine's end of the link to it.
 func (o *origin) connect(near string) error {
-	host, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
+	return outside.Link(o.link, near, o.address, func() (err error) {
+		o.inside, err = os.Open("/proc/thread-self/ns/net")
 		return err
-	}
-	defer host.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	if o.inside, err = os.Open("/proc/thread-self/ns/net"); err != nil {
-		return err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "eth0"
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: o.link, PeerNamespace: netlink.NsFd(int(host.Fd()))}); err != nil {
-		return err
-	}
-	if err := addressed("eth0", o.address+"/30"); err != nil {
-		return err
-	}
-	if err := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); err != nil {
-		return err
-	}
-	return addressed(o.link, near+"/30")
+	})
 }
 
 // inThread runs do on a thread of its own, whose namespace it may change.
@@ -140,21 +122,6 @@ func taken(address string) bool {
 		}
 	}
 	return false
-}
-
-func addressed(link, cidr string) error {
-	l, err := netlink.LinkByName(link)
-	if err != nil {
-		return err
-	}
-	a, err := netlink.ParseAddr(cidr)
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrAdd(l, a); err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(l)
 }
 
 // handler serves what builds fetch.

@@ -19,7 +19,6 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"kiln/internal/buildcontext"
 	"kiln/internal/engine/local"
@@ -27,6 +26,7 @@ import (
 	"kiln/internal/image/builder"
 	"kiln/internal/image/imagetest"
 	"kiln/internal/model"
+	"kiln/test/outside"
 )
 
 // TestMain lets the test binary be the builder process too.
@@ -281,43 +281,10 @@ func (b *bench) newOutside(t testing.TB) string {
 // outsideHost takes four addresses of 203.0.113.0/24 from first on.
 func outsideHost(link string, first int) (net.Listener, error) {
 	near, far := fmt.Sprintf("203.0.113.%d", first+1), fmt.Sprintf("203.0.113.%d", first+2)
-	host, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	defer host.Close()
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "eth0"
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: link, PeerNamespace: netlink.NsFd(int(host.Fd()))}); err != nil {
-		return nil, err
-	}
-	if err := address("eth0", far+"/30"); err != nil {
-		return nil, err
-	}
-	ln, err := net.Listen("tcp", far+":80")
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Setns(int(host.Fd()), unix.CLONE_NEWNET); err != nil {
-		return nil, err
-	}
-	return ln, address(link, near+"/30")
-}
-
-func address(link, cidr string) error {
-	l, err := netlink.LinkByName(link)
-	if err != nil {
+	var ln net.Listener
+	err := outside.Link(link, near, far, func() (err error) {
+		ln, err = net.Listen("tcp", far+":80")
 		return err
-	}
-	a, err := netlink.ParseAddr(cidr)
-	if err != nil {
-		return err
-	}
-	if err := netlink.AddrAdd(l, a); err != nil {
-		return err
-	}
-	return netlink.LinkSetUp(l)
+	})
+	return ln, err
 }
